@@ -1,0 +1,163 @@
+"""Class groups of a stage, their scores, and the table that papers print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from simcis_jax.evaluation.mean_iou import iou, miou_scores
+from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
+from simcis_jax.types import Categories
+
+GROUPS = ('base', 'novel', 'past', 'current', 'all')
+METRICS = ('pq', 'sq', 'rq', 'miou', 'miou_reference')
+
+
+def class_groups(stages: Sequence[Sequence[int]], stage: int) -> dict[str, tuple[int, ...]]:
+    """The class ids of each group of GROUPS after stage `stage` (0-based).
+
+    base = C^1, novel = C^2..t, past = C^1..t-1, current = C^t, all = C^1..t. At the first stage
+    novel and past are empty.
+    """
+
+    def join(parts):
+        return tuple(label for part in parts for label in part)
+
+    return {
+        'base': tuple(stages[0]),
+        'novel': join(stages[1 : stage + 1]),
+        'past': join(stages[:stage]),
+        'current': tuple(stages[stage]),
+        'all': join(stages[: stage + 1]),
+    }
+
+
+def stage_report(
+    counts: PQCounts, groups: Mapping[str, Sequence[int]], categories: Categories
+) -> dict:
+    """PQ, SQ and RQ in percent of every group and class, ready for JSON (no score = None).
+
+    Returns {'pq': {'base': .., 'base_things': .., 'base_stuff': .., 'novel': .., ...},
+    'sq': .., 'rq': .., 'per_class': {name: {'pq', 'sq', 'rq', 'tp', 'fp', 'fn'}}}, where
+    `per_class` lists the classes of the group `all`.
+    """
+    names = ('pq', 'sq', 'rq')
+    report = {name: {} for name in names}
+    for group, classes in groups.items():
+        parts = {
+            group: classes,
+            f'{group}_things': [c for c in classes if categories.is_thing[c]],
+            f'{group}_stuff': [c for c in classes if not categories.is_thing[c]],
+        }
+        for part, members in parts.items():
+            scores = pq_scores(counts, members)
+            for name in names:
+                report[name][part] = _json_number(scores[name])
+    per_class = counts.per_class()
+    report['per_class'] = {
+        categories.names[c]: {name: _json_number(per_class[name][c]) for name in names}
+        | {'tp': int(counts.tp[c]), 'fp': int(counts.fp[c]), 'fn': int(counts.fn[c])}
+        for c in groups['all']
+    }
+    return report
+
+
+def semantic_stage_report(
+    confusion: np.ndarray, groups: Mapping[str, Sequence[int]], categories: Categories
+) -> dict:
+    """Both mIoU in percent of every group, and the IoU of every class, ready for JSON.
+
+    Returns {'miou': {'base': .., 'novel': .., ...}, 'miou_reference': {..}, 'per_class':
+    {name: {'iou'}}}; no score = None.
+    """
+    scores = {group: miou_scores(confusion, classes) for group, classes in groups.items()}
+    per_class = iou(confusion)
+    return {
+        name: {group: _json_number(scores[group][name]) for group in groups}
+        for name in ('miou', 'miou_reference')
+    } | {
+        'per_class': {
+            categories.names[c]: {'iou': _json_number(per_class[c])} for c in groups['all']
+        }
+    }
+
+
+def results(stage_reports: Sequence[Mapping]) -> dict:
+    """The reports of all stages so far, and the mean over stages of each metric's group `all`."""
+    average = {}
+    for name in METRICS:
+        values = [report[name]['all'] for report in stage_reports if name in report]
+        values = [value for value in values if value is not None]
+        if values:
+            average[name] = float(np.mean(values))
+    return {'stages': list(stage_reports), 'average': average}
+
+
+def format_table(results: Mapping) -> str:
+    """The results as aligned text: a row a stage, and the average over stages of `all`.
+
+    PQ (then SQ and RQ of all classes, PQ of things and stuff) or mIoU, whichever is there; '-'
+    stands where a group is empty.
+    """
+    tables = {
+        'PQ': [
+            *((group, 'pq', group) for group in GROUPS),
+            ('SQ', 'sq', 'all'),
+            ('RQ', 'rq', 'all'),
+            ('things', 'pq', 'all_things'),
+            ('stuff', 'pq', 'all_stuff'),
+        ],
+        'mIoU': [
+            *((group, 'miou', group) for group in GROUPS),
+            ('reference', 'miou_reference', 'all'),
+        ],
+    }
+    texts = []
+    for title, columns in tables.items():
+        if not all(columns[0][1] in report for report in results['stages']):
+            continue
+        rows = [[f'{title} at stage', *(name for name, _, _ in columns)]]
+        for number, report in enumerate(results['stages'], start=1):
+            rows.append([str(number), *(_cell(report[metric][key]) for _, metric, key in columns)])
+        averages = results['average']
+        rows.append(
+            [
+                'avg',
+                *(_cell(averages.get(m) if key == 'all' else None, '') for _, m, key in columns),
+            ]
+        )
+        texts.append(_align(rows))
+    return '\n\n'.join(texts)
+
+
+def format_per_class(report: Mapping) -> str:
+    """The classes of one stage's report as aligned text, in the order they were learned."""
+    per_class = report['per_class']
+    keys = list(next(iter(per_class.values()), {}))
+    rows = [['class', *(key.upper() for key in keys)]]
+    rows += [[name, *(_cell(scores[key]) for key in keys)] for name, scores in per_class.items()]
+    return _align(rows)
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _cell(value: float | int | None, empty: str = '-') -> str:
+    if value is None:
+        return empty
+    return str(value) if isinstance(value, int) else f'{value:.1f}'
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first one to the left, numbers to the right, a rule below the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append('  '.join(cells).rstrip())
+    lines.insert(1, '-' * (sum(widths) + 2 * len(widths) - 2))
+    return '\n'.join(lines)

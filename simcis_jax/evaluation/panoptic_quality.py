@@ -1,0 +1,148 @@
+"""Panoptic quality (PQ) as counts that add over images and hosts.
+
+The rules are those of the COCO panoptic API; what is particular to class-incremental stages is
+that pixels of classes not evaluated yet are not void: a prediction there is a false positive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PQCounts:
+    """What PQ needs to know of every class."""
+
+    tp: np.ndarray  # [C] int64, matched segments.
+    fp: np.ndarray  # [C] int64, predicted segments without a match.
+    fn: np.ndarray  # [C] int64, true segments without a match.
+    iou: np.ndarray  # [C] float64, sum of the IoU of the matches.
+
+    @classmethod
+    def zeros(cls, num_classes: int) -> PQCounts:
+        """The neutral element of `+`."""
+        integers = [np.zeros(num_classes, np.int64) for _ in range(3)]
+        return cls(*integers, iou=np.zeros(num_classes))
+
+    def __add__(self, other: PQCounts) -> PQCounts:
+        return PQCounts(
+            self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou + other.iou
+        )
+
+    def per_class(self) -> dict[str, np.ndarray]:
+        """PQ, SQ and RQ [C] in percent; nan for classes that do not occur."""
+        size = self.tp + 0.5 * self.fp + 0.5 * self.fn
+        with np.errstate(invalid='ignore'):
+            rq = self.tp / size
+            pq = self.iou / size
+        sq = np.where(size > 0, self.iou / np.maximum(self.tp, 1), np.nan)
+        return {'pq': 100 * pq, 'sq': 100 * sq, 'rq': 100 * rq}
+
+
+def count(
+    pred_map: np.ndarray,
+    pred_labels: Sequence[int],
+    gt_map: np.ndarray,
+    gt_labels: Sequence[int],
+    gt_crowd: Sequence[bool],
+    num_classes: int,
+    *,
+    evaluated: np.ndarray | None = None,
+    unseen_is_void: bool = False,
+) -> PQCounts:
+    """Matches the segments of one image and counts.
+
+    A predicted and a true segment of one class match if their IoU is above one half; the union
+    leaves out void pixels. Predictions that lie for more than half on void or on crowd of their
+    class, and true segments that are crowd or not evaluated, count nowhere.
+
+    Args:
+      pred_map: [H, W] integer; 0 = nothing, k = segment with class `pred_labels[k - 1]`.
+      pred_labels: [P], classes; -1 = no segment.
+      gt_map: [H, W] integer; 0 = void, k = segment with class `gt_labels[k - 1]`.
+      gt_labels: [T], classes; -1 = no segment that could be evaluated.
+      gt_crowd: [T] bool.
+      num_classes: C.
+      evaluated: [C] bool, classes whose true segments count; None = all.
+      unseen_is_void: whether pixels of classes not evaluated are void; by default they are not,
+        as in the published results.
+
+    Raises:
+      ValueError: the maps differ in shape, or hold a segment that has no label.
+    """
+    pred_labels, gt_labels = np.asarray(pred_labels, np.int64), np.asarray(gt_labels, np.int64)
+    _check(pred_map, pred_labels, gt_map, gt_labels, num_classes)
+    evaluated = np.ones(num_classes, bool) if evaluated is None else np.asarray(evaluated, bool)
+    listed = (gt_labels >= 0) & evaluated[gt_labels]
+    crowd = listed & np.asarray(gt_crowd, bool)
+
+    shape = (len(gt_labels) + 1, len(pred_labels) + 1)
+    pairs = gt_map.astype(np.int64) * shape[1] + pred_map
+    overlap = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
+    on_void = overlap[0]
+    if unseen_is_void:
+        on_void = on_void + overlap[1:][~listed].sum(axis=0)
+    gt_area, pred_area = overlap.sum(axis=1)[1:], overlap.sum(axis=0)[1:]
+    overlap, on_void = overlap[1:, 1:], on_void[1:]
+
+    union = gt_area[:, None] + pred_area - overlap - on_void  # [T, P]
+    same_class = gt_labels[:, None] == pred_labels
+    match = same_class & (listed & ~crowd)[:, None] & (2 * overlap > union)
+    gt_index, pred_index = np.nonzero(match)
+
+    # The COCO API knows one crowd segment a class and image: of several, the last one counts.
+    crowd_segment = np.full(num_classes, -1)
+    crowd_segment[gt_labels[crowd]] = np.flatnonzero(crowd)
+    own_crowd = crowd_segment[:, None] == np.arange(len(gt_labels))  # [C, T]
+    on_crowd = (own_crowd[pred_labels].T * overlap).sum(axis=0)
+    predicted = (pred_labels >= 0) & (pred_area > 0)
+    ignored = 2 * (on_void + on_crowd) > pred_area
+
+    def tally(labels, **kwargs):
+        return np.bincount(labels, minlength=num_classes, **kwargs)
+
+    return PQCounts(
+        tp=tally(gt_labels[gt_index]),
+        fp=tally(pred_labels[predicted & ~match.any(axis=0) & ~ignored]),
+        fn=tally(gt_labels[listed & ~crowd & ~match.any(axis=1)]),
+        iou=tally(gt_labels[gt_index], weights=overlap[match] / union[match]),
+    )
+
+
+def pq_scores(counts: PQCounts, classes: Sequence[int]) -> dict[str, float]:
+    """PQ, SQ and RQ in percent, averaged over those of the classes that occur; nan if none does.
+
+    `num` is how many occur: a class that was neither annotated nor predicted says nothing.
+    """
+    classes = np.asarray(classes, np.int64)
+    occurs = classes[(counts.tp + counts.fp + counts.fn)[classes] > 0]
+    scores = {
+        name: float(values[occurs].mean()) if len(occurs) else float('nan')
+        for name, values in counts.per_class().items()
+    }
+    return scores | {'num': len(occurs)}
+
+
+def _check(pred_map, pred_labels, gt_map, gt_labels, num_classes):
+    if pred_map.shape != gt_map.shape:
+        raise ValueError(
+            f'Prediction and ground truth must have one shape, got pred_map {pred_map.shape} and '
+            f'gt_map {gt_map.shape}; resize the prediction to the original image.'
+        )
+    for name, segments, labels in (
+        ('pred', pred_map, pred_labels),
+        ('gt', gt_map, gt_labels),
+    ):
+        if segments.size and not 0 <= segments.min() <= segments.max() <= len(labels):
+            raise ValueError(
+                f'{name}_map must hold ids 0..{len(labels)}, one label in {name}_labels for each '
+                f'segment, got ids {segments.min()}..{segments.max()}.'
+            )
+        if len(labels) and not -1 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(
+                f'{name}_labels must lie in -1..{num_classes - 1}, '
+                f'got {labels.min()}..{labels.max()}.'
+            )

@@ -1,0 +1,1 @@
+"""Image -> Predictions. Knows no stage, no loss and no data set."""

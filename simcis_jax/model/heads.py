@@ -1,0 +1,41 @@
+"""The prediction heads, shared by query selection, the initial queries and every decoder layer."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simcis_jax.model.layers import MLP, Linear, layer_norm
+
+
+class PredictionHeads(nn.Module):
+    """Class head (its rows are the prototypes), mask head and box head.
+
+    `class_prior` is the probability that every class starts with; None leaves the bias of the class
+    head at the default of a linear layer, as in the published code.
+    """
+
+    num_classes: int
+    width: int
+    class_prior: float | None = None
+
+    def setup(self):
+        bias_init = None
+        if self.class_prior is not None:
+            bias_init = nn.initializers.constant(-np.log(1 / self.class_prior - 1))
+        self.norm = layer_norm(None)
+        self.class_head = Linear(self.num_classes, bias_init=bias_init)
+        self.mask_head = MLP((self.width, self.width, self.width))
+        # The last layer starts at zero, so boxes start at their references.
+        self.box_head = MLP((self.width, self.width, 4), zero_last=True)
+
+    def __call__(self, queries: Array) -> tuple[Array, Array]:
+        """Class logits [B, Q, C] and mask embeddings [B, Q, D] of queries [B, Q, D]."""
+        queries = self.norm(queries.astype(jnp.float32))
+        return self.class_head(queries), self.mask_head(queries)
+
+    def classify(self, queries: Array) -> Array:
+        """Class logits [..., C]: similarity to the prototypes."""
+        return self.class_head(self.norm(queries.astype(jnp.float32)))

@@ -1,0 +1,145 @@
+"""The network: backbone, pixel decoder, query selection, masked decoder."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simcis_jax.model.heads import PredictionHeads
+from simcis_jax.model.masked_decoder import MaskedDecoder, PredictionSets, decoder_memory
+from simcis_jax.model.pixel_decoder import PixelDecoder
+from simcis_jax.model.query_prealignment import LearnedQueries, QueryPrealignment, select_queries
+from simcis_jax.model.resnet import make_backbone
+from simcis_jax.types import Predictions, Selection
+
+PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
+QUERY_SOURCES = ('selected', 'learned')
+
+
+def normalize(image: Array, size: Array | None = None) -> Array:
+    """Images [B, H, W, 3] in 0..255 to zero mean and unit variance; outside `size`, zero.
+
+    Args:
+        image: [B, H, W, 3].
+        size: [B, 2] rows and columns that are image, the rest being padding; None = all.
+    """
+    image = (image.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
+    if size is None:
+        return image
+    rows = jnp.arange(image.shape[1]) < size[:, :1]
+    columns = jnp.arange(image.shape[2]) < size[:, 1:]
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], image, 0.0)
+
+
+class Mask2Former(nn.Module):
+    """Mask2Former with selected (QPA) or learned queries; the class head has no "no object" row."""
+
+    num_classes: int
+    backbone: str = 'resnet50'
+    num_queries: int = 100
+    queries: str = 'selected'
+    stop_gradient: bool = True  # Between the selected queries and the decoder.
+    width: int = 256
+    num_heads: int = 8
+    encoder_layers: int = 6
+    encoder_feedforward: int = 1024
+    decoder_layers: int = 9
+    decoder_feedforward: int = 2048
+    class_prior: float | None = None
+    dtype: str = 'float32'  # Of the backbone's and the decoder's products.
+
+    def setup(self):
+        if self.queries not in QUERY_SOURCES:
+            raise ValueError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
+        dtype = jnp.dtype(self.dtype)
+        self.heads = PredictionHeads(self.num_classes, self.width, self.class_prior)
+        self.resnet = make_backbone(self.backbone, dtype)
+        self.pixel_decoder = PixelDecoder(
+            self.width, self.encoder_layers, self.num_heads, feedforward_width=self.encoder_feedforward
+        )
+        self.level_embedding = self.param(
+            'level_embedding', nn.initializers.normal(1.0), (3, self.width)
+        )
+        if self.queries == 'selected':
+            self.query_prealignment = QueryPrealignment(self.heads)
+        else:
+            self.learned_queries = LearnedQueries(self.num_queries, self.width)
+        self.decoder = MaskedDecoder(
+            self.heads,
+            self.width,
+            self.decoder_layers,
+            self.num_heads,
+            self.decoder_feedforward,
+            dtype,
+        )
+
+    def __call__(
+        self,
+        image: Array,
+        seen: Array | None = None,
+        virtual_queries: Array | None = None,
+        *,
+        size: Array | None = None,
+        replay_positions: Array | None = None,
+        replay_box_positions: Array | None = None,
+    ) -> Predictions | tuple[Predictions, PredictionSets]:
+        """Predictions of a batch of images.
+
+        Args:
+            image: [B, H, W, 3] in 0..255, RGB; H and W multiples of the coarsest stride.
+            seen: [C] bool, classes whose prototypes may select queries; None = all.
+            virtual_queries: [B, V, D] stored queries that join the FFNs and heads; None = none.
+            size: [B, 2] valid rows and columns; None = everything is image.
+            replay_positions: [B, Q] tokens that another model selected. If given, they are decoded
+                too, detached and without virtual queries, and their predictions are returned second.
+            replay_box_positions: [B, Q] tokens whose boxes the replayed queries start from; None =
+                `replay_positions`. The published code starts from its own selection instead.
+
+        Raises:
+            ValueError: the image is no multiple of the stride, or has fewer positions than queries.
+        """
+        batch_size, height, width, _ = image.shape
+        stride = 8 * self.resnet.stem_stride
+        if height % stride or width % stride:
+            raise ValueError(
+                f'The network needs image sides that are multiples of {stride}, got '
+                f'{height}x{width}; pad the image or change data.size.'
+            )
+        maps, mask_features = self.pixel_decoder(self.resnet(normalize(image, size)))
+        memory = decoder_memory(maps, self.level_embedding, mask_features)
+        if virtual_queries is None:
+            virtual_queries = jnp.zeros((batch_size, 0, self.width))
+
+        if self.queries == 'selected':
+            shapes = tuple(x.shape[1:3] for x in maps)
+            candidates = self.query_prealignment(jnp.concatenate(memory.tokens, axis=1), shapes)
+            positions = select_queries(candidates.class_logits, self.num_queries, seen)
+            queries, boxes = self.query_prealignment.at(candidates, positions)
+            token_logits = candidates.class_logits
+        else:
+            queries, boxes = self.learned_queries(batch_size)
+            positions = jnp.broadcast_to(jnp.arange(self.num_queries), queries.shape[:2])
+            token_logits = jnp.zeros((batch_size, 0, self.num_classes))
+
+        stop_gradient = self.stop_gradient and self.queries == 'selected'
+        sets = self.decoder(queries, boxes, virtual_queries, memory, stop_gradient)
+        predictions = Predictions(
+            class_logits=sets.class_logits[:, :, : self.num_queries],
+            mask_embeddings=sets.mask_embeddings,
+            boxes=sets.boxes,
+            virtual_class_logits=sets.class_logits[:, :, self.num_queries :],
+            mask_features=mask_features,
+            selection=Selection(token_logits, positions, queries),
+        )
+        if replay_positions is None:
+            return predictions
+        replayed, boxes = self.query_prealignment.at(candidates, replay_positions)
+        if replay_box_positions is not None:
+            _, boxes = self.query_prealignment.at(candidates, replay_box_positions)
+        replayed, boxes = jax.lax.stop_gradient((replayed, boxes))
+        no_virtual_queries = virtual_queries[:, :0]
+        return predictions, self.decoder(replayed, boxes, no_virtual_queries, memory)

@@ -1,0 +1,162 @@
+"""The masked-attention decoder: queries look only where their last mask was, and refine their boxes."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
+
+from simcis_jax.model.heads import PredictionHeads
+from simcis_jax.model.layers import MLP, Attention, FeedForward
+from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
+from simcis_jax.resize import resize
+
+
+@flax.struct.dataclass
+class DecoderMemory:
+    """What queries attend to: the three maps, and the mask features at each map's size."""
+
+    tokens: tuple[Array, ...]  # 3 x [B, h_i * w_i, D], values.
+    positions: tuple[Array, ...]  # 3 x [h_i * w_i, D], added to make keys.
+    # Resizing is linear, so mask logits at a map's size are embeddings times resized features.
+    mask_features: tuple[Array, ...]  # 3 x [B, h_i * w_i, D].
+
+
+@flax.struct.dataclass
+class PredictionSets:
+    """Heads' outputs, initial queries first; the leading axis is the prediction set."""
+
+    class_logits: Array  # [L, B, Q + V, C]
+    mask_embeddings: Array  # [L, B, Q, D]
+    boxes: Array  # [L, B, Q, 4]
+
+
+def decoder_memory(maps: list[Array], level_embedding: Array, mask_features: Array) -> DecoderMemory:
+    """Flattens the maps [B, h_i, w_i, D] and adds their level embedding [3, D]."""
+    width = mask_features.shape[-1]
+    channels_first = rearrange(mask_features, 'b h w d -> b d h w')
+    flat = [rearrange(x, 'b h w d -> b (h w) d') for x in maps]
+    return DecoderMemory(
+        tokens=tuple(x + level_embedding[i] for i, x in enumerate(flat)),
+        positions=tuple(
+            rearrange(encode_grid(x.shape[1:3], width), 'h w d -> (h w) d') for x in maps
+        ),
+        mask_features=tuple(
+            rearrange(resize(channels_first, x.shape[1:3]), 'b d h w -> b (h w) d') for x in maps
+        ),
+    )
+
+
+def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
+    """Keys [B, Q, h * w] each query may attend to: where its mask is on, or all if it is nowhere.
+
+    Args:
+        mask_embeddings: [B, Q, D] of the previous prediction.
+        mask_features: [B, h * w, D] at the size of the map attended to.
+    """
+    logits = jnp.einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
+    on = jax.lax.stop_gradient(logits) >= 0
+    return on | ~on.any(axis=-1, keepdims=True)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, masked cross-attention, FFN; virtual queries take part in the FFN only."""
+
+    num_heads: int
+    feedforward_width: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Array,
+        virtual_queries: Array,
+        query_positions: Array,
+        tokens: Array,
+        token_positions: Array,
+        allowed: Array,
+    ) -> tuple[Array, Array]:
+        """Returns queries [B, Q, D] and virtual queries [B, V, D].
+
+        Args:
+            queries: [B, Q, D], virtual_queries: [B, V, D], query_positions: [B, Q, D].
+            tokens: [B, s, D] of one map, token_positions: [s, D], allowed: [B, Q, s] bool.
+        """
+        placed = queries + query_positions
+        self_attention = Attention(self.num_heads, self.dtype, name='self_attention')
+        queries = self_attention(queries, placed, placed, queries)
+        cross_attention = Attention(self.num_heads, self.dtype, name='cross_attention')
+        queries = cross_attention(
+            queries, queries + query_positions, tokens + token_positions, tokens, allowed
+        )
+        # Virtual queries have no image: attention would mean nothing to them.
+        num_queries = queries.shape[1]
+        both = jnp.concatenate([queries, virtual_queries], axis=1)
+        both = FeedForward(self.feedforward_width, self.dtype, name='feedforward')(both)
+        return both[:, :num_queries], both[:, num_queries:]
+
+
+class MaskedDecoder(nn.Module):
+    """Decoder layers that attend the maps in turn, coarsest first."""
+
+    heads: PredictionHeads
+    width: int = 256
+    num_layers: int = 9
+    num_heads: int = 8
+    feedforward_width: int = 2048
+    dtype: jnp.dtype | None = None
+
+    def setup(self):
+        self.layers = [
+            DecoderLayer(self.num_heads, self.feedforward_width, self.dtype)
+            for _ in range(self.num_layers)
+        ]
+        self.position_head = MLP((self.width, self.width))
+        self.position_scale = MLP((self.width, self.width))
+
+    def __call__(
+        self,
+        queries: Array,
+        boxes: Array,
+        virtual_queries: Array,
+        memory: DecoderMemory,
+        stop_gradient: bool = True,
+    ) -> PredictionSets:
+        """Decodes queries [B, Q, D] that start at boxes [B, Q, 4].
+
+        Args:
+            queries: [B, Q, D]; the initial predictions are made from them undetached.
+            boxes: [B, Q, 4] cx, cy, w, h.
+            virtual_queries: [B, V, D].
+            memory: what to attend to.
+            stop_gradient: cut the gradient between the initial queries and the layers.
+        """
+        num_queries = queries.shape[1]
+        both = jnp.concatenate([queries, virtual_queries], axis=1)
+        class_logits, mask_embeddings = self.heads(both)
+        mask_embeddings = mask_embeddings[:, :num_queries]
+        predictions = [(class_logits, mask_embeddings, boxes)]
+        if stop_gradient:
+            queries = jax.lax.stop_gradient(queries)
+        for i, layer in enumerate(self.layers):
+            level = i % len(memory.tokens)
+            boxes = jax.lax.stop_gradient(boxes)
+            encoded = self.position_head(encode_boxes(boxes, self.width // 2))
+            queries, virtual_queries = layer(
+                queries,
+                virtual_queries,
+                self.position_scale(queries) * encoded,
+                memory.tokens[level],
+                memory.positions[level],
+                attention_mask(mask_embeddings, memory.mask_features[level]),
+            )
+            class_logits, mask_embeddings = self.heads(
+                jnp.concatenate([queries, virtual_queries], axis=1)
+            )
+            mask_embeddings = mask_embeddings[:, :num_queries]
+            boxes = jax.nn.sigmoid(self.heads.box_head(queries) + inverse_sigmoid(boxes))
+            predictions.append((class_logits, mask_embeddings, boxes))
+        return PredictionSets(*(jnp.stack(x) for x in zip(*predictions, strict=True)))

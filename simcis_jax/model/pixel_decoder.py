@@ -1,0 +1,103 @@
+"""The pixel decoder: a deformable-attention encoder over three maps and one FPN step to the finest."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jax import Array
+
+from simcis_jax.model.deformable_attention import DeformableAttention
+from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
+from simcis_jax.model.position_encoding import encode_grid
+from simcis_jax.resize import resize
+
+# Kaiming-uniform with gain 1: what Caffe2 calls Xavier.
+caffe2_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
+
+
+def grid_centres(shapes: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """Centres [S, 2] (x, y in [0, 1]) of the positions of all maps, one map after the other."""
+    centres = []
+    for height, width in shapes:
+        y, x = np.meshgrid(
+            (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing='ij'
+        )
+        centres.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+    return np.concatenate(centres).astype(np.float32)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and an FFN, each normalised after its residual sum."""
+
+    num_heads: int
+    feedforward_width: int
+    num_points: int
+
+    @nn.compact
+    def __call__(self, tokens: Array, positions: Array, references: Array, shapes) -> Array:
+        """[B, S, D] -> [B, S, D]."""
+        attention = DeformableAttention(self.num_heads, self.num_points, name='attention')
+        attended = attention(tokens + positions, tokens, references, shapes)
+        tokens = layer_norm('attention_norm')(tokens + attended)
+        return FeedForward(self.feedforward_width, name='feedforward')(tokens)
+
+
+class PixelDecoder(nn.Module):
+    """Turns backbone maps into three maps for the decoder and per-pixel mask features."""
+
+    width: int = 256
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    feedforward_width: int = 1024
+
+    @nn.compact
+    def __call__(self, maps: list[Array]) -> tuple[list[Array], Array]:
+        """Returns ([map 0, 1, 2], mask_features).
+
+        Args:
+            maps: the backbone's four maps, finest first.
+
+        Returns:
+            The encoded maps [B, h_i, w_i, D], coarsest first, and mask features [B, h, w, D] at the
+            resolution of the finest backbone map. Everything here is float32.
+        """
+        finest, *rest = [x.astype(jnp.float32) for x in maps]
+        tokens, positions = [], []
+        level_embedding = self.param('level_embed', nn.initializers.normal(1.0), (3, self.width))
+        shapes = tuple(x.shape[1:3] for x in reversed(rest))
+        for i, x in enumerate(reversed(rest)):
+            conv = nn.Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
+            x = group_norm(f'input_norm{i}', self.width)(conv(x))
+            tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
+            position = encode_grid(shapes[i], self.width) + level_embedding[i]
+            positions.append(rearrange(position, 'h w d -> (h w) d'))
+        tokens = jnp.concatenate(tokens, axis=1)
+        positions, references = jnp.concatenate(positions), grid_centres(shapes)
+        for i in range(self.num_layers):
+            layer = EncoderLayer(
+                self.num_heads, self.feedforward_width, self.num_points, name=f'layer{i}'
+            )
+            tokens = layer(tokens, positions, references, shapes)
+        ends = np.cumsum([h * w for h, w in shapes])[:-1]
+        encoded = [
+            rearrange(x, 'b (h w) d -> b h w d', h=h)
+            for x, (h, _) in zip(jnp.split(tokens, ends, axis=1), shapes, strict=True)
+        ]
+        return encoded, self._mask_features(finest, encoded[-1])
+
+    def _mask_features(self, finest: Array, encoded: Array) -> Array:
+        """One FPN step: the encoded stride-8 map, enlarged, on top of the finest backbone map."""
+
+        def conv(name, kernel, use_bias=False):
+            return nn.Conv(
+                self.width, (kernel, kernel), use_bias=use_bias, kernel_init=caffe2_xavier, name=name
+            )
+
+        lateral = group_norm('lateral_norm', self.width)(conv('lateral', 1)(finest))
+        encoded = rearrange(encoded, 'b h w d -> b d h w')
+        enlarged = rearrange(resize(encoded, finest.shape[1:3]), 'b d h w -> b h w d')
+        x = group_norm('output_norm', self.width)(conv('output', 3)(lateral + enlarged))
+        return conv('mask_features', 1, use_bias=True)(nn.relu(x))

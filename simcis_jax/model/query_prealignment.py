@@ -1,0 +1,108 @@
+"""QPA, lazy query pre-alignment (SimCIS, section 3.2).
+
+Object queries are not learned: they are the pixel features that the class head is surest of, so a
+query means the same thing before and after a stage. Every encoder token is scored by the rows of the
+class head (the prototypes); the best N become the queries, and each starts from a box at its pixel.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simcis_jax.model.heads import PredictionHeads
+from simcis_jax.model.layers import Linear, layer_norm
+from simcis_jax.model.pixel_decoder import grid_centres
+from simcis_jax.model.position_encoding import inverse_sigmoid
+
+
+@flax.struct.dataclass
+class Candidates:
+    """Every token as a would-be query."""
+
+    features: Array  # [B, S, D]
+    class_logits: Array  # [B, S, C]
+    references: Array  # [S, 4] logit of the box a query at this token starts from.
+
+
+def proposals(shapes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
+    """A box for every position, as logits [S, 4], and whether the position may be used [S].
+
+    The side of a box is 0.05 on the coarsest map and doubles with every finer one. A box with a
+    number outside (0.01, 0.99) is unusable: the outer ring of maps more than 50 positions wide.
+    """
+    side = np.repeat(
+        [0.05 * 2**level for level in range(len(shapes))], [h * w for h, w in shapes]
+    ).astype(np.float32)
+    boxes = np.concatenate([grid_centres(shapes), side[:, None], side[:, None]], axis=-1)
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(axis=-1)
+    with np.errstate(divide='ignore'):
+        logits = np.where(usable[:, None], np.log(boxes / (1 - boxes)), np.inf)
+    return logits.astype(np.float32), usable
+
+
+def select_queries(class_logits: Array, num_queries: int, seen: Array | None = None) -> Array:
+    """The positions [B, Q] of the tokens with the best prototype similarity, best first.
+
+    Args:
+        class_logits: [B, S, C] similarity of every token to every prototype.
+        num_queries: Q.
+        seen: [C] bool, prototypes that count; None = all, as in the published code, where
+            prototypes of classes yet to come compete too.
+
+    Raises:
+        ValueError: there are fewer tokens than queries.
+    """
+    num_tokens = class_logits.shape[1]
+    if num_queries > num_tokens:
+        raise ValueError(
+            f'model.num_queries={num_queries} is more than the {num_tokens} positions of the '
+            'feature maps; use a larger image (data.size) or fewer queries.'
+        )
+    if seen is not None:
+        class_logits = jnp.where(seen, class_logits, -jnp.inf)
+    scores = jax.lax.stop_gradient(class_logits.max(axis=-1))
+    return jax.lax.top_k(scores, num_queries)[1]
+
+
+class QueryPrealignment(nn.Module):
+    """Turns tokens into candidates and picks queries from them."""
+
+    heads: PredictionHeads
+
+    @nn.compact
+    def __call__(self, tokens: Array, shapes: tuple[tuple[int, int], ...]) -> Candidates:
+        """[B, S, D] -> candidates; unusable positions become the zero token."""
+        references, usable = proposals(shapes)
+        tokens = jnp.where(usable[:, None], tokens, 0.0)
+        features = layer_norm('norm')(Linear(tokens.shape[-1], name='output')(tokens))
+        return Candidates(features, self.heads.classify(features), jnp.asarray(references))
+
+    def at(self, candidates: Candidates, positions: Array) -> tuple[Array, Array]:
+        """Query features [B, Q, D] and reference boxes [B, Q, 4] of the tokens at [B, Q]."""
+        features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
+        boxes = jax.nn.sigmoid(self.heads.box_head(features) + candidates.references[positions])
+        return features, boxes
+
+
+class LearnedQueries(nn.Module):
+    """The baseline without QPA: queries and their boxes are parameters."""
+
+    num_queries: int
+    width: int
+
+    @nn.compact
+    def __call__(self, batch_size: int) -> tuple[Array, Array]:
+        """Query features [B, Q, D] and reference boxes [B, Q, 4]."""
+        normal = nn.initializers.normal(1.0)
+        features = self.param('features', normal, (self.num_queries, self.width))
+
+        def anywhere(key, shape):
+            return inverse_sigmoid(jax.random.uniform(key, shape))
+
+        boxes = jax.nn.sigmoid(self.param('boxes', anywhere, (self.num_queries, 4)))
+        return tuple(jnp.broadcast_to(x, (batch_size, *x.shape)) for x in (features, boxes))

@@ -1,0 +1,33 @@
+"""Bilinear resizing as two small matrices, so that sizes may be data instead of shapes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def bilinear_matrix(
+    num_out: int, num_in: int, *, size_out: Array | int | None = None, size_in: Array | int | None = None
+) -> Array:
+    """The matrix [num_out, num_in] that resizes one axis bilinearly.
+
+    Pixel centres lie at (i + 0.5) / size and edges are repeated: what PyTorch calls
+    `align_corners=False`, without antialiasing. Only the first `size_in` inputs are read and the
+    first `size_out` outputs are meaningful; both may be traced, so one compiled function serves
+    images of every size that fits the padding. Products of such matrices chain resizes.
+    """
+    size_out = num_out if size_out is None else size_out
+    size_in = num_in if size_in is None else size_in
+    source = (jnp.arange(num_out) + 0.5) * (size_in / size_out) - 0.5
+    source = jnp.clip(source, 0.0, jnp.asarray(size_in, jnp.float32) - 1.0)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(source[:, None] - jnp.arange(num_in)))
+
+
+def resize(maps: Array, shape: tuple[int, int]) -> Array:
+    """Resizes [..., h, w] to [..., *shape] bilinearly (see `bilinear_matrix`)."""
+    rows = bilinear_matrix(shape[0], maps.shape[-2])
+    columns = bilinear_matrix(shape[1], maps.shape[-1])
+    return jnp.einsum(
+        'yh,...hw,xw->...yx', rows, maps, columns, precision=jax.lax.Precision.HIGHEST
+    )

@@ -1,0 +1,121 @@
+"""What flows between the parts, and the legend of shape letters.
+
+    B  images of a batch              C  classes of the data set (rows of the class head)
+    H, W  image height, width         D  width of a query
+    h, w  height, width at stride 4   Q  selected object queries of an image
+    S  tokens: all positions of the   V  virtual queries of an image (0 where there are none)
+       three decoder feature maps     T  target slots of an image (padded with label -1)
+    L  prediction sets: the initial   K  bank slots of a class
+       queries, then each layer       P  points sampled on a mask
+
+A target or prediction never holds a stack of full-size masks: targets are one segment map, and
+predicted masks stay factored as embeddings [.., Q, D] and pixel features [h, w, D] until someone
+needs them somewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Categories:
+    """The classes of a data set; the position of a class is its label everywhere."""
+
+    names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+    colors: tuple[tuple[int, int, int], ...]  # RGB, one a class, for pictures.
+
+    def __post_init__(self):
+        if not len(self.names) == len(self.is_thing) == len(self.colors):
+            raise ValueError(
+                f'Categories need one name, thing flag and colour a class, got {len(self.names)}, '
+                f'{len(self.is_thing)} and {len(self.colors)}.'
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@flax.struct.dataclass
+class Targets:
+    """Ground truth or merged targets: segments that never overlap, real slots first."""
+
+    segment_map: Array  # [B, H, W] uint8 or int32; 0 = no target (void), k = segment in slot k - 1.
+    labels: Array  # [B, T] int32, class of each slot; -1 = padding.
+    boxes: Array  # [B, T, 4] float32, cx, cy, w, h in [0, 1].
+    dropped: Array  # [B] int32, segments that found no slot.
+
+    @property
+    def valid(self) -> Array:
+        """[B, T] bool: slots that hold a segment."""
+        return self.labels >= 0
+
+
+@flax.struct.dataclass
+class Batch:
+    """What the data pipeline hands to a train step."""
+
+    image: Array  # [B, H, W, 3] uint8, RGB.
+    targets: Targets
+
+
+@flax.struct.dataclass
+class StageMasks:
+    """A stage as arrays, so that one compiled step serves every stage."""
+
+    past: Array  # [C] bool, C^1..t-1.
+    current: Array  # [C] bool, C^t.
+
+    @property
+    def seen(self) -> Array:
+        """[C] bool: C^1..t."""
+        return self.past | self.current
+
+
+@flax.struct.dataclass
+class Selection:
+    """What query pre-alignment (QPA) picked, and what it picked from.
+
+    Learned queries have no tokens: `token_logits` then has S = 0 and positions are 0..Q-1.
+    """
+
+    token_logits: Array  # [B, S, C] class logits of every token.
+    positions: Array  # [B, Q] int32, the selected tokens, best first.
+    queries: Array  # [B, Q, D] the selected tokens, undetached; what the query bank stores.
+
+
+@flax.struct.dataclass
+class Predictions:
+    """All prediction sets of a model: index 0 = the initial queries, -1 = the last layer."""
+
+    class_logits: Array  # [L, B, Q, C]
+    mask_embeddings: Array  # [L, B, Q, D]
+    boxes: Array  # [L, B, Q, 4] cx, cy, w, h in [0, 1].
+    virtual_class_logits: Array  # [L, B, V, C]
+    mask_features: Array  # [B, h, w, D]
+    selection: Selection
+
+    def mask_logits(self, layer: int = -1) -> Array:
+        """Mask logits [B, Q, h, w] of one prediction set."""
+        return jnp.einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
+
+
+@flax.struct.dataclass
+class VirtualQueries:
+    """Stored queries of past classes, replayed beside the selected ones."""
+
+    queries: Array  # [B, V, D]
+    labels: Array  # [B, V] int32; -1 = nothing stored yet, the row counts nowhere.
+
+
+def class_mask(classes: Sequence[int], num_classes: int) -> Array:
+    """[C] bool, true for the given classes."""
+    return jnp.zeros(num_classes, bool).at[jnp.asarray(classes, jnp.int32)].set(True)
