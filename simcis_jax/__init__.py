@@ -1,0 +1,1 @@
+"""SimCIS and continual image segmentation in JAX."""

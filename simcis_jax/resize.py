@@ -8,7 +8,11 @@ from jax import Array
 
 
 def bilinear_matrix(
-    num_out: int, num_in: int, *, size_out: Array | int | None = None, size_in: Array | int | None = None
+    num_out: int,
+    num_in: int,
+    *,
+    size_out: Array | int | None = None,
+    size_in: Array | int | None = None,
 ) -> Array:
     """The matrix [num_out, num_in] that resizes one axis bilinearly.
 

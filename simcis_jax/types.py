@@ -16,7 +16,6 @@ needs them somewhere.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -68,11 +67,13 @@ class Batch:
 
 
 @flax.struct.dataclass
-class StageMasks:
+class StageArrays:
     """A stage as arrays, so that one compiled step serves every stage."""
 
     past: Array  # [C] bool, C^1..t-1.
     current: Array  # [C] bool, C^t.
+    num_steps: Array  # [] int32, length of the stage.
+    learning_rate: Array  # [] float32, before any decay.
 
     @property
     def seen(self) -> Array:
@@ -114,8 +115,3 @@ class VirtualQueries:
 
     queries: Array  # [B, V, D]
     labels: Array  # [B, V] int32; -1 = nothing stored yet, the row counts nowhere.
-
-
-def class_mask(classes: Sequence[int], num_classes: int) -> Array:
-    """[C] bool, true for the given classes."""
-    return jnp.zeros(num_classes, bool).at[jnp.asarray(classes, jnp.int32)].set(True)

@@ -1,0 +1,36 @@
+"""Data: sources of panoptic examples, augmentation, and the pipelines that batch them."""
+
+from __future__ import annotations
+
+from simcis_jax.data.coco_panoptic import coco_panoptic_split
+from simcis_jax.data.shapes import Shapes
+from simcis_jax.data.source import Source
+
+SOURCES = ('coco_panoptic', 'shapes')
+
+
+def open_source(
+    name: str, split: str, *, root: str = '', size: int = 64, num_images: int = 0
+) -> Source:
+    """Opens one split of a data set.
+
+    Args:
+        name: one of SOURCES.
+        split: 'train' or 'val' of 'shapes', any split that 'coco_panoptic' finds below `root`.
+        root: folder of the data set; not read by 'shapes'.
+        size: side of the images that 'shapes' draws.
+        num_images: how many images 'shapes' draws; 0 = its default.
+
+    Raises:
+        ValueError: no data set has this name, or it needs a root and has none.
+        FileNotFoundError: a file or folder is missing.
+    """
+    if name == 'shapes':
+        return Shapes(split, size=size, num_images=num_images or None)
+    if name != 'coco_panoptic':
+        raise ValueError(f'data.name={name!r} is unknown; one of {SOURCES}.')
+    if not root:
+        raise ValueError(
+            f'data.name={name!r} needs the folder of the data set: --config.data.root='
+        )
+    return coco_panoptic_split(root, split)

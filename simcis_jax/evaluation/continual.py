@@ -19,8 +19,10 @@ def class_groups(stages: Sequence[Sequence[int]], stage: int) -> dict[str, tuple
     """The class ids of each group of GROUPS after stage `stage` (0-based).
 
     base = C^1, novel = C^2..t, past = C^1..t-1, current = C^t, all = C^1..t. At the first stage
-    novel and past are empty.
+    novel and past are empty. Raises ValueError for a stage that does not exist.
     """
+    if not 0 <= stage < len(stages):
+        raise ValueError(f'Stage {stage} does not exist; there are stages 0..{len(stages) - 1}.')
 
     def join(parts):
         return tuple(label for part in parts for label in part)

@@ -212,12 +212,23 @@ def _compete(masks: Array, scores: Array) -> tuple[Array, Array, Array, Array, A
     Returns the winner [H, W] of every pixel, whether it lies inside the winner's own mask [H, W],
     and of each query [Q] how many pixels it won, has inside its mask, and both.
     """
-    scores = scores[:, None, None]
-    values = scores * jax.nn.sigmoid(masks)
-    winner = jnp.where(values.max(axis=0) > 0, jnp.argmax(values, axis=0), -1)
-    # Compares and sums fuse into one pass over the masks; a gather or scatter would not.
-    won = winner == jnp.arange(len(masks))[:, None, None]
-    own = masks >= 0
-    both = won & own
-    counts = (jnp.sum(pixels, axis=(1, 2)) for pixels in (won, own, both))
-    return winner, both.any(axis=0), *counts
+
+    def claim(best, query):
+        value, winner = best
+        index, mask, score = query
+        claimed = score * jax.nn.sigmoid(mask.astype(jnp.float32))
+        better = claimed > value
+        return (jnp.where(better, claimed, value), jnp.where(better, index, winner)), None
+
+    # One query at a time: all at once would hold several arrays as large as the masks.
+    indices = jnp.arange(len(masks))
+    nobody = jnp.zeros(masks.shape[1:]), jnp.full(masks.shape[1:], -1)
+    (_, winner), _ = jax.lax.scan(claim, nobody, (indices, masks, scores))
+
+    def tally(query):
+        index, mask = query
+        won, own = winner == index, mask >= 0
+        return won.sum(), own.sum(), (won & own).sum()
+
+    inside = jnp.take_along_axis(masks, winner[None], axis=0)[0] >= 0
+    return winner, inside & (winner >= 0), *jax.lax.map(tally, (indices, masks))

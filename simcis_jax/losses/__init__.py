@@ -1,0 +1,1 @@
+"""Predictions and Targets -> named scalars. Pure functions."""

@@ -127,9 +127,7 @@ class DeformableAttention(nn.Module):
         offsets = nn.Dense(
             ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
         )(query)
-        offsets = rearrange(
-            offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points
-        )
+        offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
         logits = nn.Dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
         weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
         weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)

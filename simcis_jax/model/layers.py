@@ -82,9 +82,9 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, N, D] -> [B, N, D]."""
         y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=xavier_uniform, name='linear1')(x)
-        y = nn.Dense(
-            x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name='linear2'
-        )(nn.relu(y))
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name='linear2')(
+            nn.relu(y)
+        )
         return layer_norm('norm')(x + y)
 
 
@@ -109,9 +109,9 @@ class Attention(nn.Module):
         width = x.shape[-1]
 
         def heads(name, inputs):
-            y = nn.Dense(
-                width, dtype=self.dtype, kernel_init=attention_input_init, name=name
-            )(inputs)
+            y = nn.Dense(width, dtype=self.dtype, kernel_init=attention_input_init, name=name)(
+                inputs
+            )
             return rearrange(y, 'b n (m d) -> b n m d', m=self.num_heads)
 
         q, k, v = heads('query', query), heads('key', key), heads('value', value)

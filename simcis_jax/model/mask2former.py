@@ -59,7 +59,10 @@ class Mask2Former(nn.Module):
         self.heads = PredictionHeads(self.num_classes, self.width, self.class_prior)
         self.resnet = make_backbone(self.backbone, dtype)
         self.pixel_decoder = PixelDecoder(
-            self.width, self.encoder_layers, self.num_heads, feedforward_width=self.encoder_feedforward
+            self.width,
+            self.encoder_layers,
+            self.num_heads,
+            feedforward_width=self.encoder_feedforward,
         )
         self.level_embedding = self.param(
             'level_embedding', nn.initializers.normal(1.0), (3, self.width)

@@ -34,7 +34,9 @@ class PredictionSets:
     boxes: Array  # [L, B, Q, 4]
 
 
-def decoder_memory(maps: list[Array], level_embedding: Array, mask_features: Array) -> DecoderMemory:
+def decoder_memory(
+    maps: list[Array], level_embedding: Array, mask_features: Array
+) -> DecoderMemory:
     """Flattens the maps [B, h_i, w_i, D] and adds their level embedding [3, D]."""
     width = mask_features.shape[-1]
     channels_first = rearrange(mask_features, 'b h w d -> b d h w')

@@ -93,7 +93,11 @@ class PixelDecoder(nn.Module):
 
         def conv(name, kernel, use_bias=False):
             return nn.Conv(
-                self.width, (kernel, kernel), use_bias=use_bias, kernel_init=caffe2_xavier, name=name
+                self.width,
+                (kernel, kernel),
+                use_bias=use_bias,
+                kernel_init=caffe2_xavier,
+                name=name,
             )
 
         lateral = group_norm('lateral_norm', self.width)(conv('lateral', 1)(finest))

@@ -1,0 +1,34 @@
+"""What all configs share: the published panoptic 100-10 values, every key of them."""
+
+from ml_collections import ConfigDict
+
+from simcis_jax.settings import default_config
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(default_config())
+
+
+def small_model(config: ConfigDict) -> ConfigDict:
+    """A network of 0.9 M parameters that learns from scratch on a CPU, and rates that suit it."""
+    config.model.update(
+        backbone='small_stride4',
+        num_queries=20,
+        width=64,
+        num_heads=4,
+        encoder_layers=2,
+        encoder_feedforward=128,
+        decoder_layers=3,
+        decoder_feedforward=256,
+        class_prior=0.02,
+    )
+    config.data.max_segments = 16
+    config.loss.num_points = 256
+    config.optimizer.update(
+        base_learning_rate=1e-3,
+        later_learning_rate=5e-4,
+        backbone_multiplier=1.0,
+        warmup_steps=50,
+        clip_norm=1.0,
+    )
+    return config

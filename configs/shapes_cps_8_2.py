@@ -1,0 +1,25 @@
+"""Continual panoptic segmentation of the built-in shapes: 8 base classes, then 2 and 2.
+
+python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes_cps_8_2
+"""
+
+from configs import common
+
+
+def get_config():
+    config = common.small_model(common.get_config())
+    config.data.name = 'shapes'
+    config.data.size = 64
+    config.data.scale_range = (0.8, 1.6)
+    config.protocol.base = 8
+    config.protocol.increment = 2
+    config.method.num_virtual_queries = 4
+    config.training.batch_size = 16
+    config.training.base_steps = 1200
+    config.training.steps_per_class = 150
+    config.training.survey_images = 512
+    config.training.checkpoint_every = 250
+    config.evaluation.short_side = 64
+    config.evaluation.max_side = 64
+    config.evaluation.batch_size = 25
+    return config

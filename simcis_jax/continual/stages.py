@@ -1,0 +1,85 @@
+"""The class-incremental sequence: which classes arrive in which stage (protocol A-B)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of the sequence; classes keep their labels of the data set."""
+
+    index: int  # 0 is the base stage.
+    past: tuple[int, ...]  # C^1..t-1
+    current: tuple[int, ...]  # C^t
+
+    @property
+    def number(self) -> int:
+        """What people call it: stage 1 is the base stage."""
+        return self.index + 1
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """C^1..t, in the order they arrived."""
+        return self.past + self.current
+
+    def masks(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Past and current classes as [C] bool."""
+        labels = np.arange(num_classes)
+        return np.isin(labels, self.past), np.isin(labels, self.current)
+
+
+def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """Resolves a class order: 'origin', 'descending' or the labels themselves.
+
+    Raises:
+        ValueError: the name is unknown, or the labels are no permutation of 0..C-1.
+    """
+    named = {'origin': range(num_classes), 'descending': range(num_classes - 1, -1, -1)}
+    if isinstance(order, str):
+        if order not in named:
+            raise ValueError(
+                f'protocol.order={order!r} is unknown; one of {sorted(named)}, or a tuple of labels.'
+            )
+        order = named[order]
+    order = tuple(int(label) for label in order)
+    if sorted(order) != list(range(num_classes)):
+        wrong = sorted(set(order) ^ set(range(num_classes)))[:5]
+        raise ValueError(
+            f'protocol.order must be a permutation of the {num_classes} labels 0..'
+            f'{num_classes - 1}; it has {len(order)} entries, and these labels are missing, foreign '
+            f'or repeated: {wrong or "repeated ones"}.'
+        )
+    return order
+
+
+def make_stages(
+    num_classes: int, *, base: int, increment: int, order: str | Sequence[int] = 'origin'
+) -> tuple[Stage, ...]:
+    """The stages of protocol base-increment; base = C is joint training, one stage.
+
+    Raises:
+        ValueError: the split does not use up the classes exactly, or the order is no permutation.
+    """
+    order = class_order(order, num_classes)
+    if not 1 <= base <= num_classes:
+        raise ValueError(
+            f'protocol.base={base} must be between 1 and the {num_classes} classes of the data set '
+            f'({num_classes} trains jointly).'
+        )
+    rest = num_classes - base
+    if rest and (increment < 1 or rest % increment):
+        fitting = [i for i in range(1, rest + 1) if rest % i == 0]
+        raise ValueError(
+            f'protocol {base}-{increment} does not fit {num_classes} classes: after {base} base '
+            f'classes {rest} are left; protocol.increment must be one of {fitting}.'
+        )
+    starts = [0, *range(base, num_classes, increment or 1)]
+    ends = [*starts[1:], num_classes]
+    return tuple(
+        Stage(index, order[:start], order[start:end])
+        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+    )

@@ -1,0 +1,82 @@
+"""VQ, virtual queries (SimCIS, section 3.4): a bank of past queries, replayed against forgetting.
+
+Every class has a ring of the queries that were last matched to it. When the class is past, stored
+queries are drawn, rare classes more often, and decoded beside the selected ones.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@flax.struct.dataclass
+class QueryBank:
+    """A ring of K queries for every class, and how often a stage shows each class."""
+
+    queries: Array  # [C, K, D] float32.
+    written: Array  # [C] int32, queries ever stored; the next one goes to slot written % K.
+    counts: Array  # [C] float32, pseudo-labels of each class in the images of the stage.
+
+
+def create(num_classes: int, bank_size: int, width: int) -> QueryBank:
+    """An empty bank."""
+    return QueryBank(
+        queries=jnp.zeros((num_classes, bank_size, width)),
+        written=jnp.zeros(num_classes, jnp.int32),
+        counts=jnp.zeros(num_classes),
+    )
+
+
+def enqueue(bank: QueryBank, queries: Array, labels: Array) -> QueryBank:
+    """Stores queries [N, D] under their labels [N], in order; label -1 = do not store.
+
+    A class that gets more than K at once keeps the last K, as if they had come one by one.
+    """
+    num_classes, bank_size, _ = bank.queries.shape
+    one_hot = labels[:, None] == jnp.arange(num_classes)
+    added = one_hot.sum(axis=0)
+    label = jnp.maximum(labels, 0)
+    rank = jnp.take_along_axis(jnp.cumsum(one_hot, axis=0) - 1, label[:, None], axis=1)[:, 0]
+    overwritten = rank < added[label] - bank_size
+    row = jnp.where((labels < 0) | overwritten, num_classes, labels)  # Out of range: dropped.
+    slot = (bank.written[label] + rank) % bank_size
+    return bank.replace(
+        queries=bank.queries.at[row, slot].set(queries, mode='drop'),
+        written=bank.written + added,
+    )
+
+
+def sampling_weights(counts: Array, past: Array, alpha: float) -> Array:
+    """Unnormalised weight [C] of drawing each class (equation 9): rare classes weigh more.
+
+    The weight of class c is (sum_k s_k / s_c) ** alpha over the past classes, s = counts + 1.
+    """
+    smoothed = counts + 1.0
+    total = jnp.sum(jnp.where(past, smoothed, 0.0))
+    return jnp.where(past, (total / smoothed) ** alpha, 0.0)
+
+
+def sample(
+    bank: QueryBank, key: Array, past: Array, num_queries: int, *, alpha: float
+) -> tuple[Array, Array]:
+    """Draws virtual queries [V, D] and their labels [V] for one image, with replacement.
+
+    Classes that nothing was stored for are not drawn; with nothing stored at all the labels are -1.
+
+    Args:
+        bank: the stored queries.
+        key: random key of the image.
+        past: [C] bool, classes to draw from.
+        num_queries: V.
+        alpha: 0 draws all classes alike, larger values favour rare ones.
+    """
+    class_key, slot_key = jax.random.split(key)
+    drawable = past & (bank.written > 0)
+    weights = jnp.where(drawable, sampling_weights(bank.counts, past, alpha), 0.0)
+    labels = jax.random.categorical(class_key, jnp.log(weights), shape=(num_queries,))
+    stored = jnp.clip(bank.written[labels], 1, bank.queries.shape[1])
+    slots = jax.random.randint(slot_key, (num_queries,), 0, stored)
+    return bank.queries[labels, slots], jnp.where(drawable.any(), labels, -1)

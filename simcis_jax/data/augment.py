@@ -1,0 +1,228 @@
+"""Augmentation of one example, and the fixed-size targets a step trains on.
+
+Pure numpy and OpenCV functions; every random one takes its generator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+import cv2
+import numpy as np
+
+from simcis_jax import types
+from simcis_jax.data.source import Example
+
+PADDING_GREY = 128  # Published value of padded pixels; close to zero after normalisation.
+
+
+def augment(
+    example: Example,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    scale_steps: int = 16,
+    max_scale: float = 4.0,
+    mirror: bool = True,
+    color: bool = True,
+) -> Example:
+    """The published training augmentation: jitter, crop, colour, flip, pad to [size, size]."""
+    example = scale_jitter_and_crop(
+        example, rng, size=size, scale_range=scale_range, scale_steps=scale_steps,
+        max_scale=max_scale,
+    )  # fmt: skip
+    if color:
+        example = ssd_color(example, rng)
+    if mirror and rng.random() < 0.5:
+        example = flip(example)
+    # Padding comes last: it always lies at the bottom and right and keeps its grey.
+    return pad(example, size=size)
+
+
+def scale_jitter_and_crop(
+    example: Example,
+    rng: np.random.Generator,
+    *,
+    size: int,
+    scale_range: tuple[float, float] = (0.5, 2.0),
+    scale_steps: int = 16,
+    max_scale: float = 4.0,
+) -> Example:
+    """Scales the shorter side to a random multiple of `size` and crops at most size x size.
+
+    Args:
+        example: the example to crop.
+        rng: generator of the draws.
+        size: side of the crop in pixels.
+        scale_range: smallest and largest multiple.
+        scale_steps: number of evenly spaced multiples to choose from, both ends among them.
+        max_scale: the longer side is kept below this multiple of `size`.
+
+    Raises:
+        ValueError: the image is smaller than the crop and `scale_range` allows no scaling.
+    """
+    height, width = example.image.shape[:2]
+    if tuple(scale_range) == (1.0, 1.0):
+        if min(height, width) < size:
+            raise ValueError(
+                f'Image {example.image_id!r} is {width}x{height} pixels, smaller than the '
+                f'{size}x{size} crop; give a scale_range other than (1, 1) or a smaller crop.'
+            )
+        new_height, new_width = height, width
+    else:
+        multiple = rng.choice(np.linspace(*scale_range, scale_steps))
+        # Rounding first keeps 0.7 * 640 from becoming 447.
+        short_side = int(round(multiple * size, 6))
+        new_height, new_width = resized_shape(
+            height, width, short_side=short_side, max_side=int(max_scale * size)
+        )
+    crop_height, crop_width = min(size, new_height), min(size, new_width)
+    top = rng.integers(new_height - crop_height + 1)
+    left = rng.integers(new_width - crop_width + 1)
+    image = resize_image(example.image, new_height, new_width)
+    # Nearest neighbour by pixel centres; only the crop is sampled.
+    rows = _nearest(np.arange(top, top + crop_height), height, new_height)
+    columns = _nearest(np.arange(left, left + crop_width), width, new_width)
+    return dataclasses.replace(
+        example,
+        image=np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width]),
+        segment_map=example.segment_map[rows[:, None], columns],  # [crop_height, crop_width]
+    )
+
+
+def resized_shape(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
+    """The (height, width) with the given shorter side, or less where `max_side` asks for it."""
+    scale = min(short_side / min(height, width), max_side / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes [H, W, 3] uint8 bilinearly, by area where it shrinks (no aliasing)."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = height < image.shape[0]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=mode)
+
+
+def flip(example: Example) -> Example:
+    """Mirrors an example left to right."""
+    return dataclasses.replace(
+        example,
+        image=np.ascontiguousarray(example.image[:, ::-1]),
+        segment_map=np.ascontiguousarray(example.segment_map[:, ::-1]),
+    )
+
+
+def pad(example: Example, *, size: int) -> Example:
+    """Pads bottom and right to [size, size]: the image with grey, the map with void."""
+    height, width = example.segment_map.shape
+    margin = ((0, size - height), (0, size - width))
+    return dataclasses.replace(
+        example,
+        image=np.pad(example.image, (*margin, (0, 0)), constant_values=PADDING_GREY),
+        segment_map=np.pad(example.segment_map, margin),
+    )
+
+
+def ssd_color(example: Example, rng: np.random.Generator) -> Example:
+    """Photometric distortion of SSD (Liu et al. 2016): each part happens half of the time.
+
+    Brightness +-32, contrast x 0.5..1.5, saturation x 0.5..1.5, hue +-18 of 180; contrast comes
+    before or after saturation and hue, at random.
+    """
+    levels = np.arange(256, dtype=np.float32)
+    image = example.image
+    brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
+    shift, gain = rng.uniform(-32, 32), rng.uniform(0.5, 1.5)
+    saturation_gain, turn = rng.uniform(0.5, 1.5), int(rng.integers(-18, 18))
+    if brightness:
+        image = cv2.LUT(image, _byte(levels + shift))
+    if contrast and contrast_first:
+        image = cv2.LUT(image, _byte(levels * gain))
+    if saturation or hue:
+        table = np.stack([levels, levels, levels], axis=-1)  # [256, 3] hue, saturation, value
+        if saturation:
+            table[:, 1] *= saturation_gain
+        if hue:
+            table[:, 0] = (levels + turn) % 180
+        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), _byte(table)[None])
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if contrast and not contrast_first:
+        image = cv2.LUT(image, _byte(levels * gain))
+    return dataclasses.replace(example, image=image)
+
+
+def to_targets(
+    example: Example,
+    keep_classes: Collection[int],
+    *,
+    max_segments: int,
+    keep_empty: bool = False,
+) -> types.Targets:
+    """The targets of one example, without the batch axis.
+
+    Segments of other classes and crowds become void. Of more than `max_segments` segments the
+    largest are kept, in their order, and `dropped` counts the rest.
+
+    Args:
+        example: an example [H, W] after augmentation.
+        keep_classes: the classes that are targets.
+        max_segments: T, the number of slots.
+        keep_empty: keep segments that cropping left without a pixel, as targets with an empty
+            mask and box 0 (the published behaviour) instead of leaving them out.
+
+    Returns:
+        numpy leaves: segment_map [H, W] (uint8 where T <= 255, else int32), labels [T] int32,
+        boxes [T, 4] float32 with exclusive right and bottom edges, dropped int32.
+    """
+    height, width = example.segment_map.shape
+    areas = np.bincount(example.segment_map.ravel(), minlength=len(example.labels) + 1)[1:]
+    wanted = np.isin(example.labels, list(keep_classes)) & ~example.crowd
+    if not keep_empty:
+        wanted &= areas > 0
+    candidates = np.flatnonzero(wanted)
+    largest = np.argsort(-areas[candidates], kind='stable')[:max_segments]
+    kept = np.sort(candidates[largest])
+
+    slot_of = np.zeros(len(example.labels) + 1, np.uint8 if max_segments <= 255 else np.int32)
+    slot_of[kept + 1] = np.arange(1, len(kept) + 1)
+    segment_map = slot_of[example.segment_map]
+    labels = np.full(max_segments, -1, np.int32)
+    labels[: len(kept)] = example.labels[kept]
+    boxes = np.zeros((max_segments, 4), np.float32)
+    boxes[: len(kept)] = _tight_boxes(segment_map, len(kept)) / [width, height, width, height]
+    dropped = np.int32(len(candidates) - len(kept))
+    return types.Targets(segment_map=segment_map, labels=labels, boxes=boxes, dropped=dropped)
+
+
+def _tight_boxes(segment_map: np.ndarray, num_segments: int) -> np.ndarray:
+    """Boxes [n, 4] in pixels (cx, cy, w, h) of segments 1..n; 0 where a segment is empty."""
+    left, right = _extent(segment_map, num_segments, axis=1)
+    top, bottom = _extent(segment_map, num_segments, axis=0)
+    corners = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+    return np.stack(corners, axis=-1)
+
+
+def _extent(
+    segment_map: np.ndarray, num_segments: int, *, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last + 1 index [n] along an axis at which a segment has pixels."""
+    length = segment_map.shape[axis]
+    along = np.expand_dims(np.arange(length), 1 - axis)
+    cells = segment_map.astype(np.int32) * length + along  # [H, W] cell (segment, index)
+    counts = np.bincount(cells.ravel(), minlength=(num_segments + 1) * length)
+    present = counts.reshape(num_segments + 1, length)[1:] > 0
+    first, after = present.argmax(axis=1), length - present[:, ::-1].argmax(axis=1)
+    return first, np.where(present.any(axis=1), after, 0)
+
+
+def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
+    """The input index under the centre of each output index."""
+    return np.minimum(((indices + 0.5) * (num_in / num_out)).astype(np.int64), num_in - 1)
+
+
+def _byte(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, 0, 255).astype(np.uint8)

@@ -1,0 +1,110 @@
+"""Shapes: a built-in panoptic data set of drawn landscapes, rendered image by image from a seed.
+
+Four stuff and eight thing classes, in the order of a curriculum: 8 base classes, then 2, then 2.
+A class is told by shape, texture and a tendency of colour; things overlap and hide each other.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from simcis_jax import types
+from simcis_jax.data import shapes_painting, shapes_scene
+from simcis_jax.data.shapes_scene import CLASSES
+from simcis_jax.data.source import Example
+
+_MIN_VISIBLE_SHARE = 0.3
+_MIN_VISIBLE_AREA = 24 / 64**2  # of the image
+
+
+class Shapes:
+    """The Shapes data set as a `Source`; every image depends on seed, split and index alone.
+
+    Args:
+        split: 'train' or 'val', two streams that share no image.
+        size: side of the square images in pixels.
+        num_images: length; 4000 for 'train' and 200 for 'val' unless given.
+        seed: another seed is another data set with the same classes.
+    """
+
+    def __init__(
+        self,
+        split: Literal['train', 'val'] = 'train',
+        *,
+        size: int = 64,
+        num_images: int | None = None,
+        seed: int = 0,
+    ):
+        if split not in ('train', 'val'):
+            raise ValueError(f"Shapes has no split {split!r}; use 'train' or 'val'.")
+        if num_images is None:
+            num_images = {'train': 4000, 'val': 200}[split]
+        self.name = f'shapes_{split}'
+        self.categories = types.Categories(
+            names=tuple(cls.name for cls in CLASSES),
+            is_thing=tuple(cls.is_thing for cls in CLASSES),
+            colors=tuple(
+                tuple(int(c) for c in shapes_painting.rgb(cls.hue, cls.saturation, cls.value))
+                for cls in CLASSES
+            ),
+        )
+        self._split = split
+        self._size = size
+        self._num_images = num_images
+        self._seed = seed
+        self._classes = {}  # index -> frozenset, filled on demand
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def __getitem__(self, index: int) -> Example:
+        rng, regions, segment_map = self._layout(index)
+        image = shapes_painting.paint(rng, regions, self._size)
+        present = np.unique(segment_map)
+        present = present[present > 0]
+        return Example(
+            image=image,
+            segment_map=np.searchsorted(present, segment_map, side='right').astype(np.int32),
+            labels=np.asarray([regions[k - 1].label for k in present], np.int32),
+            crowd=np.zeros(len(present), bool),
+            image_id=f'{self._split}_{index:06d}',
+        )
+
+    def classes_of(self, index: int) -> frozenset[int]:
+        """Classes with at least one segment in an image; draws outlines only."""
+        if index not in self._classes:
+            _, regions, segment_map = self._layout(index)
+            present = np.bincount(segment_map.ravel(), minlength=len(regions) + 1)[1:] > 0
+            self._classes[index] = frozenset(
+                region.label for region, shown in zip(regions, present, strict=True) if shown
+            )
+        return self._classes[index]
+
+    def _layout(
+        self, index: int
+    ) -> tuple[np.random.Generator, list[shapes_scene.Region], np.ndarray]:
+        """The generator after its layout draws, the regions back to front, and the map of them."""
+        if not 0 <= index < len(self):
+            raise IndexError(f'{self.name} has images 0 to {len(self) - 1}, not {index}.')
+        rng = np.random.default_rng([self._seed, self._split == 'val', index])
+        stuff = shapes_scene.draw_stuff(rng, self._size)
+        things = shapes_scene.draw_things(rng, self._size)
+        min_area = _MIN_VISIBLE_AREA * self._size**2
+        # Front to back: what the kept things hide is known before a thing is judged.
+        hidden = np.zeros((self._size, self._size), bool)
+        kept = []
+        for thing in reversed(things):
+            mask = thing.alpha >= 0.5
+            visible = np.count_nonzero(mask & ~hidden)
+            if visible >= max(min_area, _MIN_VISIBLE_SHARE * np.count_nonzero(mask)):
+                kept.append(thing)
+                hidden |= mask
+        regions = stuff + kept[::-1]
+        segment_map = np.zeros((self._size, self._size), np.int64)
+        for k, region in enumerate(regions, start=1):
+            segment_map[region.alpha >= 0.5] = k
+        areas = np.bincount(segment_map.ravel(), minlength=len(regions) + 1)
+        segment_map[(areas < min_area)[segment_map]] = 0
+        return rng, regions, segment_map

@@ -1,0 +1,113 @@
+"""Bipartite matching of predictions to targets, inside the compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.losses.point_sampling import sample_maps, sample_segments
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights of the five terms, in the matching cost and in the loss alike."""
+
+    classification: float = 4.0
+    mask: float = 5.0
+    dice: float = 5.0
+    box: float = 5.0
+    giou: float = 2.0
+
+
+def class_cost(logits: Array, labels: Array) -> Array:
+    """Focal cost [Q, T] of giving label t to query q; logits [Q, C], labels [T]."""
+    p = jax.nn.sigmoid(logits)
+    positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)
+    negative = -(1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * jnp.log(1 - p + 1e-8)
+    return (positive - negative)[:, labels]
+
+
+def mask_cost(logits: Array, truth: Array) -> Array:
+    """Binary cross-entropy [Q, T], the mean over points; logits [Q, P], truth [T, P]."""
+    softplus = jax.nn.softplus(logits).sum(axis=-1)
+    return (softplus[:, None] - jnp.einsum('qp,tp->qt', logits, truth)) / logits.shape[-1]
+
+
+def dice_cost(logits: Array, truth: Array) -> Array:
+    """Dice loss [Q, T] over points; logits [Q, P], truth [T, P]."""
+    p = jax.nn.sigmoid(logits)
+    overlap = jnp.einsum('qp,tp->qt', p, truth)
+    return 1 - (2 * overlap + 1) / (p.sum(axis=-1)[:, None] + truth.sum(axis=-1) + 1)
+
+
+def matching_cost(
+    class_logits: Array,
+    mask_logits: Array,
+    boxes: Array,
+    segment_map: Array,
+    labels: Array,
+    target_boxes: Array,
+    points: Array,
+    weights: LossWeights,
+) -> Array:
+    """Cost [Q, T] of one prediction set on one image.
+
+    Args:
+        class_logits: [Q, C], mask_logits: [Q, h, w], boxes: [Q, 4].
+        segment_map: [H, W], labels: [T] (-1 = padding; its column is meaningless), target_boxes:
+            [T, 4].
+        points: [P, 2] where the masks are compared.
+        weights: of the five terms.
+    """
+    slots = jnp.arange(1, labels.shape[0] + 1)
+    truth = sample_segments(segment_map, points, slots[:, None])
+    logits = sample_maps(mask_logits, points)
+    l1 = jnp.abs(boxes[:, None] - target_boxes[None]).sum(axis=-1)
+    return (
+        weights.classification * class_cost(class_logits, labels)
+        + weights.mask * mask_cost(logits, truth)
+        + weights.dice * dice_cost(logits, truth)
+        + weights.box * l1
+        - weights.giou * generalized_iou(boxes[:, None], target_boxes[None])
+    )
+
+
+def match(cost: Array, valid: Array) -> tuple[Array, Array]:
+    """The cheapest one-to-one assignment of queries to targets.
+
+    Args:
+        cost: [Q, T] with Q >= T; entries that are not finite are never preferred to finite ones.
+        valid: [T] bool; padding targets get what queries are left.
+
+    Returns:
+        The query of every target [T] int32, each query at most once, and how many costs of valid
+        targets were not finite.
+
+    Raises:
+        ValueError: there are more target slots than queries.
+    """
+    num_queries, num_targets = cost.shape
+    if num_targets > num_queries:
+        raise ValueError(
+            f'{num_targets} target slots for {num_queries} queries; lower data.max_segments.'
+        )
+    usable = jnp.isfinite(cost) & valid
+    num_broken = jnp.sum(valid & ~jnp.isfinite(cost))
+    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs, so bad
+    # entries cost just more than any assignment of good ones can gain.
+    high = jnp.max(jnp.where(usable, cost, -jnp.inf), initial=-jnp.inf)
+    low = jnp.min(jnp.where(usable, cost, jnp.inf), initial=jnp.inf)
+    high, low = jnp.where(jnp.isfinite(high), high, 0.0), jnp.where(jnp.isfinite(low), low, 0.0)
+    broken = high + (high - low) * num_targets + 1.0
+    # Columns of padding are constant: they change no choice among the others.
+    cost = jnp.where(usable, cost, jnp.where(valid, broken, high + 1.0))
+    queries, targets = optax.assignment.hungarian_algorithm(cost)
+    assignment = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
+    return assignment, num_broken

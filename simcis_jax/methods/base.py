@@ -1,0 +1,78 @@
+"""What a continual method may change, as hooks that do nothing; so this class is fine-tuning.
+
+A method is a frozen dataclass: its fields are its config keys, its hooks are pure functions. The
+trainer and the train step call the hooks and never ask which method it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from jax import Array
+
+from simcis_jax.losses.segmentation import Matches
+from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
+
+Memory = Any  # A pytree: what the method carries from step to step and from stage to stage.
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Fine-tuning: every stage trains on its own labels and nothing protects the past."""
+
+    @property
+    def uses_teacher(self) -> bool:
+        """From stage 2 on, run the model of the stage before on every batch."""
+        return False
+
+    @property
+    def replays_teacher_queries(self) -> bool:
+        """Also decode, with the student, the tokens that the teacher selected."""
+        return False
+
+    def init_memory(self, num_classes: int, width: int) -> Memory:
+        """The memory before the first stage."""
+        return ()
+
+    @property
+    def surveys(self) -> bool:
+        """Before a stage with a teacher, pass over its images once and call `survey` on each batch."""
+        return False
+
+    def survey(self, targets: Targets, stage: StageArrays) -> Any:
+        """What to count in a batch of merged targets; the counts of all batches are summed."""
+        return ()
+
+    def begin_stage(self, memory: Memory, survey: Any) -> Memory:
+        """The memory a stage starts with; `survey` is the summed count."""
+        return memory
+
+    def virtual_queries(
+        self, memory: Memory, stage: StageArrays, keys: Array
+    ) -> VirtualQueries | None:
+        """Extra queries for the decoder; `keys` [B] are the images' random keys."""
+        return None
+
+    def targets(
+        self, targets: Targets, teacher: Predictions, stage: StageArrays, num_slots: int
+    ) -> Targets:
+        """The targets to train on, given ground truth; called where there is a teacher."""
+        return targets
+
+    def losses(
+        self, student: Predictions, replayed: PredictionSets | None, teacher: Predictions
+    ) -> dict[str, Array]:
+        """More loss terms, weighted, summed over images; they are divided by the global batch."""
+        return {}
+
+    def stored_queries(
+        self, student: Predictions, targets: Targets, matches: Matches
+    ) -> tuple[Array, Array] | None:
+        """Query features [B, Q, D] and labels [B, Q] that `update_memory` is to get; None = none."""
+        return None
+
+    def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:
+        """The memory after a step; queries [B, Q, D] and labels [B, Q] of all devices' images."""
+        return memory

@@ -1,0 +1,112 @@
+"""SimCIS (CVPR 2025): rethinking query-based transformers for continual image segmentation.
+
+QPA, section 3.2    queries are selected pixel features     model/query_prealignment.py
+CSL, section 3.3    old selections keep their meaning       losses/consistent_selection.py
+VQ,  section 3.4    stored queries are replayed             continual/virtual_query.py
+
+on top of pseudo-labels. QPA belongs to the model (`model.queries`); a weight or a count of 0 switches
+off each of the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simcis_jax.continual import virtual_query
+from simcis_jax.continual.virtual_query import QueryBank
+from simcis_jax.losses.consistent_selection import (
+    consistent_selection_loss,
+    distribution_divergence,
+)
+from simcis_jax.losses.segmentation import Matches, query_labels
+from simcis_jax.methods.pseudo_label import PseudoLabel
+from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
+
+
+@dataclasses.dataclass(frozen=True)
+class SimCIS(PseudoLabel):
+    """Pseudo-labels, consistent selection (CSL) and virtual queries (VQ)."""
+
+    csl_weight: float = 2.0
+    csl_temperature: float = 1.0
+    decoder_kl_weight: float = 0.0  # KL also after decoding the teacher's selection.
+    decoder_kl_temperature: float = 1.0
+    num_virtual_queries: int = 1  # An image.
+    bank_size: int = 80  # Queries kept for a class.
+    sampling_alpha: float = 0.5  # Exponent of equation 9.
+
+    @property
+    def replays_teacher_queries(self) -> bool:
+        """See `Method`."""
+        return self.decoder_kl_weight > 0
+
+    # CSL
+
+    def losses(
+        self, student: Predictions, replayed: PredictionSets | None, teacher: Predictions
+    ) -> dict[str, Array]:
+        """CSL at the teacher's positions; where a weight asks, the same after the decoder."""
+        terms = {}
+        if self.csl_weight > 0:
+            terms['csl'] = self.csl_weight * consistent_selection_loss(
+                student.selection.token_logits,
+                teacher.selection.positions,
+                teacher.class_logits[0],
+                self.csl_temperature,
+            )
+        if replayed is not None:
+            terms['decoder_kl'] = self.decoder_kl_weight * distribution_divergence(
+                jax.lax.stop_gradient(teacher.class_logits[-1]),
+                replayed.class_logits[-1],
+                self.decoder_kl_temperature,
+            )
+        return terms
+
+    # VQ
+
+    def init_memory(self, num_classes: int, width: int) -> QueryBank:
+        """An empty query bank."""
+        return virtual_query.create(num_classes, self.bank_size, width)
+
+    @property
+    def surveys(self) -> bool:
+        """Rare classes can only be drawn more often once it is known which are rare."""
+        return self.num_virtual_queries > 0
+
+    def survey(self, targets: Targets, stage: StageArrays) -> Array:
+        """Pseudo-labels [C] of each past class."""
+        num_classes = stage.past.shape[0]
+        counts = jax.nn.one_hot(targets.labels, num_classes).sum(axis=(0, 1))
+        return jnp.where(stage.past, counts, 0.0)
+
+    def begin_stage(self, memory: QueryBank, survey: Array) -> QueryBank:
+        """Keeps the queries of the stages before; the counts are the new stage's."""
+        return memory.replace(counts=survey)
+
+    def virtual_queries(self, memory: QueryBank, stage: StageArrays, keys: Array) -> VirtualQueries:
+        """Stored queries of past classes, rare ones more often."""
+
+        def draw(key):
+            return virtual_query.sample(
+                memory, key, stage.past, self.num_virtual_queries, alpha=self.sampling_alpha
+            )
+
+        return VirtualQueries(*jax.vmap(draw)(keys))
+
+    def stored_queries(
+        self, student: Predictions, targets: Targets, matches: Matches
+    ) -> tuple[Array, Array]:
+        """The selected queries that the last layer's matching gave to a target, as selected."""
+        num_queries = student.selection.queries.shape[1]
+        labels = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
+        return student.selection.queries, labels(matches.queries[-1], targets.labels)
+
+    def update_memory(self, memory: QueryBank, queries: Array, labels: Array) -> QueryBank:
+        """Stores them, images in order, best selected first."""
+        width = queries.shape[-1]
+        return virtual_query.enqueue(memory, queries.reshape(-1, width), labels.reshape(-1))

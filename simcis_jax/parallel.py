@@ -1,0 +1,63 @@
+"""One function on any number of devices: a 1-D mesh with the axis `data`, mapped by shard_map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'data'
+REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+def make_mesh(batch_size: int) -> Mesh:
+    """All devices in a row.
+
+    Raises:
+        ValueError: the global batch cannot be divided among the devices.
+    """
+    num_devices = jax.device_count()
+    if batch_size % num_devices:
+        raise ValueError(
+            f'training.batch_size={batch_size} is global and must be a multiple of the '
+            f'{num_devices} devices.'
+        )
+    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def map_over_devices(
+    function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()
+) -> Callable:
+    """Compiles a per-device function; its collectives name the axis `AXIS`."""
+    # Replication is not checked: the assignment solver's loops do not carry that annotation.
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def first_row(num_rows: int) -> Array:
+    """Position in the global batch of this device's first row; call it inside a mapped function."""
+    return jax.lax.axis_index(AXIS) * num_rows
+
+
+def gather_rows(rows: Array) -> Array:
+    """All devices' rows, in the order of the global batch."""
+    return jax.lax.all_gather(rows, AXIS, tiled=True)
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """This process's rows of a batch as arrays that are split over all devices."""
+    sharding = NamedSharding(mesh, SPLIT)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """The same arrays on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))

@@ -1,0 +1,193 @@
+"""The table of names between the published PyTorch weights and our parameters.
+
+Both are plain NumPy here: no PyTorch and no network is needed to go from one to the other. The two
+directions read the same table, so what is imported can be exported again, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from einops import rearrange
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+# Layouts, published -> ours. The n arrays that one published array holds are split off in front:
+# queries, keys and values of an attention are one matrix there; elsewhere n is 1.
+VECTOR = '(n o) -> n o'
+MATRIX = '(n o) i -> n i o'
+FILTER = '(n o) i h w -> n h w i o'
+LEVELS = '(n l) d -> n l d'
+
+# What a module holds: (published name, our names, layout).
+NORM = (('weight', ['scale'], VECTOR), ('bias', ['bias'], VECTOR))
+LINEAR = (('weight', ['kernel'], MATRIX), ('bias', ['bias'], VECTOR))
+CONV = (('weight', ['kernel'], FILTER),)
+CONV_BIAS = (*CONV, ('bias', ['bias'], VECTOR))
+CONV_FROZEN_NORM = (
+    ('weight', ['conv/kernel'], FILTER),
+    ('norm.weight', ['norm/frozen_scale'], VECTOR),
+    ('norm.bias', ['norm/frozen_bias'], VECTOR),
+    ('norm.running_mean', ['norm/frozen_mean'], VECTOR),
+    ('norm.running_var', ['norm/frozen_variance'], VECTOR),
+)
+ATTENTION = (
+    ('in_proj_weight', ['query/kernel', 'key/kernel', 'value/kernel'], MATRIX),
+    ('in_proj_bias', ['query/bias', 'key/bias', 'value/bias'], VECTOR),
+    ('out_proj.weight', ['output/kernel'], MATRIX),
+    ('out_proj.bias', ['output/bias'], VECTOR),
+)
+
+STAGES = (2, 3, 4, 5)
+PIXELS = 'sem_seg_head.pixel_decoder'
+ENCODER = f'{PIXELS}.transformer.encoder.layers.{{}}'
+PREDICTOR = 'sem_seg_head.predictor'
+SELF = f'{PREDICTOR}.transformer_self_attention_layers.{{}}'
+CROSS = f'{PREDICTOR}.transformer_cross_attention_layers.{{}}'
+FFN = f'{PREDICTOR}.transformer_ffn_layers.{{}}'
+DECODER = 'decoder/layers_{}'
+
+# (published module, our module, what it holds); {} numbers blocks or layers from 0.
+TABLE = (
+    ('backbone.stem.conv1', 'resnet/stem', CONV_FROZEN_NORM),
+    *(
+        (f'backbone.res{s}.0.shortcut', f'resnet/res{s}_0/shortcut', CONV_FROZEN_NORM)
+        for s in STAGES
+    ),
+    *(
+        (f'backbone.res{s}.{{}}.conv{k}', f'resnet/res{s}_{{}}/conv{k}', CONV_FROZEN_NORM)
+        for s in STAGES
+        for k in (1, 2, 3)
+    ),
+    *((f'{PIXELS}.input_proj.{k}.0', f'pixel_decoder/input{k}', CONV_BIAS) for k in range(3)),
+    *((f'{PIXELS}.input_proj.{k}.1', f'pixel_decoder/input_norm{k}', NORM) for k in range(3)),
+    (f'{PIXELS}.transformer', 'pixel_decoder', (('level_embed', ['level_embed'], LEVELS),)),
+    (f'{ENCODER}.self_attn.sampling_offsets', 'pixel_decoder/layer{}/attention/offsets', LINEAR),
+    (f'{ENCODER}.self_attn.attention_weights', 'pixel_decoder/layer{}/attention/weights', LINEAR),
+    (f'{ENCODER}.self_attn.value_proj', 'pixel_decoder/layer{}/attention/value', LINEAR),
+    (f'{ENCODER}.self_attn.output_proj', 'pixel_decoder/layer{}/attention/output', LINEAR),
+    (f'{ENCODER}.norm1', 'pixel_decoder/layer{}/attention_norm', NORM),
+    (f'{ENCODER}.linear1', 'pixel_decoder/layer{}/feedforward/linear1', LINEAR),
+    (f'{ENCODER}.linear2', 'pixel_decoder/layer{}/feedforward/linear2', LINEAR),
+    (f'{ENCODER}.norm2', 'pixel_decoder/layer{}/feedforward/norm', NORM),
+    (f'{PIXELS}.adapter_1', 'pixel_decoder/lateral', CONV),
+    (f'{PIXELS}.adapter_1.norm', 'pixel_decoder/lateral_norm', NORM),
+    (f'{PIXELS}.layer_1', 'pixel_decoder/output', CONV),
+    (f'{PIXELS}.layer_1.norm', 'pixel_decoder/output_norm', NORM),
+    (f'{PIXELS}.mask_features', 'pixel_decoder/mask_features', CONV_BIAS),
+    (PREDICTOR, '', (('level_embed.weight', ['level_embedding'], LEVELS),)),
+    (f'{PREDICTOR}.enc_output', 'query_prealignment/output/dense', LINEAR),
+    (f'{PREDICTOR}.encoder_norm', 'query_prealignment/norm', NORM),
+    (f'{PREDICTOR}.ref_point_head.layers.0', 'decoder/position_head/layer0/dense', LINEAR),
+    (f'{PREDICTOR}.ref_point_head.layers.1', 'decoder/position_head/layer1/dense', LINEAR),
+    (f'{PREDICTOR}.query_scale.layers.0', 'decoder/position_scale/layer0/dense', LINEAR),
+    (f'{PREDICTOR}.query_scale.layers.1', 'decoder/position_scale/layer1/dense', LINEAR),
+    (f'{SELF}.self_attn', f'{DECODER}/self_attention', ATTENTION),
+    (f'{SELF}.norm', f'{DECODER}/self_attention/norm', NORM),
+    (f'{CROSS}.multihead_attn', f'{DECODER}/cross_attention', ATTENTION),
+    (f'{CROSS}.norm', f'{DECODER}/cross_attention/norm', NORM),
+    (f'{FFN}.linear1', f'{DECODER}/feedforward/linear1', LINEAR),
+    (f'{FFN}.linear2', f'{DECODER}/feedforward/linear2', LINEAR),
+    (f'{FFN}.norm', f'{DECODER}/feedforward/norm', NORM),
+    (f'{PREDICTOR}.decoder_norm', 'heads/norm', NORM),
+    (f'{PREDICTOR}.class_embed', 'heads/class_head/dense', LINEAR),
+    *(
+        (f'{PREDICTOR}.mask_embed.layers.{k}', f'heads/mask_head/layer{k}/dense', LINEAR)
+        for k in range(3)
+    ),
+    (f'{PREDICTOR}._bbox_embed.layers.0', 'heads/box_head/layer0/dense', LINEAR),
+    (f'{PREDICTOR}._bbox_embed.layers.1', 'heads/box_head/layer1/dense', LINEAR),
+    (f'{PREDICTOR}._bbox_embed.layers.2', 'heads/box_head/layer2', LINEAR),
+)
+
+
+class _Array(NamedTuple):
+    """One line of the table, spelt out: equal published arrays, and the arrays we make of them."""
+
+    published: list[str]
+    ours: list[str]
+    layout: str
+
+
+def _arrays(keys: Collection[str], column: int) -> Iterator[_Array]:
+    """The table for a model with these keys, which are named as in this column of it.
+
+    How many blocks and layers there are is read off the keys; a block or layer that is there in
+    part is listed in full.
+    """
+
+    def family(row):  # The rows of one kind of layer have the same beginning.
+        return row[1].split('{}')[0]
+
+    counts = defaultdict(int)
+    for row in TABLE:
+        if '{}' in row[1]:
+            numbered = re.compile(re.escape(row[column]).replace(r'\{\}', r'(\d+)'))
+            found = [int(match[1]) for match in map(numbered.match, keys) if match]
+            counts[family(row)] = max([counts[family(row)], *(i + 1 for i in found)])
+    for row in TABLE:
+        published, ours, parts = row
+        for i in range(counts[family(row)] if '{}' in ours else 1):
+            for their_name, our_names, layout in parts:
+                key = f'{published.format(i)}.{their_name}'
+                same = [key]
+                if '._bbox_embed.' in key:  # Registered again for every decoder layer.
+                    layers = range(counts[DECODER.split('{}')[0]])
+                    same += [key.replace('._bbox_embed.', f'.bbox_embed.{j}.') for j in layers]
+                yield _Array(same, [f'{ours.format(i)}/{x}'.lstrip('/') for x in our_names], layout)
+
+
+def _check_complete(expected: Collection[str], given: Collection[str], what: str) -> None:
+    """Raises a ValueError if the names given are not the names expected."""
+    for problem, names in (
+        ('are missing', set(expected) - set(given)),
+        ('have no counterpart', set(given) - set(expected)),
+    ):
+        if names:
+            raise ValueError(
+                f'{len(names)} {what} {problem}, such as {sorted(names)[:3]}; only a complete model '
+                'with ResNet-50 or -101 and selected queries can be converted.'
+            )
+
+
+def to_flax(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Our parameters, nested, from a published state dict.
+
+    Raises:
+        ValueError: a key is missing or unknown, or the copies of the box head differ.
+    """
+    arrays = list(_arrays(state, column=0))
+    _check_complete([key for x in arrays for key in x.published], state, 'published keys')
+    params = {}
+    for array in arrays:
+        value, *copies = (np.asarray(state[key]) for key in array.published)
+        for key, copy in zip(array.published[1:], copies, strict=True):
+            if not np.array_equal(copy, value):
+                raise ValueError(
+                    f'{key} differs from {array.published[0]}: the box head is one shared module, '
+                    'so all its copies must be equal; use the weights of an unmodified model.'
+                )
+        pieces = rearrange(value, array.layout, n=len(array.ours))
+        params.update(zip(array.ours, map(np.ascontiguousarray, pieces), strict=True))
+    return unflatten_dict(params, sep='/')
+
+
+def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A state dict with the published keys and shapes from our parameters.
+
+    Raises:
+        ValueError: a parameter is missing or has no counterpart in the published code.
+    """
+    params = flatten_dict(params, sep='/')
+    arrays = list(_arrays(params, column=1))
+    _check_complete([path for x in arrays for path in x.ours], params, 'parameters')
+    state = {}
+    for array in arrays:
+        split, merged = reversed(array.layout.split(' -> '))
+        pieces = [np.asarray(params[path]) for path in array.ours]
+        value = np.ascontiguousarray(rearrange(pieces, f'{split} -> {merged}'))
+        state.update(dict.fromkeys(array.published, value))
+    return state

@@ -1,0 +1,173 @@
+"""What a config may say: every key with its default and meaning, checked once at start-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.methods import Method, default_settings, make_method
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.optimizer import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Which images, and how they are augmented."""
+
+    name: str = 'coco_panoptic'  # Or 'shapes', the built-in set.
+    root: str = ''  # Folder of the data set.
+    train_split: str = 'train'
+    val_split: str = 'val'
+    num_train_images: int = 0  # Of 'shapes'; 0 = its default.
+    num_val_images: int = 0
+    size: int = 640  # Side of the training crop in pixels.
+    max_segments: int = 100  # Target slots of an image.
+    scale_range: tuple[float, float] = (0.5, 2.0)  # Shorter side over `size`.
+    scale_steps: int = 16
+    flip: bool = True
+    color: bool = True
+    keep_empty: bool = False  # Published: segments that cropping emptied stay targets.
+    num_workers: int = 0  # Processes that read data; 0 = threads of this one.
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolSettings:
+    """Which classes arrive when (A-B)."""
+
+    base: int = 100  # A; all classes = joint training.
+    increment: int = 10  # B
+    order: str | tuple[int, ...] = 'origin'  # Or 'descending', or a tuple of labels.
+    mask_unseen: bool = True  # Published: False, classes yet to come compete too.
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how to train."""
+
+    batch_size: int = 8  # Global: over all devices.
+    base_steps: int = 160_000
+    steps_per_class: int = 1_000  # Of every later stage.
+    survey_images: int = 0  # Images seen before a stage to count pseudo-labels; 0 = all.
+    seed: int = 0
+    log_every: int = 50  # Steps.
+    checkpoint_every: int = 5_000  # Steps; the end of a stage is always kept.
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How predictions become segments."""
+
+    batch_size: int = 8
+    short_side: int = 640
+    max_side: int = 2560
+    object_mask_threshold: float = 0.3
+    overlap_threshold: float = 0.8
+    num_pictures: int = 8  # Rows of the picture after each stage.
+
+
+_MODEL_FIELDS = {
+    field.name: field.default
+    for field in dataclasses.fields(Mask2Former)
+    if field.name not in ('num_classes', 'parent', 'name')
+}
+
+
+def default_config() -> dict[str, dict[str, Any]]:
+    """Every group and key of a config, with the published panoptic 100-10 values."""
+    return {
+        'data': dataclasses.asdict(DataSettings()),
+        'protocol': dataclasses.asdict(ProtocolSettings()),
+        'model': dict(_MODEL_FIELDS),
+        'method': {'name': 'simcis'} | dict(default_settings()),
+        'loss': dataclasses.asdict(LossWeights()) | dataclasses.asdict(PointSampling()),
+        'optimizer': dataclasses.asdict(OptimizerSettings()),
+        'training': dataclasses.asdict(TrainingSettings()),
+        'evaluation': dataclasses.asdict(EvaluationSettings()),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A checked config."""
+
+    data: DataSettings
+    protocol: ProtocolSettings
+    model: Mapping[str, Any]
+    method: Method
+    weights: LossWeights
+    sampling: PointSampling
+    optimizer: OptimizerSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+
+
+def check_keys(config: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises ValueError for a group or key that nothing reads, naming the nearest known one."""
+
+    def refuse(key, known):
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f'did you mean {near[0]!r}?' if near else f'known keys: {sorted(known)}'
+        raise ValueError(f'config key {key!r} is unknown, nothing reads it; {hint}')
+
+    known = {
+        f'{group}.{key}': default
+        for group, keys in default_config().items()
+        for key, default in keys.items()
+    }
+    for group, keys in config.items():
+        if not isinstance(keys, Mapping):
+            refuse(group, known)
+        for key in keys:
+            if f'{group}.{key}' not in known:
+                refuse(f'{group}.{key}', known)
+
+
+def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Turns a config into values.
+
+    Raises:
+        ValueError: a key is unknown, or values contradict each other.
+    """
+    check_keys(config)
+    groups = {group: dict(values) for group, values in config.items()}
+    loss = groups['loss']
+    weights = {field.name: loss.pop(field.name) for field in dataclasses.fields(LossWeights)}
+    settings = Settings(
+        data=DataSettings(**groups['data']),
+        protocol=ProtocolSettings(**groups['protocol']),
+        model=groups['model'],
+        method=make_method(**groups['method']),
+        weights=LossWeights(**weights),
+        sampling=PointSampling(**loss),
+        optimizer=OptimizerSettings(**groups['optimizer']),
+        training=TrainingSettings(**groups['training']),
+        evaluation=EvaluationSettings(**groups['evaluation']),
+    )
+    _check_values(settings)
+    return settings
+
+
+def _check_values(settings: Settings) -> None:
+    num_queries = settings.model['num_queries']
+    if settings.data.max_segments > num_queries:
+        raise ValueError(
+            f'data.max_segments={settings.data.max_segments} is more than '
+            f'model.num_queries={num_queries}; a query matches one segment, so lower the former.'
+        )
+    method = settings.method
+    needs_selection = [
+        key
+        for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight')
+        if getattr(method, key, 0)
+    ]
+    if settings.model['queries'] != 'selected' and needs_selection:
+        raise ValueError(
+            f'model.queries={settings.model["queries"]!r} has no selected pixel features for '
+            f'{", ".join("method." + key for key in needs_selection)}; set these to 0.'
+        )
+    if list(settings.optimizer.milestones) != sorted(settings.optimizer.milestones):
+        raise ValueError('optimizer.milestones must be fractions of a stage in rising order.')

@@ -1,0 +1,194 @@
+"""TrainState, and one update of it as a pure function that names no method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from simcis_jax import parallel
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.methods.base import Memory, Method
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.optimizer import OptimizerSettings, learning_rate, make_optimizer
+from simcis_jax.types import Batch, Predictions, StageArrays, Targets
+
+# Independent streams of random numbers of one image.
+MATCHING, SAMPLING, REPLAY = range(3)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes."""
+
+    step: Array  # [] int32, steps done in this stage.
+    params: Any
+    opt_state: Any
+    memory: Memory
+    key: Array  # Random key of the stage.
+
+
+def image_keys(key: Array, step: Array, num_images: int, stream: int) -> Array:
+    """Random keys [B] of this device's images: the same however many devices share the batch."""
+    key = jax.random.fold_in(jax.random.fold_in(key, step), stream)
+    rows = parallel.first_row(num_images) + jnp.arange(num_images)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def merged_targets(
+    teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method, slots: int
+) -> Targets:
+    """The method's targets, cut off from the gradient."""
+    if teacher is None:
+        return targets
+    return jax.lax.stop_gradient(method.targets(targets, teacher, stage, slots))
+
+
+def teach(
+    model: Mask2Former, teacher_params: Any, batch: Batch, allowed: Array | None
+) -> Predictions | None:
+    """What the teacher says of a batch, if there is one."""
+    if teacher_params is None:
+        return None
+    return jax.lax.stop_gradient(model.apply({'params': teacher_params}, batch.image, allowed))
+
+
+def make_train_step(
+    model: Mask2Former,
+    method: Method,
+    mesh: Mesh,
+    *,
+    weights: LossWeights,
+    sampling: PointSampling,
+    optimizer: OptimizerSettings,
+    mask_unseen: bool = True,
+) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
+    """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
+
+    `teacher_params` is None in the first stage; so a run traces the step twice. The batch is global
+    and split over the mesh; everything else is on every device. The state is donated.
+
+    Args:
+        model: student and teacher alike.
+        method: the continual method.
+        mesh: of devices.
+        weights: of the loss terms.
+        sampling: of points on masks.
+        optimizer: AdamW and its schedule.
+        mask_unseen: let only classes seen so far select queries; the published code does not.
+    """
+
+    def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
+        num_images = batch.image.shape[0]
+        batch_size = num_images * mesh.size
+
+        def keys(stream):
+            return image_keys(state.key, state.step, num_images, stream)
+
+        # The teacher knows the past and selects by it; the student selects by all it has seen.
+        teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
+        targets = merged_targets(teacher, batch.targets, stage, method, model.num_queries)
+        num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
+        virtual = None
+        if teacher is not None:
+            virtual = method.virtual_queries(state.memory, stage, keys(REPLAY))
+        replay = teacher is not None and method.replays_teacher_queries
+
+        def loss_fn(params):
+            student = model.apply(
+                {'params': params},
+                batch.image,
+                stage.seen if mask_unseen else None,
+                None if virtual is None else virtual.queries,
+                replay_positions=teacher.selection.positions if replay else None,
+            )
+            student, replayed = student if replay else (student, None)
+            matches = match_targets(
+                student,
+                targets,
+                keys(MATCHING),
+                weights=weights,
+                num_points=sampling.num_points,
+            )
+            terms = segmentation_losses(
+                student,
+                targets,
+                matches,
+                keys(SAMPLING),
+                virtual_labels=None if virtual is None else virtual.labels,
+                sampling=sampling,
+            )
+            normaliser = jnp.maximum(num_targets, 1)
+            terms = {name: term / normaliser for name, term in terms.items()}
+            weighted = sum(
+                getattr(weights, 'classification' if name == 'class' else name) * term.sum()
+                for name, term in terms.items()
+            )
+            extra = {} if teacher is None else method.losses(student, replayed, teacher)
+            extra = {name: term / batch_size for name, term in extra.items()}
+            # Logged: the last layer's terms, which mean the same whatever the number of layers.
+            logged = {name: term[-1] for name, term in terms.items()} | extra
+            total = weighted + sum(extra.values())
+            return total, (logged | {'total': total}, student, matches)
+
+        gradients, (metrics, student, matches) = jax.grad(loss_fn, has_aux=True)(state.params)
+        metrics |= {
+            'dropped_segments': jnp.sum(targets.dropped),
+            'broken_costs': matches.num_broken,
+        }
+        gradients, metrics = jax.lax.psum((gradients, metrics), parallel.AXIS)
+        rate = learning_rate(state.step, stage.num_steps, stage.learning_rate, optimizer)
+        updates, opt_state = make_optimizer(state.params, optimizer).update(
+            gradients, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
+
+        memory = state.memory
+        stored = method.stored_queries(student, targets, matches)
+        if stored is not None:
+            memory = method.update_memory(memory, *map(parallel.gather_rows, stored))
+        metrics |= {
+            'learning_rate': rate,
+            'gradient_norm': optax.tree.norm(gradients),
+            'targets': num_targets / batch_size,
+        }
+        state = state.replace(
+            step=state.step + 1, params=params, opt_state=opt_state, memory=memory
+        )
+        return state, metrics
+
+    everywhere, split = parallel.REPLICATED, parallel.SPLIT
+    return parallel.map_over_devices(
+        step,
+        mesh,
+        in_specs=(everywhere, everywhere, split, everywhere),
+        out_specs=(everywhere, everywhere),
+        donate=(0,),
+    )
+
+
+def make_survey_step(
+    model: Mask2Former, method: Method, mesh: Mesh, *, mask_unseen: bool = True
+) -> Callable[[Any, Batch, Array, StageArrays], Any]:
+    """Compiles `survey(teacher_params, batch, real, stage)`: the method's counts in a batch.
+
+    Rows of the batch that are not `real` [B] have no targets.
+    """
+
+    def survey(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
+        teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
+        targets = merged_targets(teacher, batch.targets, stage, method, model.num_queries)
+        targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
+        return jax.lax.psum(method.survey(targets, stage), parallel.AXIS)
+
+    everywhere, split = parallel.REPLICATED, parallel.SPLIT
+    return parallel.map_over_devices(
+        survey, mesh, in_specs=(everywhere, split, split, everywhere), out_specs=everywhere
+    )

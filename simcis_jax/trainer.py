@@ -1,0 +1,267 @@
+"""The stage loop and, inside it, the step loop. Linear; names no method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simcis_jax import parallel
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.stages import Stage, make_stages
+from simcis_jax.data import open_source
+from simcis_jax.data.pipeline import epoch_batches, train_iterator
+from simcis_jax.data.source import images_with
+from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluator import evaluate, make_predictor
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.optimizer import make_optimizer
+from simcis_jax.progress import Progress, duration
+from simcis_jax.settings import Settings
+from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
+from simcis_jax.types import StageArrays
+from simcis_jax.workdir import Workdir
+
+# Metrics worth a place in the progress line; the log has them all.
+SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
+
+
+def check_finite(numbers: Mapping[str, float], stage: Stage, step: int) -> None:
+    """Raises FloatingPointError naming the metrics that are not finite."""
+    broken = sorted(name for name, value in numbers.items() if not math.isfinite(value))
+    if broken:
+        raise FloatingPointError(
+            f'stage {stage.number}, step {step}: {", ".join(broken)} is not finite; the newest '
+            'checkpoint is from before. Lower optimizer.base_learning_rate or later_learning_rate.'
+        )
+
+
+class Trainer:
+    """Everything that stays the same over the stages of a run: data, model, compiled steps."""
+
+    def __init__(self, settings: Settings, workdir: Workdir):
+        self.settings, self.workdir = settings, workdir
+        training = settings.training
+        data = settings.data
+        self.train_source, self.val_source = (
+            open_source(data.name, split, root=data.root, size=data.size, num_images=num_images)
+            for split, num_images in (
+                (data.train_split, data.num_train_images),
+                (data.val_split, data.num_val_images),
+            )
+        )
+        self.categories = self.train_source.categories
+        protocol = settings.protocol
+        self.stages = make_stages(
+            len(self.categories),
+            base=protocol.base,
+            increment=protocol.increment,
+            order=protocol.order,
+        )
+        self.mesh = parallel.make_mesh(training.batch_size)
+        self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
+        self.train_step = make_train_step(
+            self.model,
+            settings.method,
+            self.mesh,
+            weights=settings.weights,
+            sampling=settings.sampling,
+            optimizer=settings.optimizer,
+            mask_unseen=protocol.mask_unseen,
+        )
+        self.survey_step = make_survey_step(
+            self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
+        )
+        self.predict = make_predictor(
+            self.model,
+            self.mesh,
+            is_thing=self.categories.is_thing,
+            object_mask_threshold=settings.evaluation.object_mask_threshold,
+            overlap_threshold=settings.evaluation.overlap_threshold,
+        )
+
+    # One run
+
+    def run(self) -> dict:
+        """Trains and evaluates every stage that is not finished yet; returns the results."""
+        state, reports = None, []
+        for stage in self.stages:
+            folder = self.workdir.stage(stage.number)
+            report = folder.read_report()
+            if report is None:
+                if state is None and stage.index > 0:
+                    state = self.finished_state(self.stages[stage.index - 1])
+                state = self.train_stage(stage, state)
+                report = self.evaluate_stage(stage, state)
+            reports.append(report)
+            results = continual.results(reports)
+            self.workdir.write_results(results)
+            print(continual.format_table(results), flush=True)
+        return results
+
+    # One stage
+
+    def train_stage(self, stage: Stage, previous: TrainState | None) -> TrainState:
+        """Trains a stage, from its newest checkpoint if it has one."""
+        arrays, data = self.stage_arrays(stage), self.stage_data(stage)
+        num_steps = int(arrays.num_steps)
+        names = ', '.join(self.categories.names[label] for label in stage.current)
+        print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
+        use_teacher = previous is not None and self.settings.method.uses_teacher
+        # The step donates its state, so the teacher needs parameters of its own.
+        teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
+
+        with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
+            if checkpoints.latest_step is not None:
+                state = checkpoints.restore(self.new_state(stage, previous), data)
+                print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
+            else:
+                state = self.begin_stage(stage, previous, teacher, arrays)
+            first = int(state.step)
+            log = self.workdir.metrics_log(stage.number, first)
+            progress = Progress(f'stage {stage.number} step', num_steps, 'steps', done=first)
+            for step in range(first + 1, num_steps + 1):
+                batch = parallel.put_batch(self.mesh, next(data))
+                state, metrics = self.train_step(state, teacher, batch, arrays)
+                numbers = None
+                if step == first + 1:
+                    jax.block_until_ready(metrics)
+                    progress.restart_clock()
+                if step % self.settings.training.log_every == 0 or step == num_steps:
+                    numbers = {name: float(value) for name, value in metrics.items()}
+                    check_finite(numbers, stage, step)
+                    log.write(step, numbers, progress.rate)
+                    numbers = {n: v for n, v in numbers.items() if n in SHOWN}
+                progress.advance(numbers=numbers)
+                if step % self.settings.training.checkpoint_every == 0 or step == num_steps:
+                    checkpoints.save(state, data)
+            log.close()
+        return state
+
+    def begin_stage(
+        self,
+        stage: Stage,
+        previous: TrainState | None,
+        teacher: Any,
+        arrays: StageArrays,
+    ) -> TrainState:
+        """The state a stage starts from: parameters and memory live on, the optimizer is new."""
+        state = self.new_state(stage, previous)
+        method = self.settings.method
+        if teacher is None or not method.surveys:
+            return state
+        limit = self.settings.training.survey_images or None
+        indices = images_with(self.train_source, stage.current)[:limit]
+        batches = epoch_batches(
+            self.train_source,
+            indices=indices,
+            **self.augmentation(stage),
+            batch_size=self.settings.training.batch_size,
+            seed=self.data_seed(stage),
+        )
+        progress = Progress(f'stage {stage.number} survey', len(indices), 'images')
+        total = None
+        for batch, real in batches:
+            batch, real_rows = parallel.put_batch(self.mesh, (batch, real))
+            counts = self.survey_step(teacher, batch, real_rows, arrays)
+            total = counts if total is None else jax.tree.map(jnp.add, total, counts)
+            progress.advance(int(real.sum()))
+        return state.replace(memory=method.begin_stage(state.memory, total))
+
+    def new_state(self, stage: Stage, previous: TrainState | None) -> TrainState:
+        """Step 0 of a stage, without the survey."""
+        training = self.settings.training
+        key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
+        if previous is None:
+            image = jnp.zeros((1, self.settings.data.size, self.settings.data.size, 3), jnp.uint8)
+            params = jax.jit(self.model.init)(key, image)['params']
+            memory = self.settings.method.init_memory(len(self.categories), self.model.width)
+        else:
+            params, memory = previous.params, previous.memory
+        optimizer = make_optimizer(params, self.settings.optimizer)
+        state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params), memory, key)
+        return parallel.put_replicated(self.mesh, state)
+
+    def finished_state(self, stage: Stage) -> TrainState:
+        """The last state of a stage that is trained."""
+        with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
+            return checkpoints.restore(self.new_state(stage, None))
+
+    def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
+        """Scores a stage on all classes seen so far; writes the report and the picture."""
+        seen = np.isin(np.arange(len(self.categories)), stage.seen)
+        num_images = len(images_with(self.val_source, stage.seen))
+        start = time.monotonic()
+        counts, picture = evaluate(
+            self.predict,
+            state.params,
+            self.val_source,
+            seen,
+            self.settings.evaluation,
+            mask_unseen=self.settings.protocol.mask_unseen,
+            progress=Progress(f'stage {stage.number} evaluation', num_images, 'images'),
+        )
+        groups = continual.class_groups([s.current for s in self.stages], stage.index)
+        report = {'stage': stage.number} | continual.stage_report(counts, groups, self.categories)
+        print(continual.format_per_class(report))
+        print(f'evaluated {num_images} images in {duration(time.monotonic() - start)}', flush=True)
+        folder = self.workdir.stage(stage.number)
+        pictures.write_png(folder.picture, picture)
+        folder.write_report(report)
+        return report
+
+    # What a stage is made of
+
+    def stage_arrays(self, stage: Stage) -> StageArrays:
+        """The stage as the step sees it."""
+        training, optimizer = self.settings.training, self.settings.optimizer
+        past, current = stage.masks(len(self.categories))
+        is_base = stage.index == 0
+        arrays = StageArrays(
+            past=past,
+            current=current,
+            num_steps=np.int32(
+                training.base_steps if is_base else training.steps_per_class * len(stage.current)
+            ),
+            learning_rate=np.float32(
+                optimizer.base_learning_rate if is_base else optimizer.later_learning_rate
+            ),
+        )
+        return parallel.put_replicated(self.mesh, arrays)
+
+    def data_seed(self, stage: Stage) -> int:
+        """Seed of the order and augmentation of a stage's images."""
+        sequence = np.random.SeedSequence([self.settings.training.seed, stage.index])
+        return int(sequence.generate_state(1)[0])
+
+    def augmentation(self, stage: Stage) -> dict[str, Any]:
+        """What happens to each training image; the stage's classes become its targets."""
+        data = self.settings.data
+        return dict(
+            keep_classes=stage.current,
+            size=data.size,
+            max_segments=data.max_segments,
+            scale_range=tuple(data.scale_range),
+            scale_steps=data.scale_steps,
+            flip=data.flip,
+            color=data.color,
+            keep_empty=data.keep_empty,
+        )
+
+    def stage_data(self, stage: Stage):
+        """The endless training batches of a stage; this process's rows."""
+        return train_iterator(
+            self.train_source,
+            indices=images_with(self.train_source, stage.current),
+            **self.augmentation(stage),
+            batch_size=self.settings.training.batch_size,
+            seed=self.data_seed(stage),
+            num_workers=self.settings.data.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )

@@ -1,0 +1,235 @@
+"""Tests of the COCO panoptic reader, on data sets written into a temporary folder."""
+
+import json
+import pathlib
+import pickle
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from simcis_jax.data import coco_panoptic, source
+
+IDS = np.array([[0, 7, 7, 7], [300, 300, 7, 7], [70000, 70000, 70000, 70000]])
+
+
+def write(root, *, ids=IDS, edit=None):
+    """Writes one 4x3 image, its PNG and the JSON; `edit` changes the JSON's content first."""
+    (root / 'images/val').mkdir(parents=True)
+    (root / 'panoptic_val').mkdir()
+    image = np.zeros((3, 4, 3), np.uint8)
+    image[..., 0] = 250  # Red in RGB.
+    cv2.imwrite(str(root / 'images/val/a.png'), image[..., ::-1])
+    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
+    cv2.imwrite(str(root / 'panoptic_val/a.png'), colors[..., ::-1])
+    content = {
+        'images': [{'id': 5, 'file_name': 'a.png'}],
+        'annotations': [
+            {
+                'image_id': 5,
+                'file_name': 'a.png',
+                'segments_info': [
+                    {'id': 70000, 'category_id': 9, 'iscrowd': 0},
+                    {'id': 7, 'category_id': 2, 'iscrowd': 0},
+                    {'id': 300, 'category_id': 2, 'iscrowd': 1},
+                ],
+            }
+        ],
+        'categories': [
+            {'id': 9, 'name': 'road', 'isthing': 0, 'color': [1, 2, 3]},
+            {'id': 2, 'name': 'car', 'isthing': 1, 'color': [4, 5, 6]},
+            {'id': 4, 'name': 'bus', 'isthing': 1},
+        ],
+    }
+    if edit is not None:
+        edit(content)
+    (root / 'panoptic_val.json').write_text(json.dumps(content))
+    return root
+
+
+def open_split(root):
+    return coco_panoptic.coco_panoptic_split(root, 'val')
+
+
+def assert_one_line(error, *words):
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message
+
+
+def test_categories_are_sorted_by_id_and_contiguous(tmp_path):
+    categories = open_split(write(tmp_path)).categories
+    assert categories.names == ('car', 'bus', 'road')
+    assert categories.is_thing == (True, True, False)
+    assert categories.colors[0] == (4, 5, 6) and categories.colors[2] == (1, 2, 3)
+
+
+def test_missing_colours_are_made_and_differ(tmp_path):
+    def edit(content):
+        content['categories'] = [
+            {'id': k, 'name': f'class {k}', 'isthing': 1} for k in range(1, 151)
+        ]
+
+    assert len(set(open_split(write(tmp_path, edit=edit)).categories.colors)) == 150
+
+
+def test_an_example_holds_what_was_written(tmp_path):
+    images = open_split(write(tmp_path))
+    example = images[0]
+    assert isinstance(images, source.Source) and len(images) == 1 and example.image_id == 5
+    assert (example.image == [250, 0, 0]).all()
+    np.testing.assert_array_equal(example.segment_map, [[0, 1, 1, 1], [2, 2, 1, 1], [3, 3, 3, 3]])
+    np.testing.assert_array_equal(example.labels, [0, 0, 2])
+    np.testing.assert_array_equal(example.crowd, [False, True, False])
+
+
+def test_classes_of_leaves_crowds_out_and_needs_no_picture(tmp_path):
+    def edit(content):
+        content['annotations'][0]['segments_info'][1]['category_id'] = 4
+
+    root = write(tmp_path, edit=edit)
+    (root / 'panoptic_val/a.png').unlink()
+    assert open_split(root).classes_of(0) == {1, 2}
+
+
+def test_categories_can_be_given(tmp_path):
+    root = write(tmp_path)
+    images = coco_panoptic.CocoPanoptic(
+        root / 'images/val',
+        root / 'panoptic_val',
+        root / 'panoptic_val.json',
+        categories=[{'id': k, 'name': str(k), 'isthing': 0} for k in (1, 2, 9)],
+    )
+    np.testing.assert_array_equal(images[0].labels, [1, 1, 2])
+
+
+def test_a_pickled_source_reads_the_same(tmp_path):
+    images = open_split(write(tmp_path))
+    copy = pickle.loads(pickle.dumps(images))
+    np.testing.assert_array_equal(copy[0].segment_map, images[0].segment_map)
+
+
+@pytest.mark.parametrize('missing', ['images/val', 'panoptic_val', 'panoptic_val.json'])
+def test_a_missing_part_is_named(tmp_path, missing):
+    root = write(tmp_path)
+    (root / missing).rename(root / 'elsewhere')
+    with pytest.raises(FileNotFoundError) as error:
+        open_split(root)
+    assert_one_line(error, str(root / missing), 'does not exist')
+
+
+def test_a_missing_image_is_named(tmp_path):
+    root = write(tmp_path)
+    (root / 'images/val/a.png').unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        open_split(root)[0]
+    assert_one_line(error, 'images/val/a.png', 'does not exist')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('{"images": [', 'is not JSON'),
+        (b'\xff\xfe\x00', 'is not JSON'),
+        ('[]', 'a JSON object is needed'),
+        ('{"images": [], "annotations": []}', "field 'categories' is None"),
+    ],
+)
+def test_a_broken_json_is_named(tmp_path, text, words):
+    root = write(tmp_path)
+    content = text if isinstance(text, bytes) else text.encode()
+    (root / 'panoptic_val.json').write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        open_split(root)
+    assert_one_line(error, 'panoptic_val.json', words)
+
+
+def annotation(content):
+    return content['annotations'][0]
+
+
+@pytest.mark.parametrize(
+    ('edit', 'words'),
+    [
+        (lambda c: c.pop('images'), ("field 'images'",)),
+        (lambda c: c['images'][0].pop('file_name'), ('images[0]', "'file_name'")),
+        (lambda c: annotation(c).pop('segments_info'), ('annotations[0]', "'segments_info'")),
+        (lambda c: annotation(c)['segments_info'][0].pop('id'), ('annotations[0]', "'id'")),
+        (lambda c: annotation(c).update(image_id=6), ('annotations[0]', 'image_id 6')),
+        (
+            lambda c: annotation(c)['segments_info'][0].update(category_id=77),
+            ('annotations[0]', 'category ids [77]'),
+        ),
+        (
+            lambda c: annotation(c)['segments_info'][0].update(id=7),
+            ('annotations[0]', '[7, 7, 300]'),
+        ),
+        (lambda c: c['categories'][0].pop('isthing'), ('categories[0]', "'isthing'")),
+        (lambda c: c['categories'][0].update(color='red'), ('categories[0]', "'color'")),
+        (lambda c: c['categories'][0].update(id=2), ('category id 2', 'twice')),
+        (lambda c: c['categories'].insert(0, 3), ('categories[0]', "'id'")),
+    ],
+)
+def test_a_json_that_breaks_the_format_names_the_field(tmp_path, edit, words):
+    with pytest.raises(ValueError) as error:
+        open_split(write(tmp_path, edit=edit))
+    assert_one_line(error, 'panoptic_val.json', *words)
+
+
+def test_a_segment_that_is_not_painted_is_named(tmp_path):
+    root = write(tmp_path, ids=np.where(IDS == 300, 7, IDS))
+    with pytest.raises(ValueError) as error:
+        open_split(root)[0]
+    assert_one_line(error, 'panoptic_val/a.png', 'ids 300 are listed')
+
+
+def test_a_painted_id_that_is_not_listed_is_named(tmp_path):
+    root = write(tmp_path, ids=np.where(IDS == 0, 99999, IDS))
+    with pytest.raises(ValueError) as error:
+        open_split(root)[0]
+    assert_one_line(error, 'panoptic_val/a.png', 'ids 99999 are painted')
+
+
+def test_sizes_that_differ_are_an_error(tmp_path):
+    root = write(tmp_path, ids=IDS[:, [0, 1, 2, 3, 3]])
+    with pytest.raises(ValueError) as error:
+        open_split(root)[0]
+    assert_one_line(error, 'panoptic_val/a.png is 5x3', '4x3')
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png'])
+@pytest.mark.parametrize('share', [0, 0.01, 0.6])
+def test_a_cut_off_picture_is_an_error(tmp_path, extension, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    encoded = cv2.imencode(extension, noise)[1].tobytes()
+    path = tmp_path / f'picture{extension}'
+    path.write_bytes(encoded[: int(share * len(encoded))])
+    with pytest.raises(ValueError) as error:
+        coco_panoptic.read_image(path)
+    assert_one_line(error, f'picture{extension}', 'cannot be decoded')
+
+
+def test_a_grey_picture_becomes_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / 'grey.png'), np.full((2, 3), 90, np.uint8))
+    image = coco_panoptic.read_image(tmp_path / 'grey.png')
+    assert image.shape == (2, 3, 3) and (image == 90).all()
+
+
+def test_a_cmyk_picture_becomes_rgb():
+    image = coco_panoptic.read_image(pathlib.Path(__file__).parent / 'cmyk_red_8x6.jpg')
+    assert image.shape == (6, 8, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - [255, 0, 0]).max() < 12
+
+
+def test_exif_rotation_is_ignored(tmp_path):
+    encoded = cv2.imencode('.jpg', np.zeros((2, 6, 3), np.uint8))[1].tobytes()
+    # One TIFF tag: 0x0112 orientation, type SHORT, count 1, value 6 (a quarter turn).
+    tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b'Exif\0\0' + tiff
+    marker = b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif
+    path = tmp_path / 'turned.jpg'
+    path.write_bytes(encoded[:2] + marker + encoded[2:])
+    assert cv2.imread(str(path)).shape == (6, 2, 3)  # The tag is understood where it is read.
+    assert coco_panoptic.read_image(path).shape == (2, 6, 3)

@@ -1,0 +1,285 @@
+"""Tests of the batches for training and evaluation."""
+
+import itertools
+import pickle
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from simcis_jax import types
+from simcis_jax.data import augment, pipeline, shapes
+from simcis_jax.data.source import Example
+
+SETTINGS = dict(keep_classes=range(8), size=32, max_segments=8, scale_range=(0.5, 1.5))
+
+
+class Plain:
+    """Images of given sizes; the image at an index shows index + 1 and holds class 0."""
+
+    name = 'plain'
+    categories = types.Categories(('all',), (False,), ((0, 0, 0),))
+
+    def __init__(self, *sizes):
+        self._sizes = sizes
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def __getitem__(self, index):
+        shape = self._sizes[index]
+        return Example(
+            np.full((*shape, 3), index + 1, np.uint8),
+            np.ones(shape, np.int32),
+            np.zeros(1, np.int32),
+            np.zeros(1, bool),
+            index,
+        )
+
+    def classes_of(self, index):
+        return frozenset({0})
+
+
+def train(num_images=6, **changes):
+    settings = dict(indices=range(num_images), batch_size=4, seed=0, num_threads=1) | SETTINGS
+    return pipeline.train_iterator(shapes.Shapes('train', size=32), **(settings | changes))
+
+
+def shown(batch):
+    """Indices of the images of a batch of `Plain`."""
+    return (batch.image[:, 0, 0, 0].astype(int) - 1).tolist()
+
+
+def plain(num_images, **changes):
+    unchanged = dict(scale_range=(1.0, 1.0), flip=False, color=False)
+    settings = dict(indices=range(num_images), batch_size=2, seed=0) | SETTINGS | unchanged
+    return pipeline.train_iterator(Plain(*[(32, 32)] * num_images), **(settings | changes))
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+def assert_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def differ(left, right):
+    return not np.array_equal(left.image, right.image)
+
+
+def test_a_batch_has_the_promised_shapes_and_types():
+    batch = next(train())
+    assert isinstance(batch, types.Batch)
+    assert batch.image.shape == (4, 32, 32, 3) and batch.image.dtype == np.uint8
+    targets = batch.targets
+    assert targets.segment_map.shape == (4, 32, 32) and targets.segment_map.dtype == np.uint8
+    assert targets.labels.shape == (4, 8) and targets.labels.dtype == np.int32
+    assert targets.boxes.shape == (4, 8, 4) and targets.boxes.dtype == np.float32
+    assert targets.dropped.shape == (4,) and targets.dropped.dtype == np.int32
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
+
+
+def test_only_kept_classes_are_targets():
+    labels = np.concatenate([batch.targets.labels for batch in take(train(keep_classes={1, 3}), 6)])
+    assert set(np.unique(labels)) == {-1, 1, 3}
+
+
+def test_each_epoch_shows_every_image_once_in_a_new_order():
+    images = [index for batch in take(plain(10), 15) for index in shown(batch)]
+    epochs = [images[:10], images[10:20], images[20:]]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_only_the_given_indices_are_shown():
+    images = [index for batch in take(plain(10, indices=[2, 7, 9]), 6) for index in shown(batch)]
+    assert set(images) == {2, 7, 9}
+
+
+@pytest.mark.parametrize('num_images', [1, 3])
+def test_fewer_images_than_a_batch_repeat(num_images):
+    batch = next(plain(num_images, batch_size=8))
+    assert set(shown(batch)) == set(range(num_images))
+
+
+def test_repeats_of_an_image_are_augmented_differently():
+    first, second = take(train(1, batch_size=1), 2)
+    assert differ(first, second)
+
+
+def test_the_seed_decides():
+    first, same, other = next(train(seed=5)), next(train(seed=5)), next(train(seed=6))
+    assert_equal(first, same)
+    assert differ(first, other)
+
+
+@pytest.mark.parametrize('interrupted_at', [0, 1, 4])
+def test_an_interrupted_iterator_goes_on_with_the_same_batches(interrupted_at):
+    undisturbed = take(train(), 6)
+    iterator = train(num_threads=3)
+    take(iterator, interrupted_at)
+    resumed = train()
+    resumed.set_state(iterator.get_state())
+    for batch, expected in zip(take(resumed, 2), undisturbed[interrupted_at:], strict=False):
+        assert_equal(batch, expected)
+
+
+def test_a_running_iterator_can_be_set_back():
+    iterator = train()
+    state, expected = iterator.get_state(), next(iterator)
+    take(iterator, 3)
+    iterator.set_state(state)
+    assert_equal(next(iterator), expected)
+
+
+def test_orbax_saves_and_restores_the_position(tmp_path):
+    iterator = train()
+    take(iterator, 3)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+        manager.wait_until_finished()
+        expected = next(iterator)
+        restored = train()
+        manager.restore(
+            3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(restored))
+        )
+    assert_equal(next(restored), expected)
+
+
+@pytest.mark.parametrize('process_count', [2, 4])
+def test_processes_share_the_rows_of_every_batch(process_count):
+    parts = [
+        train(process_index=process_index, process_count=process_count)
+        for process_index in range(process_count)
+    ]
+    for batch in take(train(), 3):
+        rows = [next(part) for part in parts]
+        assert_equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows), batch)
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error():
+    with pytest.raises(ValueError, match='batch of 4 images cannot be shared by 3 processes'):
+        train(process_count=3)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(ValueError, match="No image of 'shapes_train'"):
+        train(indices=[])
+
+
+def test_an_unknown_augmentation_setting_is_an_error():
+    with pytest.raises(TypeError, match='flipp'):
+        train(flipp=True)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_no_batch():
+    expected = take(train(), 5)
+    iterator = train(num_workers=2)
+    for batch, same in zip(take(iterator, 3), expected, strict=False):
+        assert_equal(batch, same)
+    other = train(num_workers=3)
+    other.set_state(iterator.get_state())
+    for batch, same in zip(take(other, 2), expected[3:], strict=True):
+        assert_equal(batch, same)
+    iterator.close()
+    other.close()
+
+
+def test_an_augmentation_pickles():
+    augmentation = pipeline.Augmentation(**SETTINGS)
+    assert pickle.loads(pickle.dumps(augmentation)) == augmentation
+
+
+def epoch(num_images, **changes):
+    settings = dict(indices=range(num_images), batch_size=4, seed=0) | SETTINGS
+    return list(pipeline.epoch_batches(shapes.Shapes('train', size=32), **(settings | changes)))
+
+
+def test_an_epoch_shows_every_image_once_in_order():
+    settings = SETTINGS | dict(scale_range=(1.0, 1.0), flip=False, color=False)
+    batches = pipeline.epoch_batches(
+        Plain(*[(32, 32)] * 7), indices=[6, 1, 2, 3, 5], batch_size=3, seed=0, **settings
+    )
+    images, real = zip(*[(shown(batch), real.tolist()) for batch, real in batches], strict=True)
+    assert images == ([6, 1, 2], [3, 5, 6])
+    assert real == ([True, True, True], [True, True, False])
+
+
+def test_an_epoch_is_augmented_and_reproducible():
+    (first, _), (again, _), (other, _) = epoch(4)[0], epoch(4)[0], epoch(4, seed=1)[0]
+    assert_equal(first, again)
+    assert differ(first, other)
+
+
+def test_processes_share_an_epoch():
+    parts = [epoch(6, process_index=index, process_count=2) for index in range(2)]
+    for left, right, whole in zip(*parts, epoch(6), strict=True):
+        rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), left, right)
+        assert_equal(rows, whole)
+
+
+def evaluate(*sizes, **changes):
+    settings = dict(batch_size=2, short_side=16, max_side=64, multiple=8) | changes
+    return list(pipeline.evaluation_batches(Plain(*sizes), range(len(sizes)), **settings))
+
+
+def test_evaluation_batches_have_one_padded_shape_each():
+    batches = evaluate((16, 24), (24, 16), (32, 48), (17, 17), (24, 16))
+    shapes_seen = sorted((batch.image.shape[1:3], int(batch.real.sum())) for batch in batches)
+    assert shapes_seen == [((16, 16), 1), ((16, 24), 2), ((24, 16), 2)]
+    assert all(batch.image.shape[0] == 2 for batch in batches)
+
+
+def test_evaluation_shows_every_image_once_whatever_the_threads():
+    sizes = [(16 + 4 * (k % 3), 16 + 4 * (k % 5)) for k in range(23)]
+    for num_threads in (1, 5):
+        ids = [
+            example.image_id
+            for batch in evaluate(*sizes, batch_size=3, num_threads=num_threads)
+            for example in batch.examples
+        ]
+        assert sorted(ids) == list(range(23))
+
+
+def test_evaluation_keeps_the_ground_truth_at_its_size():
+    (batch,) = evaluate((32, 40), (32, 40))
+    np.testing.assert_array_equal(batch.original_size, [[32, 40], [32, 40]])
+    np.testing.assert_array_equal(batch.size, [[16, 20], [16, 20]])
+    assert [example.segment_map.shape for example in batch.examples] == [(32, 40), (32, 40)]
+
+
+def test_evaluation_pads_with_zeros_at_the_bottom_and_right():
+    (batch,) = evaluate((32, 40), (32, 40))
+    assert batch.image.shape == (2, 16, 24, 3)
+    assert (batch.image[0, :, :20] == 1).all() and (batch.image[1, :, :20] == 2).all()
+    assert not batch.image[:, :, 20:].any()
+
+
+def test_evaluation_limits_the_longer_side():
+    (batch,) = evaluate((20, 200), max_side=80)
+    np.testing.assert_array_equal(batch.size[0], [8, 80])
+
+
+def test_rows_that_complete_an_evaluation_batch_are_not_real():
+    (batch,) = evaluate((16, 16), batch_size=3)
+    np.testing.assert_array_equal(batch.real, [True, False, False])
+    assert len(batch.examples) == 1 and not batch.image[1:].any()
+
+
+def test_evaluation_resizes_as_training_does():
+    images = shapes.Shapes('val', size=48)
+    (batch,) = pipeline.evaluation_batches(images, [3], batch_size=1, short_side=32, max_side=64)
+    np.testing.assert_array_equal(batch.image[0], augment.resize_image(images[3].image, 32, 32))
+
+
+def test_a_broken_image_stops_evaluation():
+    with pytest.raises(IndexError):
+        list(
+            pipeline.evaluation_batches(
+                Plain((16, 16)), [0, 1], batch_size=1, short_side=16, max_side=16
+            )
+        )
