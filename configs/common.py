@@ -22,8 +22,8 @@ def small_model(config: ConfigDict) -> ConfigDict:
         decoder_feedforward=256,
         class_prior=0.02,
     )
-    config.data.max_segments = 16
-    config.loss.num_points = 256
+    config.data.max_segments = 12
+    config.loss.num_points = 128
     config.optimizer.update(
         base_learning_rate=1e-3,
         later_learning_rate=5e-4,

@@ -43,12 +43,12 @@ def image_keys(key: Array, step: Array, num_images: int, stream: int) -> Array:
 
 
 def merged_targets(
-    teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method, slots: int
+    teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method
 ) -> Targets:
     """The method's targets, cut off from the gradient."""
     if teacher is None:
         return targets
-    return jax.lax.stop_gradient(method.targets(targets, teacher, stage, slots))
+    return jax.lax.stop_gradient(method.targets(targets, teacher, stage))
 
 
 def teach(
@@ -94,7 +94,7 @@ def make_train_step(
 
         # The teacher knows the past and selects by it; the student selects by all it has seen.
         teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
-        targets = merged_targets(teacher, batch.targets, stage, method, model.num_queries)
+        targets = merged_targets(teacher, batch.targets, stage, method)
         num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
         virtual = None
         if teacher is not None:
@@ -184,7 +184,7 @@ def make_survey_step(
 
     def survey(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
         teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
-        targets = merged_targets(teacher, batch.targets, stage, method, model.num_queries)
+        targets = merged_targets(teacher, batch.targets, stage, method)
         targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
         return jax.lax.psum(method.survey(targets, stage), parallel.AXIS)
 

@@ -33,6 +33,8 @@ class Categories:
     colors: tuple[tuple[int, int, int], ...]  # RGB, one a class, for pictures.
 
     def __post_init__(self):
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f'Categories need names that differ, got {self.names}.')
         if not len(self.names) == len(self.is_thing) == len(self.colors):
             raise ValueError(
                 f'Categories need one name, thing flag and colour a class, got {len(self.names)}, '
@@ -47,7 +49,7 @@ class Categories:
 class Targets:
     """Ground truth or merged targets: segments that never overlap, real slots first."""
 
-    segment_map: Array  # [B, H, W] uint8 or int32; 0 = no target (void), k = segment in slot k - 1.
+    segment_map: Array  # [B, H, W] uint8 (int32 if T > 255); 0 = void, k = segment in slot k - 1.
     labels: Array  # [B, T] int32, class of each slot; -1 = padding.
     boxes: Array  # [B, T, 4] float32, cx, cy, w, h in [0, 1].
     dropped: Array  # [B] int32, segments that found no slot.

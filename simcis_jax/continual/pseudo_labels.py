@@ -77,7 +77,6 @@ def add_pseudo_labels(
     allowed: Array,
     *,
     rule: PseudoLabelRule,
-    num_slots: int,
     rejected: Array | None = None,
 ) -> Targets:
     """Merges the teacher's believed segments of one image into its targets.
@@ -87,16 +86,17 @@ def add_pseudo_labels(
         targets: ground truth of the image (no batch axis), its T slots filled from the front.
         allowed: [C] bool, classes the teacher may name.
         rule: when to believe it.
-        num_slots: slots of the result; segments beyond are dropped, and counted.
         rejected: [C] bool; a query whose best class is one of these is dropped. The published code
             allows all classes and rejects the first unseen one.
 
     Returns:
-        Targets with `num_slots` slots: ground truth first, then pseudo-labels.
+        Targets with the same T slots: ground truth first, then pseudo-labels; segments that find no
+        slot are dropped, and counted.
     """
     keep, labels, scores, owner = _believed_segments(
         class_logits, mask_logits, targets.segment_map == 0, allowed, rejected, rule
     )
+    num_slots = targets.labels.shape[0]
     num_truth = jnp.sum(targets.labels >= 0)
     if rule.merge_classes:
         present = jnp.zeros(allowed.shape, bool).at[labels].max(keep)
@@ -109,19 +109,14 @@ def add_pseudo_labels(
     slot = jnp.where(keep, num_truth + rank, num_slots)
 
     kept = slot < num_slots
-    padding = num_slots - targets.labels.shape[0]
-    all_labels = jnp.pad(targets.labels, (0, padding), constant_values=-1)
-    all_labels = all_labels.at[slot].set(labels.astype(all_labels.dtype), mode='drop')
-    dtype = targets.segment_map.dtype if num_slots < 256 else jnp.int32
-    pseudo = jnp.where((owner >= 0) & kept[owner], slot[owner] + 1, 0).astype(dtype)
-    segment_map = targets.segment_map.astype(dtype) + pseudo
-    is_truth = jnp.arange(num_slots) < num_truth
-    truth_boxes = jnp.pad(targets.boxes, ((0, padding), (0, 0)))
+    pseudo = jnp.where((owner >= 0) & kept[owner], slot[owner] + 1, 0)
+    pseudo = pseudo.astype(targets.segment_map.dtype)
     pseudo_boxes = jax.vmap(lambda k: box_of(pseudo == k))(jnp.arange(1, num_slots + 1))
+    is_truth = jnp.arange(num_slots) < num_truth
     return Targets(
-        segment_map=segment_map,
-        labels=all_labels,
-        boxes=jnp.where(is_truth[:, None], truth_boxes, pseudo_boxes),
+        segment_map=targets.segment_map + pseudo,
+        labels=targets.labels.at[slot].set(labels.astype(jnp.int32), mode='drop'),
+        boxes=jnp.where(is_truth[:, None], targets.boxes, pseudo_boxes),
         dropped=targets.dropped + jnp.maximum(num_truth + num_found - num_slots, 0),
     )
 
@@ -132,7 +127,6 @@ def merge_targets(
     allowed: Array,
     *,
     rule: PseudoLabelRule,
-    num_slots: int,
     rejected: Array | None = None,
 ) -> Targets:
     """`add_pseudo_labels` for a batch, a few images at a time: masks are large at full size."""
@@ -145,7 +139,6 @@ def merge_targets(
             truth,
             allowed,
             rule=rule,
-            num_slots=num_slots,
             rejected=rejected,
         )
 

@@ -9,10 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Maps up to this many pixels are read by products of hat functions: no gather, and no scatter in
-# the gradient (2-core CPU). The cost of that grows with pixels, the cost of gathering does not.
-HATS_MAX_PIXELS = 2048
-
 
 def _corners(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
     """The four neighbours of points [.., 2]: row, column and weight, each [..]; zero outside."""
@@ -30,18 +26,8 @@ def _corners(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, 
     return corners
 
 
-def _hats(points: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Bilinear weights of points [.., 2] as row weights [.., h] and column weights [.., w]."""
-    rows = points[..., 1:] * shape[0] - 0.5 - jnp.arange(shape[0])
-    columns = points[..., :1] * shape[1] - 0.5 - jnp.arange(shape[1])
-    return jnp.maximum(0.0, 1.0 - jnp.abs(rows)), jnp.maximum(0.0, 1.0 - jnp.abs(columns))
-
-
 def sample_map(logits: Array, points: Array) -> Array:
     """Reads one map [h, w] at points [P, 2]: [P]."""
-    if logits.size <= HATS_MAX_PIXELS:
-        rows, columns = _hats(points, logits.shape)
-        return jnp.einsum('py,yx,px->p', rows, logits, columns, optimize='optimal')
     return sum(
         weight * logits[row, column] for row, column, weight in _corners(points, logits.shape)
     )
@@ -49,9 +35,6 @@ def sample_map(logits: Array, points: Array) -> Array:
 
 def sample_maps(logits: Array, points: Array) -> Array:
     """Reads N maps [N, h, w] at the same points [P, 2]: [N, P]."""
-    if logits[0].size <= HATS_MAX_PIXELS:
-        rows, columns = _hats(points, logits.shape[1:])
-        return jnp.einsum('py,nyx,px->np', rows, logits, columns, optimize='optimal')
     last = jnp.moveaxis(logits, 0, -1)  # Neighbouring maps in memory: one read serves all.
     corners = _corners(points, logits.shape[1:])
     return sum(weight[:, None] * last[row, column] for row, column, weight in corners).T

@@ -55,9 +55,7 @@ class Method:
         """Extra queries for the decoder; `keys` [B] are the images' random keys."""
         return None
 
-    def targets(
-        self, targets: Targets, teacher: Predictions, stage: StageArrays, num_slots: int
-    ) -> Targets:
+    def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
         """The targets to train on, given ground truth; called where there is a teacher."""
         return targets
 

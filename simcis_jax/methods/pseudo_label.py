@@ -32,8 +32,6 @@ class PseudoLabel(Method):
             merge_classes=self.merge_classes,
         )
 
-    def targets(
-        self, targets: Targets, teacher: Predictions, stage: StageArrays, num_slots: int
-    ) -> Targets:
+    def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
         """Ground truth, then the teacher's believed segments of past classes."""
-        return merge_targets(teacher, targets, stage.past, rule=self.rule, num_slots=num_slots)
+        return merge_targets(teacher, targets, stage.past, rule=self.rule)

@@ -22,6 +22,7 @@ class PredictionHeads(nn.Module):
     class_prior: float | None = None
 
     def setup(self):
+        """Makes the heads and their common norm."""
         bias_init = None
         if self.class_prior is not None:
             bias_init = nn.initializers.constant(-np.log(1 / self.class_prior - 1))

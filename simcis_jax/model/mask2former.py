@@ -53,6 +53,7 @@ class Mask2Former(nn.Module):
     dtype: str = 'float32'  # Of the backbone's and the decoder's products.
 
     def setup(self):
+        """Makes the parts."""
         if self.queries not in QUERY_SOURCES:
             raise ValueError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
@@ -98,7 +99,7 @@ class Mask2Former(nn.Module):
             virtual_queries: [B, V, D] stored queries that join the FFNs and heads; None = none.
             size: [B, 2] valid rows and columns; None = everything is image.
             replay_positions: [B, Q] tokens that another model selected. If given, they are decoded
-                too, detached and without virtual queries, and their predictions are returned second.
+                too, detached and without virtual queries; their predictions are returned second.
             replay_box_positions: [B, Q] tokens whose boxes the replayed queries start from; None =
                 `replay_positions`. The published code starts from its own selection instead.
 

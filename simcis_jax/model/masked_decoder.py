@@ -1,4 +1,4 @@
-"""The masked-attention decoder: queries look only where their last mask was, and refine their boxes."""
+"""The masked-attention decoder: queries look where their last mask was and refine their boxes."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ class MaskedDecoder(nn.Module):
     dtype: jnp.dtype | None = None
 
     def setup(self):
+        """Makes the layers and what places their queries."""
         self.layers = [
             DecoderLayer(self.num_heads, self.feedforward_width, self.dtype)
             for _ in range(self.num_layers)

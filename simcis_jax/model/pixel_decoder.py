@@ -1,4 +1,4 @@
-"""The pixel decoder: a deformable-attention encoder over three maps and one FPN step to the finest."""
+"""The pixel decoder: a deformable-attention encoder over three maps, one FPN step to the finest."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """QPA, lazy query pre-alignment (SimCIS, section 3.2).
 
 Object queries are not learned: they are the pixel features that the class head is surest of, so a
-query means the same thing before and after a stage. Every encoder token is scored by the rows of the
-class head (the prototypes); the best N become the queries, and each starts from a box at its pixel.
+query means the same thing before and after a stage. Every encoder token is scored by the rows of
+the class head (the prototypes); the best N become the queries, each with a box at its pixel to start.
 """
 
 from __future__ import annotations

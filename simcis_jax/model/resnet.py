@@ -1,4 +1,4 @@
-"""ResNet backbones: 50 and 101 with frozen batch statistics, and small ones that learn from scratch."""
+"""ResNet backbones: 50 and 101 with frozen batch norm, and small ones that learn from scratch."""
 
 from __future__ import annotations
 

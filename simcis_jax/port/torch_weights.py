@@ -148,8 +148,8 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
     ):
         if names:
             raise ValueError(
-                f'{len(names)} {what} {problem}, such as {sorted(names)[:3]}; only a complete model '
-                'with ResNet-50 or -101 and selected queries can be converted.'
+                f'{len(names)} {what} {problem}, such as {sorted(names)[:3]}; only a complete '
+                'model with ResNet-50 or -101 and selected queries can be converted.'
             )
 
 

@@ -89,7 +89,9 @@ def observe(name, backbone, salt):
     for part, prefix in enumerate(['dec/', 'dec/distill/'][: len(allowed)]):
         sets = inner['decoder']['__call__'][part]
         for i, layer in enumerate(names):
-            masks = np.einsum('bqd,bdhw->bqhw', sets.mask_embeddings[i], mask_features, optimize=True)
+            masks = np.einsum(
+                'bqd,bdhw->bqhw', sets.mask_embeddings[i], mask_features, optimize=True
+            )
             arrays[f'{prefix}{layer}/logits'] = sets.class_logits[i]
             arrays[f'{prefix}{layer}/masks'] = masks
             arrays[f'{prefix}{layer}/boxes'] = sets.boxes[i]

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD, Mask2Former, normalize
+
+SMALL = dict(
+    num_classes=5,
+    backbone='small',
+    num_queries=6,
+    width=16,
+    num_heads=2,
+    encoder_layers=1,
+    encoder_feedforward=16,
+    decoder_layers=2,
+    decoder_feedforward=16,
+)
+
+
+def image(seed=0, shape=(2, 32, 48, 3)):
+    return jax.random.randint(jax.random.key(seed), shape, 0, 256).astype(jnp.uint8)
+
+
+@pytest.fixture(scope='module')
+def params():
+    return jax.jit(Mask2Former(**SMALL).init)(jax.random.key(1), image())
+
+
+@jax.jit
+def predict(params, seen, virtual_queries, positions, box_positions):
+    """Predictions and those of the replay pass; one compilation for all tests."""
+    return Mask2Former(**SMALL).apply(
+        params,
+        image(),
+        seen,
+        virtual_queries,
+        replay_positions=positions,
+        replay_box_positions=box_positions,
+    )
+
+
+def replay(params, seen=(True,) * 5, positions=None, box_positions=None):
+    """The same with three virtual queries; positions are by default those of the own selection."""
+    seen, first = jnp.array(seen), jnp.broadcast_to(jnp.arange(6), (2, 6))
+    virtual_queries = jax.random.normal(jax.random.key(2), (2, 3, 16))
+    own = predict(params, seen, virtual_queries, first, first)[0].selection.positions
+    positions = own if positions is None else own[:, positions]
+    box_positions = own if box_positions is None else own[:, box_positions]
+    return predict(params, seen, virtual_queries, positions, box_positions)
+
+
+def test_padding_becomes_zero_and_the_rest_is_standardised():
+    pixels = jnp.broadcast_to(PIXEL_MEAN + 2 * PIXEL_STD, (2, 3, 4, 3))
+    sizes = np.array([[3, 1], [2, 4]])
+    expected = np.zeros((2, 3, 4, 3))
+    expected[0, :3, :1] = 2
+    expected[1, :2, :4] = 2
+    np.testing.assert_allclose(normalize(pixels, sizes), expected, atol=1e-5)
+
+
+def test_replaying_the_own_selection_repeats_the_predictions(params):
+    predictions, replayed = replay(params)
+    for name in ('class_logits', 'mask_embeddings', 'boxes'):
+        np.testing.assert_allclose(
+            getattr(replayed, name), getattr(predictions, name), rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    assert predictions.virtual_class_logits.shape == (3, 2, 3, 5)
+
+
+def test_replayed_boxes_may_come_from_other_tokens(params):
+    predictions, replayed = replay(params, positions=np.arange(6)[::-1])
+    np.testing.assert_allclose(replayed.boxes[0], predictions.boxes[0], atol=1e-5)
+    np.testing.assert_allclose(
+        replayed.class_logits[0], predictions.class_logits[0][:, ::-1], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_only_prototypes_of_seen_classes_select(params):
+    selection = replay(params, seen=[False, True, False, False, True])[0].selection
+    scores = np.asarray(selection.token_logits)[..., [1, 4]].max(axis=-1)
+    np.testing.assert_array_equal(selection.positions, np.argsort(-scores, axis=-1)[:, :6])
+
+
+@pytest.mark.parametrize('stop_gradient', [True, False])
+def test_layers_depend_on_the_selection_only_where_gradients_pass(params, stop_gradient):
+    model = Mask2Former(**SMALL, stop_gradient=stop_gradient)
+    rest = params['params']
+    selection = rest['query_prealignment']
+
+    def class_logits(selection):
+        return model.apply(
+            {'params': rest | {'query_prealignment': selection}}, image()
+        ).class_logits
+
+    ones = jax.tree.map(jnp.ones_like, selection)
+    _, change = jax.jit(lambda p, d: jax.jvp(class_logits, (p,), (d,)))(selection, ones)
+    assert (change[0] != 0).any()
+    assert (change[1:] == 0).all() == stop_gradient
+
+
+def test_learned_queries_are_the_same_for_every_image():
+    model = Mask2Former(**SMALL, queries='learned')
+
+    @jax.jit
+    def select():
+        predictions, _ = model.init_with_output(jax.random.key(1), image())
+        return predictions.selection
+
+    selection = select()
+    np.testing.assert_array_equal(selection.queries[0], selection.queries[1])
+    np.testing.assert_array_equal(selection.positions, [range(6)] * 2)
+    assert selection.token_logits.shape == (2, 0, 5)
+
+
+def test_an_image_side_that_is_no_multiple_of_the_stride_is_an_error():
+    with pytest.raises(ValueError, match='multiples of 16, got 32x40'):
+        Mask2Former(**SMALL).init(jax.random.key(1), image(shape=(1, 32, 40, 3)))
+
+
+def test_an_unknown_query_source_is_an_error():
+    with pytest.raises(ValueError, match="model.queries='random' is unknown"):
+        Mask2Former(**SMALL, queries='random').init(jax.random.key(1), image())
