@@ -24,8 +24,9 @@ def _abstract(tree: Any) -> Any:
 class StageCheckpoints:
     """The checkpoints of one stage in one folder, written in the background, the last two kept.
 
-    Parameters are an item of their own, so that they can be read without knowing the method or the
-    optimizer. The teacher is never written: it is the last checkpoint of the stage before.
+    Parameters and the method's memory are items of their own, so that the next stage can read them
+    without knowing the optimizer, or another method without knowing the memory. The teacher is never
+    written: it is the last checkpoint of the stage before.
     """
 
     def __init__(self, folder: Path):
@@ -45,22 +46,36 @@ class StageCheckpoints:
 
     def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
         """Starts writing a checkpoint; the state may be used on as soon as this returns."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                state=ocp.args.StandardSave(state.replace(params=None)),
-                data=grain.checkpoint.CheckpointSave(data),
-            ),
+        items = dict(
+            params=ocp.args.StandardSave(state.params),
+            rest=ocp.args.StandardSave(state.replace(params=None, memory=None)),
+            data=grain.checkpoint.CheckpointSave(data),
+        )
+        if jax.tree.leaves(state.memory):
+            items['memory'] = ocp.args.StandardSave(state.memory)
+        self._manager.save(int(state.step), args=ocp.args.Composite(**items))
+
+    def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
+        """The newest state, on the devices of `like`; moves `data` to its position."""
+        restored = self._restore(
+            params=ocp.args.StandardRestore(_abstract(like.params)),
+            rest=ocp.args.StandardRestore(_abstract(like.replace(params=None, memory=None))),
+            data=grain.checkpoint.CheckpointRestore(data),
+        )
+        return restored.rest.replace(
+            params=restored.params, memory=self.restore_memory(like.memory)
         )
 
-    def restore(self, like: TrainState, data: grain.DatasetIterator | None = None) -> TrainState:
-        """The newest state, on the devices of `like`; moves `data` to its position, if given."""
-        items = dict(
-            params=ocp.args.StandardRestore(_abstract(like.params)),
-            state=ocp.args.StandardRestore(_abstract(like.replace(params=None))),
-        )
-        if data is not None:
-            items['data'] = grain.checkpoint.CheckpointRestore(data)
-        restored = self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))
-        return restored.state.replace(params=restored.params)
+    def restore_params(self, like: Any) -> Any:
+        """The newest parameters, on the devices of `like`."""
+        return self._restore(params=ocp.args.StandardRestore(_abstract(like))).params
+
+    def restore_memory(self, like: Any) -> Any:
+        """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
+        has_memory = 'memory' in self._manager.item_metadata(self.latest_step).keys()
+        if not jax.tree.leaves(like) or not has_memory:
+            return like
+        return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
+
+    def _restore(self, **items: Any) -> Any:
+        return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import simcis_jax
 from simcis_jax import settings
@@ -32,27 +34,54 @@ def is_for_user(error: BaseException) -> bool:
     return bool(frames) and package in Path(frames[-1].filename).parents
 
 
-def run(config, workdir: str) -> dict:
-    """Runs a config to its results; the entry for notebooks and tests."""
-    values = config.to_dict() if hasattr(config, 'to_dict') else config
-    checked = settings.from_config(values)
-    trainer = Trainer(checked, Workdir(workdir, values))
-    return trainer.run()
+def stop(message: object) -> NoReturn:
+    """Ends the program with one line."""
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(1)
+
+
+def run(config: Mapping[str, Any], workdir: str) -> dict:
+    """Runs a config to its results; the entry for notebooks and tests.
+
+    Args:
+        config: groups of values, as `configs/common.py` makes them.
+        workdir: folder of the run.
+
+    Raises:
+        ValueError: a value is unknown, impossible, or not the one the folder was started with.
+        OSError: a file is missing or cannot be read or written.
+        FloatingPointError: a loss is not finite.
+    """
+    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    return Trainer(settings.from_config(config), Workdir(workdir, config)).run()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a config that is missing or has no such key ends the program."""
+    try:
+        rest = flags.FLAGS(argv)
+    except AttributeError as error:  # An override of a key that the config does not have.
+        stop('unknown config key: ' + ' '.join(str(error).strip('"').replace('\\n', ' ').split()))
+    except flags.Error as error:
+        stop(error)
+    path = flags.FLAGS['config'].config_filename
+    if not Path(path).is_file():
+        stop(f'the config {path} does not exist; see configs/ for those that do.')
+    return rest
 
 
 def main(argv: list[str]) -> None:
-    """Parses nothing itself: flags are parsed by absl."""
+    """Runs what the flags say."""
     if len(argv) > 1:
-        raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+        stop(f'unexpected arguments {argv[1:]}; values are set with --config.GROUP.KEY=VALUE.')
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     try:
         run(CONFIG.value, WORKDIR.value)
     except (ValueError, OSError, FloatingPointError) as error:
         if not is_for_user(error):
             raise
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(1)
+        stop(error)
 
 
 if __name__ == '__main__':
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since the start; the first unit, which compiles, does not count."""
+        """Units a second since the clock started."""
         elapsed = time.monotonic() - self._start
         return (self._done - self._first) / elapsed if elapsed > 0 else 0.0
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from simcis_jax import parallel
 from simcis_jax.checkpointing import StageCheckpoints
@@ -24,8 +26,8 @@ from simcis_jax.optimizer import make_optimizer
 from simcis_jax.progress import Progress, duration
 from simcis_jax.settings import Settings
 from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
-from simcis_jax.types import StageArrays
-from simcis_jax.workdir import Workdir
+from simcis_jax.types import Batch, StageArrays
+from simcis_jax.workdir import StageFolder, Workdir
 
 # Metrics worth a place in the progress line; the log has them all.
 SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
@@ -89,10 +91,12 @@ class Trainer:
 
     def run(self) -> dict:
         """Trains and evaluates every stage that is not finished yet; returns the results."""
+        self.check_network()
+        self.workdir.claim()
+        self.adopt_stages()
         state, reports = None, []
         for stage in self.stages:
-            folder = self.workdir.stage(stage.number)
-            report = folder.read_report()
+            report = self.workdir.stage(stage.number).read_report()
             if report is None:
                 if state is None and stage.index > 0:
                     state = self.finished_state(self.stages[stage.index - 1])
@@ -103,6 +107,28 @@ class Trainer:
             self.workdir.write_results(results)
             print(continual.format_table(results), flush=True)
         return results
+
+    def check_network(self) -> None:
+        """Raises ValueError if the network does not fit the images; computes nothing."""
+        jax.eval_shape(self.init_params, jax.random.key(0))
+
+    def init_params(self, key: Array) -> Any:
+        """Random parameters."""
+        size = self.settings.data.size
+        return self.model.init(key, jnp.zeros((1, size, size, 3), jnp.uint8))['params']
+
+    def adopt_stages(self) -> None:
+        """Takes over the finished stages up to `training.init_from`, reports and checkpoints."""
+        if not self.settings.training.init_from:
+            return
+        source = StageFolder(Path(self.settings.training.init_from))
+        if source.number is None or source.read_report() is None:
+            raise ValueError(
+                f'training.init_from={source.root} must be a folder stage_N with the evaluation.json '
+                'of a finished stage.'
+            )
+        for number in range(1, source.number + 1):
+            self.workdir.stage(number).adopt(StageFolder(source.root.parent / f'stage_{number}'))
 
     # One stage
 
@@ -126,22 +152,26 @@ class Trainer:
             log = self.workdir.metrics_log(stage.number, first)
             progress = Progress(f'stage {stage.number} step', num_steps, 'steps', done=first)
             for step in range(first + 1, num_steps + 1):
-                batch = parallel.put_batch(self.mesh, next(data))
+                batch = self.train_step_inputs(next(data))
                 state, metrics = self.train_step(state, teacher, batch, arrays)
                 numbers = None
-                if step == first + 1:
-                    jax.block_until_ready(metrics)
-                    progress.restart_clock()
                 if step % self.settings.training.log_every == 0 or step == num_steps:
                     numbers = {name: float(value) for name, value in metrics.items()}
                     check_finite(numbers, stage, step)
                     log.write(step, numbers, progress.rate)
                     numbers = {n: v for n, v in numbers.items() if n in SHOWN}
                 progress.advance(numbers=numbers)
+                if step == first + 1:
+                    jax.block_until_ready(metrics)
+                    progress.restart_clock()  # The first step compiles.
                 if step % self.settings.training.checkpoint_every == 0 or step == num_steps:
                     checkpoints.save(state, data)
             log.close()
         return state
+
+    def train_step_inputs(self, batch: Batch) -> Batch:
+        """This process's rows of a batch, put on its devices."""
+        return parallel.put_batch(self.mesh, batch)
 
     def begin_stage(
         self,
@@ -160,9 +190,11 @@ class Trainer:
         batches = epoch_batches(
             self.train_source,
             indices=indices,
-            **self.augmentation(stage),
             batch_size=self.settings.training.batch_size,
             seed=self.data_seed(stage),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **self.augmentation(stage),
         )
         progress = Progress(f'stage {stage.number} survey', len(indices), 'images')
         total = None
@@ -178,8 +210,7 @@ class Trainer:
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
-            image = jnp.zeros((1, self.settings.data.size, self.settings.data.size, 3), jnp.uint8)
-            params = jax.jit(self.model.init)(key, image)['params']
+            params = jax.jit(self.init_params)(key)
             memory = self.settings.method.init_memory(len(self.categories), self.model.width)
         else:
             params, memory = previous.params, previous.memory
@@ -188,9 +219,13 @@ class Trainer:
         return parallel.put_replicated(self.mesh, state)
 
     def finished_state(self, stage: Stage) -> TrainState:
-        """The last state of a stage that is trained."""
+        """What the next stage needs of a stage that is trained: parameters and memory."""
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
-            return checkpoints.restore(self.new_state(stage, None))
+            state = self.new_state(stage, None)
+            return state.replace(
+                params=checkpoints.restore_params(state.params),
+                memory=checkpoints.restore_memory(state.memory),
+            )
 
     def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
         """Scores a stage on all classes seen so far; writes the report and the picture."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ class StageFolder:
     root: Path
 
     @property
+    def number(self) -> int | None:
+        """N of stage_N; None if the folder has another name."""
+        name, _, number = self.root.name.partition('_')
+        return int(number) if name == 'stage' and number.isdigit() else None
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
         return self.root / 'checkpoints'
@@ -49,6 +56,17 @@ class StageFolder:
         """The scores, if the stage is finished."""
         path = self.root / 'evaluation.json'
         return json.loads(path.read_text()) if path.exists() else None
+
+    def adopt(self, other: StageFolder) -> None:
+        """Copies a finished stage of another run, its report last; does nothing the second time."""
+        if self.read_report() is None:
+            shutil.copytree(
+                other.root,
+                self.root,
+                ignore=shutil.ignore_patterns('evaluation.json'),
+                dirs_exist_ok=True,
+            )
+            self.write_report(other.read_report())
 
     def write_report(self, report: Mapping) -> None:
         """Writes the scores: from now on the stage is finished."""
@@ -88,18 +106,21 @@ class MetricsLog:
 
 
 class Workdir:
-    """The folder of one run.
-
-    Raises:
-        ValueError: the folder holds a run of another config, or files that are no run.
-    """
+    """The folder of one run; nothing is written before `claim`."""
 
     def __init__(self, root: str | Path, config: Mapping[str, Any]):
         self.root = Path(root)
+        self._config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
+
+    def claim(self) -> None:
+        """Makes the folder this config's, or finds that it is.
+
+        Raises:
+            ValueError: the folder holds a run of another config, or files that are no run.
+        """
         path = self.root / 'config.json'
-        config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
         if path.exists():
-            difference = first_difference(json.loads(path.read_text()), config)
+            difference = first_difference(json.loads(path.read_text()), self._config)
             if difference:
                 raise ValueError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
@@ -112,7 +133,7 @@ class Workdir:
                 'new --workdir.'
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(config, indent=2))
+        write_whole(path, json.dumps(self._config, indent=2))
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""

@@ -1,1 +1,17 @@
-"""Makes the helpers beside this file importable from every test."""
+"""Shared by all tests."""
+
+import jax
+import pytest
+from absl import flags
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiles each function once a session: the same step is built by many runs."""
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def pytest_configure(config):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.

@@ -95,3 +95,9 @@ def _ring(size: int, heads: int = 8, points: int = 4) -> np.ndarray:
 def published_state(salt: str, blocks_res4: int = 6) -> dict[str, np.ndarray]:
     """The state dict that the arrays in `golden/` were computed with."""
     return {key: draw(key, shape, salt) for key, shape in published_shapes(blocks_res4).items()}
+
+
+def recorded_points(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The uniform points of one draw of the recorded training steps; shorter draws are prefixes."""
+    rng = np.random.default_rng([20250, zlib.crc32(key.encode())])
+    return rng.random(shape, dtype=np.float32)

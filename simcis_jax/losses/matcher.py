@@ -100,14 +100,13 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
         )
     usable = jnp.isfinite(cost) & valid
     num_broken = jnp.sum(valid & ~jnp.isfinite(cost))
-    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs, so bad
-    # entries cost just more than any assignment of good ones can gain.
-    high = jnp.max(jnp.where(usable, cost, -jnp.inf), initial=-jnp.inf)
+    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs. So they
+    # are counted from the lowest, and a bad one is just dearer than any assignment of good ones.
     low = jnp.min(jnp.where(usable, cost, jnp.inf), initial=jnp.inf)
-    high, low = jnp.where(jnp.isfinite(high), high, 0.0), jnp.where(jnp.isfinite(low), low, 0.0)
-    broken = high + (high - low) * num_targets + 1.0
+    cost = jnp.where(usable, cost - low, 0.0)
+    high = jnp.max(cost, initial=0.0)
     # Columns of padding are constant: they change no choice among the others.
-    cost = jnp.where(usable, cost, jnp.where(valid, broken, high + 1.0))
-    queries, targets = optax.assignment.hungarian_algorithm(cost)
+    stand_in = jnp.where(valid, high * num_targets + 1.0, high + 1.0)
+    queries, targets = optax.assignment.hungarian_algorithm(jnp.where(usable, cost, stand_in))
     assignment = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
     return assignment, num_broken

@@ -2,7 +2,7 @@
 
 Object queries are not learned: they are the pixel features that the class head is surest of, so a
 query means the same thing before and after a stage. Every encoder token is scored by the rows of
-the class head (the prototypes); the best N become the queries, each with a box at its pixel to start.
+the class head (the prototypes); the best N become the queries, each with a first box at its pixel.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD, Mask2Former, normalize
 
@@ -24,7 +25,7 @@ def image(seed=0, shape=(2, 32, 48, 3)):
 
 @pytest.fixture(scope='module')
 def params():
-    return jax.jit(Mask2Former(**SMALL).init)(jax.random.key(1), image())
+    return random_params(Mask2Former(**SMALL).init, image())
 
 
 @jax.jit

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.query_prealignment import QueryPrealignment, proposals, select_queries
@@ -41,7 +42,7 @@ def test_unusable_positions_all_score_like_the_zero_token():
     _, usable = proposals(shapes)
     selection = QueryPrealignment(PredictionHeads(3, 8))
     tokens = jax.random.normal(jax.random.key(0), (1, len(usable), 8))
-    params = selection.init(jax.random.key(1), tokens, shapes)
+    params = random_params(lambda *args: selection.init(*args, shapes), tokens)
     of_tokens = selection.apply(params, tokens, shapes).class_logits[0]
     of_zeros = selection.apply(params, jnp.zeros_like(tokens), shapes).class_logits[0]
     same = np.isclose(of_tokens, of_zeros, atol=1e-6).all(axis=-1)

@@ -1,0 +1,75 @@
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax.losses.consistent_selection import (
+    consistent_selection_loss,
+    distribution_divergence,
+)
+
+
+@pytest.mark.parametrize('temperature', [1, 4])
+def test_divergence_is_the_published_one(temperature):
+    golden = golden_weights.load('components')
+    divergence = distribution_divergence(golden['kd/teacher'], golden['kd/student'], temperature)
+    num_images = 2
+    expected = golden[f'kd/kl_all_T{temperature}']
+    np.testing.assert_allclose(divergence / num_images, expected, rtol=1e-5)
+
+
+def test_loss_of_a_training_step_is_the_published_one():
+    golden = golden_weights.load('train_t2_pan_100-10')
+    # Only the logits at the teacher's positions are stored; elsewhere nothing may be read.
+    positions = golden['teacher/topk']
+    tokens = np.full((2, 420, 150), np.nan, np.float32)
+    np.put_along_axis(tokens, positions[..., None], golden['distill/interm/logits'], axis=1)
+    loss = consistent_selection_loss(tokens, positions, golden['teacher/interm_logits'])
+    np.testing.assert_allclose(loss / 2, golden['loss/interm_kl_loss'], rtol=1e-5)
+
+
+def random_case():
+    keys = jax.random.split(jax.random.key(0), 3)
+    tokens = jax.random.normal(keys[0], (2, 7, 5)) * 4
+    teacher = jax.random.normal(keys[1], (2, 3, 5)) * 4
+    return tokens, jnp.array([[6, 0, 3], [1, 1, 5]]), teacher
+
+
+def softmax(x):
+    x = np.exp(np.asarray(x, np.float64))
+    return x / x.sum()
+
+
+def test_loss_is_what_a_loop_computes():
+    tokens, positions, teacher = random_case()
+    expected = 0.0
+    for image in range(2):
+        for query in range(3):
+            p = softmax(teacher[image, query] / 2)
+            q = softmax(tokens[image, positions[image, query]] / 2)
+            expected += sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q, strict=True))
+    loss = consistent_selection_loss(tokens, positions, teacher, 2.0)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_a_student_that_repeats_its_teacher_has_no_loss():
+    tokens, positions, _ = random_case()
+    teacher = jnp.take_along_axis(tokens, positions[..., None], axis=1) + 3.0  # Softmax drops it.
+    np.testing.assert_allclose(consistent_selection_loss(tokens, positions, teacher), 0, atol=1e-5)
+
+
+def test_only_the_student_gets_a_gradient_and_only_where_the_teacher_looked():
+    tokens, positions, teacher = random_case()
+    gradient = jax.grad(consistent_selection_loss, argnums=(0, 2))(tokens, positions, teacher)
+    assert not gradient[1].any()
+    touched = np.asarray(jnp.abs(gradient[0]).max(axis=-1) > 0)
+    for image in range(2):
+        assert set(np.flatnonzero(touched[image])) == set(np.asarray(positions[image]).tolist())
+
+
+def test_certain_logits_stay_finite():
+    teacher, student = jnp.array([[1e4, -1e4]]), jnp.array([[-1e4, 1e4]])
+    loss, gradient = jax.value_and_grad(distribution_divergence, argnums=1)(teacher, student)
+    np.testing.assert_allclose(loss, 2e4)
+    assert jnp.isfinite(gradient).all()

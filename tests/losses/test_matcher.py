@@ -1,0 +1,246 @@
+"""Costs against stored arrays and loops; the assignment against scipy."""
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.losses.matcher import (
+    LossWeights,
+    class_cost,
+    dice_cost,
+    mask_cost,
+    match,
+    matching_cost,
+)
+from simcis_jax.losses.point_sampling import sample_maps
+
+match_many = jax.jit(jax.vmap(match))
+NUM_PROBLEMS = 100
+
+
+
+def unpacked(bits):
+    return np.unpackbits(bits, axis=-1).astype(bool)
+
+
+def segment_map_of(masks):
+    """Masks [T, H, W] that do not overlap as one map [H, W]."""
+    assert masks.sum(axis=0).max() <= 1
+    return (masks * np.arange(1, len(masks) + 1)[:, None, None]).sum(axis=0).astype(np.int32)
+
+
+def random_valid(rng, num_targets):
+    """Any number of real targets, from none to all, in any places."""
+    share = rng.random((NUM_PROBLEMS, 1))
+    return rng.random((NUM_PROBLEMS, num_targets)) < share * 1.2
+
+
+def assert_cheapest(costs, valid, rtol=1e-5):
+    """The assignments are one-to-one, and no others of the real targets cost less."""
+    assigned, num_broken = map(np.asarray, match_many(costs, valid))
+    assert not num_broken.any()
+    for cost, real, queries in zip(costs.astype(np.float64), valid, assigned, strict=True):
+        assert len(set(queries)) == len(queries) and queries.min() >= 0
+        assert queries.max() < len(cost)
+        targets = np.flatnonzero(real)
+        rows, columns = linear_sum_assignment(cost[:, targets])
+        best = cost[rows, targets[columns]].sum()
+        scale = np.abs(cost - cost.min()).max() + 1e-9
+        assert cost[queries[targets], targets].sum() <= best + rtol * scale
+
+
+@pytest.mark.parametrize('shape', [(12, 12), (20, 7)])
+def test_assignment_is_as_cheap_as_scipys(shape):
+    rng = np.random.default_rng(0)
+    costs = rng.normal(size=(NUM_PROBLEMS, *shape)).astype(np.float32) * 20
+    assert_cheapest(costs, random_valid(rng, shape[1]))
+
+
+@pytest.mark.parametrize('high', [1, 2, 4, 30])
+def test_ties_of_whole_numbers_are_solved_exactly(high):
+    rng = np.random.default_rng(high)
+    costs = rng.integers(0, high, (NUM_PROBLEMS, 12, 12)).astype(np.float32)
+    assert_cheapest(costs, random_valid(rng, 12), rtol=0)
+
+
+@pytest.mark.parametrize('offset', [1e4, -1e4, 1e6])
+def test_small_differences_of_large_costs_decide(offset):
+    rng = np.random.default_rng(3)
+    # Float32 keeps 0.001 of 1e4 and 0.06 of 1e6; what it keeps must decide.
+    costs = (offset + rng.random((NUM_PROBLEMS, 12, 12))).astype(np.float32)
+    assert_cheapest(costs, random_valid(rng, 12))
+
+
+def test_costs_of_very_different_size_are_solved():
+    rng = np.random.default_rng(4)
+    costs = (10 ** rng.uniform(-2, 4, (NUM_PROBLEMS, 12, 12))).astype(np.float32)
+    assert_cheapest(costs, random_valid(rng, 12))
+
+
+def test_among_equal_large_costs_the_broken_ones_are_avoided():
+    cost = np.full((12, 12), 1e8, np.float32)
+    cost[~np.roll(np.eye(12, dtype=bool), 1, axis=0)] = np.nan  # One assignment is left.
+    queries, num_broken = match(cost, np.ones(12, bool))
+    np.testing.assert_array_equal(queries, (np.arange(12) + 1) % 12)
+    assert num_broken == 132
+
+
+@pytest.mark.parametrize('offset', [0, 1e8])
+@pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
+def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
+    rng = np.random.default_rng(6)
+    costs = (rng.normal(size=(NUM_PROBLEMS, 12, 12)) * 20 + offset).astype(np.float32)
+    broken = rng.random(costs.shape) < rng.random((NUM_PROBLEMS, 1, 1))
+    costs[broken] = bad
+    valid = random_valid(rng, 12)
+    assigned, num_broken = map(np.asarray, match_many(costs, valid))
+    np.testing.assert_array_equal(num_broken, (broken & valid[:, None, :]).sum(axis=(1, 2)))
+    num_forced = 0
+    for cost, bad_cost, real, queries in zip(costs, broken, valid, assigned, strict=True):
+        assert len(set(queries)) == 12
+        targets = np.flatnonzero(real)
+        priced = np.where(bad_cost, 1e4, cost.astype(np.float64) - offset)[:, targets]
+        best = priced[linear_sum_assignment(priced)].sum()
+        np.testing.assert_allclose(
+            priced[queries[targets], np.arange(len(targets))].sum(), best, rtol=1e-5, atol=1e-3
+        )
+        num_forced += best > 5e3
+    assert 10 < num_forced < 90
+
+
+@pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
+def test_nothing_but_broken_costs_still_gives_every_target_a_query(bad):
+    queries, num_broken = match(jnp.full((5, 3), bad), jnp.array([True, True, False]))
+    assert len(set(np.asarray(queries).tolist()) & set(range(5))) == 3
+    assert num_broken == 10
+
+
+def test_padding_may_hold_anything():
+    rng = np.random.default_rng(7)
+    cost = rng.random((6, 6)).astype(np.float32)
+    valid = np.array([True, True, True, False, False, False])
+    expected, _ = match(cost, valid)
+    for junk in (np.nan, np.inf, -1e30, 0.0):
+        queries, num_broken = match(np.where(valid, cost, junk), valid)
+        np.testing.assert_array_equal(queries[:3], expected[:3])
+        assert sorted(np.asarray(queries)) == list(range(6)) and num_broken == 0
+
+
+def test_no_real_target_at_all_is_matched_one_to_one():
+    queries, num_broken = match(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
+    assert len(set(np.asarray(queries).tolist()) & set(range(4))) == 3
+    assert num_broken == 0
+
+
+def test_finite_costs_at_the_end_of_float32_give_a_one_to_one_assignment():
+    cost = jnp.array([[3e38, -3e38], [-3e38, 3e38]], jnp.float32)
+    queries, _ = match(cost, jnp.array([True, True]))
+    np.testing.assert_array_equal(queries, [1, 0])
+
+
+def test_one_target_gets_the_cheapest_query():
+    queries, _ = match(jnp.array([[3.0], [1.0], [2.0]]), jnp.array([True]))
+    assert queries.tolist() == [1]
+
+
+def test_more_slots_than_queries_is_an_error_that_names_the_setting():
+    with pytest.raises(ValueError, match='3 target slots for 2 queries.*data.max_segments'):
+        match(jnp.zeros((2, 3)), jnp.ones(3, bool))
+
+
+def test_published_costs_are_assigned_as_published():
+    golden = golden_weights.load('train_t1_pan')
+    keys = [key for key in golden if key.startswith('cost/')]
+    assert len(keys) == 22
+    for key in keys:
+        cost, (rows, columns) = golden[key], golden[key.replace('cost', 'assign')]
+        padded = np.pad(cost, ((0, 0), (0, 10 - cost.shape[1])))
+        queries, _ = match(padded, np.arange(10) < cost.shape[1])
+        np.testing.assert_array_equal(queries[columns], rows, err_msg=key)
+
+
+@pytest.fixture
+def components():
+    golden = golden_weights.load('components')
+    masks = unpacked(golden['match/tgt_masks_packed']).astype(np.float32)
+    points = golden['match/points'][0]
+    golden['truth'] = sample_maps(masks, points)
+    golden['sampled'] = sample_maps(golden['match/masks'][0], points)
+    return golden
+
+
+def test_class_cost_is_the_published_one(components):
+    cost = class_cost(components['match/logits'][0], components['match/tgt_labels'])
+    np.testing.assert_allclose(cost, components['match/cost_class'], rtol=1e-5, atol=1e-6)
+
+
+def test_mask_cost_is_the_published_one(components):
+    cost = mask_cost(components['sampled'], components['truth'])
+    np.testing.assert_allclose(cost, components['match/cost_bce'], rtol=1e-5, atol=1e-6)
+
+
+def test_dice_cost_is_the_published_one(components):
+    cost = dice_cost(components['sampled'], components['truth'])
+    np.testing.assert_allclose(cost, components['match/cost_dice'], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name, classification', [('pan', 4.0), ('sem', 2.0)])
+def test_weighted_terms_and_their_assignment_are_the_published_ones(
+    components, name, classification
+):
+    boxes, truth = components['match/boxes'][0][:, None], components['match/tgt_boxes']
+    cost = (
+        classification * class_cost(components['match/logits'][0], components['match/tgt_labels'])
+        + 5 * mask_cost(components['sampled'], components['truth'])
+        + 5 * dice_cost(components['sampled'], components['truth'])
+        + 5 * jnp.abs(boxes - truth).sum(axis=-1)
+        - 2 * generalized_iou(boxes, truth)
+    )
+    np.testing.assert_allclose(cost, components[f'match/{name}_cost'], rtol=1e-5, atol=1e-5)
+    rows, columns = components[f'match/{name}_assign']
+    np.testing.assert_array_equal(match(cost, jnp.ones(4, bool))[0][columns], rows)
+
+
+def test_matching_cost_of_a_training_step_is_the_published_one():
+    golden = golden_weights.load('train_t1_pan')
+    for number, (prediction, index) in enumerate([('interm', 0), ('main', -1)]):
+        first = 0
+        for image in (0, 1):
+            queries = golden[f'assign/{prediction}/b{image}'][0]  # Only their masks are stored.
+            num_targets = len(queries)
+            cost = matching_cost(
+                golden['logits'][number, image, queries],
+                golden['masks'][number, first : first + num_targets],
+                golden['boxes'][index, image, queries],
+                segment_map_of(unpacked(golden[f'gt/b{image}/masks_packed'])),
+                golden[f'gt/b{image}/labels'],
+                golden[f'targets/b{image}/boxes'],
+                golden_weights.recorded_points(f'match/{prediction}/b{image}', (196, 2)),
+                LossWeights(),
+            )
+            expected = golden[f'cost/{prediction}/b{image}'][queries]
+            np.testing.assert_allclose(cost, expected, rtol=1e-4)
+            first += num_targets
+        assert first == len(golden['masks'][number])
+
+
+def test_costs_are_what_a_loop_computes():
+    rng = np.random.default_rng(8)
+    logits, labels = rng.normal(size=(4, 6)) * 3, np.array([5, 0, 5])
+    masks, truth = rng.normal(size=(4, 9)) * 5, rng.random((3, 9))
+    expected = np.zeros((3, 4, 3))
+    for q in range(4):
+        for t in range(3):
+            p = 1 / (1 + np.exp(-logits[q, labels[t]]))
+            expected[0, q, t] = -0.25 * (1 - p) ** 2 * np.log(p) + 0.75 * p**2 * np.log(1 - p)
+            p = 1 / (1 + np.exp(-masks[q]))
+            entropies = -(truth[t] * np.log(p) + (1 - truth[t]) * np.log(1 - p))
+            expected[1, q, t] = sum(entropies) / 9
+            share = (2 * sum(p * truth[t]) + 1) / (sum(p) + sum(truth[t]) + 1)
+            expected[2, q, t] = 1 - share
+    costs = class_cost(logits, labels), mask_cost(masks, truth), dice_cost(masks, truth)
+    np.testing.assert_allclose(jnp.stack(costs), expected, rtol=1e-4, atol=1e-5)

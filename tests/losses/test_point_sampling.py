@@ -1,0 +1,122 @@
+"""Bilinear reads against stored arrays, scipy and the masks that a segment map stands for."""
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from simcis_jax.losses.point_sampling import (
+    keep_uncertain,
+    sample_map,
+    sample_maps,
+    sample_segments,
+    uncertain_points,
+)
+
+
+@pytest.fixture(scope='module')
+def golden():
+    return golden_weights.load('components')
+
+
+def scipy_reads(array, points):
+    """Bilinear reads with zeros around, by another route."""
+    padded = np.pad(array, 1)
+    y = points[:, 1] * array.shape[0] - 0.5 + 1
+    x = points[:, 0] * array.shape[1] - 0.5 + 1
+    return map_coordinates(padded, [y, x], order=1, mode='constant')
+
+
+def points_everywhere(rng, num_points=200):
+    """Uniform points, and the corners and edges of the map."""
+    edges = [(0, 0), (1, 1), (0, 1), (1, 0), (0.5, 0), (1, 0.5), (1e-6, 1 - 1e-6)]
+    return np.concatenate([rng.random((num_points, 2)), edges]).astype(np.float32)
+
+
+def test_maps_are_read_as_published(golden):
+    for maps, points, expected in zip(
+        golden['point_sample/x'],
+        golden['point_sample/points'],
+        golden['point_sample/out'],
+        strict=True,
+    ):
+        np.testing.assert_allclose(sample_maps(maps, points), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_maps_are_read_as_scipy_does():
+    rng = np.random.default_rng(0)
+    maps, points = rng.normal(size=(3, 5, 8)).astype(np.float32), points_everywhere(rng)
+    expected = [scipy_reads(array, points) for array in maps]
+    np.testing.assert_allclose(sample_maps(maps, points), expected, atol=1e-5)
+
+
+def test_one_map_is_read_like_many():
+    rng = np.random.default_rng(1)
+    maps, points = rng.normal(size=(3, 5, 8)).astype(np.float32), points_everywhere(rng)
+    single = [sample_map(array, points) for array in maps]
+    np.testing.assert_allclose(single, sample_maps(maps, points), rtol=1e-6)
+
+
+def test_pixel_centres_read_the_pixel_and_corners_a_quarter_of_it():
+    array = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    points = jnp.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_allclose(sample_map(array, points), [1, 2, 3, 0.25, 1.0], atol=1e-6)
+
+
+def test_outside_the_map_is_zero_with_zero_gradient():
+    points = jnp.array([[-1.0, 0.5], [2.0, 0.5], [0.5, -0.6], [0.5, 1.7]])
+    value, gradient = jax.value_and_grad(lambda x: sample_map(x, points).sum())(jnp.ones((3, 4)))
+    assert value == 0 and not gradient.any()
+
+
+def test_gradient_of_a_read_is_its_weights():
+    gradient = jax.grad(lambda x: sample_map(x, jnp.array([[0.5, 0.375]])).sum())(jnp.zeros((4, 2)))
+    np.testing.assert_allclose(gradient, [[0, 0], [0.5, 0.5], [0, 0], [0, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int32])
+def test_reading_segments_is_reading_their_masks(dtype):
+    rng = np.random.default_rng(2)
+    segment_map = rng.integers(0, 6, (7, 9)).astype(dtype)
+    points = points_everywhere(rng)
+    masks = np.stack([segment_map == k for k in range(1, 7)]).astype(np.float32)
+    assert not masks[5].any()  # An empty slot reads zero.
+    shares = sample_segments(segment_map, points, np.arange(1, 7)[:, None])
+    np.testing.assert_allclose(shares, [scipy_reads(m, points) for m in masks], atol=1e-5)
+    np.testing.assert_array_equal(sample_segments(segment_map, points, 3), shares[2])
+
+
+def test_the_published_uncertain_points_are_kept(golden):
+    for logits, candidates, extra, expected in zip(
+        golden['uncertain/logits'][:, 0],
+        golden['uncertain/candidates'],
+        golden['uncertain/extra'],
+        golden['uncertain/points'],
+        strict=True,
+    ):
+        points = np.asarray(keep_uncertain(logits, candidates, extra, 7))
+        np.testing.assert_array_equal(points[7:], expected[7:])
+        assert set(map(tuple, points[:7])) == set(map(tuple, expected[:7]))
+
+
+def test_uncertain_points_lie_nearer_to_the_border_than_uniform_ones():
+    ramp = jnp.broadcast_to(jnp.linspace(-8, 8, 32), (32, 32))
+    points = uncertain_points(
+        jax.random.key(0), ramp, num_points=64, oversample_ratio=3.0, importance_ratio=0.75
+    )
+    assert points.shape == (64, 2) and points.min() >= 0 and points.max() <= 1
+    distance = np.abs(np.asarray(points[:, 0]) - 0.5)
+    # The 48 of 192 uniform candidates nearest to the middle fill about a quarter of the width.
+    assert distance[:48].max() < 0.2 < distance[48:].max()
+
+
+def test_points_are_chosen_without_a_gradient():
+    def loss(logits):
+        points = uncertain_points(
+            jax.random.key(0), logits, num_points=8, oversample_ratio=3.0, importance_ratio=0.75
+        )
+        return points.sum()
+
+    assert not jax.grad(loss)(jax.random.normal(jax.random.key(1), (5, 5))).any()

@@ -1,0 +1,146 @@
+"""Three stages from the config to the table, in miniature: the real run with small numbers."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import shapes_cps_8_2
+from simcis_jax import main
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.methods.simcis import SimCIS
+from simcis_jax.settings import from_config
+from simcis_jax.trainer import Trainer
+from simcis_jax.workdir import Workdir
+
+
+def tiny_config(**changes):
+    config = shapes_cps_8_2.get_config()
+    config.model.update(num_queries=12, width=32, encoder_layers=1, decoder_layers=2)
+    config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
+    config.loss.num_points = 32
+    config.training.update(
+        batch_size=4,
+        base_steps=6,
+        steps_per_class=2,
+        log_every=2,
+        checkpoint_every=2,
+        survey_images=6,
+    )
+    config.evaluation.update(batch_size=4, num_pictures=2)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """A finished run: its folder, results, and how often the step was traced."""
+    workdir = tmp_path_factory.mktemp('runs') / 'finished'
+    traces = []
+    with pytest.MonkeyPatch.context() as patch:
+        stored_queries = SimCIS.stored_queries
+        patch.setattr(
+            SimCIS, 'stored_queries', lambda self, *a: traces.append(1) or stored_queries(self, *a)
+        )
+        results = main.run(tiny_config(), str(workdir))
+    return workdir, results, len(traces)
+
+
+def final_state(workdir, stage=3):
+    trainer = Trainer(
+        from_config(tiny_config().to_dict()), Workdir(workdir, tiny_config().to_dict())
+    )
+    return trainer.finished_state(trainer.stages[stage - 1])
+
+
+def test_results_hold_every_stage_group_and_the_average(finished):
+    workdir, results, _ = finished
+    assert json.loads((workdir / 'results.json').read_text()) == results
+    assert len(results['stages']) == 3
+    for stage in results['stages']:
+        for metric in ('pq', 'sq', 'rq'):
+            assert {'base', 'novel', 'past', 'current', 'all', 'all_things'} <= set(stage[metric])
+    assert results['stages'][0]['pq']['novel'] is None
+    assert len(results['stages'][2]['per_class']) == 12
+    means = [stage['pq']['all'] for stage in results['stages']]
+    assert results['average']['pq'] == pytest.approx(np.mean(means))
+
+
+def test_the_step_is_traced_twice_in_a_run(finished):
+    assert finished[2] == 2  # Without and with a teacher.
+
+
+def test_every_stage_leaves_a_picture(finished):
+    for number in (1, 2, 3):
+        picture = cv2.imread(str(finished[0] / f'stage_{number}' / 'predictions.png'))
+        assert picture is not None and picture.std() > 10
+
+
+def test_losses_are_logged_for_every_stage(finished):
+    lines = (finished[0] / 'metrics.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [(r['stage'], r['step']) for r in records] == [
+        (1, 2), (1, 4), (1, 6), (2, 2), (2, 4), (3, 2), (3, 4),
+    ]  # fmt: skip
+    assert all(np.isfinite(list(r.values())).all() for r in records)
+    assert 'csl' not in records[0] and records[-1]['csl'] >= 0
+    assert any((finished[0] / 'tensorboard').rglob('events.*'))
+
+
+def test_the_bank_is_in_the_checkpoint(finished):
+    bank = final_state(finished[0]).memory
+    written = np.asarray(bank.written)
+    assert written.sum() > 0
+    filled = np.abs(np.asarray(bank.queries)).sum(axis=(1, 2)) > 0
+    np.testing.assert_array_equal(filled, written > 0)
+    assert (np.asarray(bank.counts)[10:] == 0).all()  # Stage 3 counts past classes only.
+
+
+def test_a_finished_run_prints_its_table_and_trains_nothing(finished, capsys, monkeypatch):
+    monkeypatch.setattr(Trainer, 'train_stage', None)
+    assert main.run(tiny_config(), str(finished[0])) == finished[1]
+    assert re.search(r'^avg', capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize('stop_at', [5, 9])
+def test_an_interrupted_run_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, stop_at):
+    workdir = tmp_path / 'interrupted'
+    put_batch, calls = Trainer.train_step_inputs, []
+
+    def interrupt(self, batch):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return put_batch(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'train_step_inputs', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            main.run(tiny_config(), str(workdir))
+    assert main.run(tiny_config(), str(workdir)) == finished[1]
+    for a, b in zip(*map(leaves, (finished[0], workdir)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    logs = [(w / 'metrics.jsonl').read_text() for w in (finished[0], workdir)]
+    without_rate = [re.sub(r'"steps_per_second": [\d.]+', '', log) for log in logs]
+    assert without_rate[0] == without_rate[1]
+
+
+def leaves(workdir):
+    import jax
+
+    state = final_state(workdir)
+    return [
+        np.asarray(x) for x in jax.tree.leaves(state.replace(key=jax.random.key_data(state.key)))
+    ]
+
+
+def test_another_config_may_not_use_the_folder(finished):
+    with pytest.raises(ValueError, match=r'another config: training\.seed is 0 there and 1 now'):
+        main.run(tiny_config(**{'training.seed': 1}), str(finished[0]))
+
+
+def test_the_last_checkpoint_of_a_stage_stays(finished):
+    with StageCheckpoints(finished[0] / 'stage_1' / 'checkpoints') as checkpoints:
+        assert checkpoints.latest_step == 6

@@ -1,0 +1,49 @@
+import pytest
+
+from simcis_jax import main
+from simcis_jax.methods.simcis import SimCIS
+from simcis_jax.settings import default_config, from_config
+
+
+def config_with(**changes):
+    config = default_config()
+    for key, value in changes.items():
+        group, name = key.split('__')
+        config[group][name] = value
+    return config
+
+
+def test_the_defaults_are_the_published_panoptic_setting():
+    settings = from_config(default_config())
+    assert isinstance(settings.method, SimCIS)
+    assert settings.weights.classification == 4.0 and settings.sampling.num_points == 12544
+    assert settings.training.base_steps == 160_000 and settings.model['num_queries'] == 100
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(model__num_querys=5), r"'model.num_querys' is unknown.*'model.num_queries'"),
+        (dict(method__name='sincis'), r"method.name='sincis' is unknown; one of"),
+        (dict(data__max_segments=101), r'data.max_segments=101 is more than'),
+        (dict(model__queries='learned'), r'method.csl_weight, method.num_virtual_queries; set'),
+        (dict(optimizer__milestones=(0.9, 0.5)), r'optimizer.milestones must be'),
+    ],
+)
+def test_bad_values_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_config(config_with(**changes))
+
+
+def test_an_unknown_group_is_refused():
+    with pytest.raises(ValueError, match=r"'optimiser.clip_norm' is unknown.*optimizer.clip_norm"):
+        from_config(default_config() | {'optimiser': {'clip_norm': 1.0}})
+
+
+def test_errors_of_ours_are_told_from_bugs():
+    with pytest.raises(ValueError) as ours:
+        from_config(config_with(method__name='sincis'))
+    assert main.is_for_user(ours.value)
+    with pytest.raises(ValueError) as theirs:
+        int('x')
+    assert not main.is_for_user(theirs.value)
