@@ -15,8 +15,8 @@ def get_config():
     config.protocol.increment = 2
     config.method.num_virtual_queries = 4
     config.training.batch_size = 16
-    config.training.base_steps = 1200
-    config.training.steps_per_class = 150
+    config.training.base_steps = 1000
+    config.training.steps_per_class = 125
     config.training.survey_images = 512
     config.training.checkpoint_every = 250
     config.evaluation.short_side = 64

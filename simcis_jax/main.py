@@ -61,7 +61,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except AttributeError as error:  # An override of a key that the config does not have.
-        stop('unknown config key: ' + ' '.join(str(error).strip('"').replace('\\n', ' ').split()))
+        cause = error.args[0]  # The config's own error, whose text has the nearest key.
+        stop('unknown config key ' + ' '.join(str(*getattr(cause, 'args', [cause])).split()))
     except flags.Error as error:
         stop(error)
     path = flags.FLAGS['config'].config_filename

@@ -149,9 +149,8 @@ def segmentation_losses(
 
     def classification(queries, class_logits, virtual_logits, labels, virtual_labels):
         real = focal_loss(class_logits, query_labels(queries, labels, num_queries))
-        used = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -jnp.inf)
-        # A logit of -inf with no label has neither loss nor gradient, but 0 * inf is nan.
-        used = jnp.maximum(used, -1e4)
+        # So low a logit without a label has neither loss nor gradient, and is finite.
+        used = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
         return real + focal_loss(used, virtual_labels)
 
     def masks_and_boxes(queries, embeddings, boxes, key, features, segment_map, labels, truth):

@@ -1,0 +1,394 @@
+"""The loss terms of recorded training steps at their recorded points, and the corner cases."""
+
+import functools
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.point_sampling import keep_uncertain, uncertain_points
+from simcis_jax.losses.segmentation import (
+    Matches,
+    PointSampling,
+    focal_loss,
+    mask_losses,
+    mask_losses_at,
+    match_targets,
+    query_labels,
+    segmentation_losses,
+)
+from simcis_jax.types import Predictions, Selection, Targets
+
+SETS = ['interm', *(f'aux{i}' for i in range(8)), 'main']
+NUM_POINTS = 196  # Of the recorded step.
+SLOTS = 10
+
+
+def predictions_of(class_logits, boxes, virtual_logits=None, embeddings=None, features=None):
+    """Predictions [L, B, ...]; where no masks are given they are zero."""
+    sets, batch, num_queries, num_classes = class_logits.shape
+    if embeddings is None:
+        embeddings, features = jnp.zeros((sets, batch, num_queries, 1)), jnp.zeros((batch, 4, 4, 1))
+    if virtual_logits is None:
+        virtual_logits = jnp.zeros((sets, batch, 0, num_classes))
+    nothing = jnp.zeros((batch, 0))
+    selection = Selection(token_logits=nothing, positions=nothing, queries=nothing)
+    return Predictions(
+        class_logits=jnp.asarray(class_logits),
+        mask_embeddings=embeddings,
+        boxes=jnp.asarray(boxes),
+        virtual_class_logits=jnp.asarray(virtual_logits),
+        mask_features=features,
+        selection=selection,
+    )
+
+
+def padded(values, fill):
+    values = np.asarray(values)
+    width = [(0, SLOTS - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return np.pad(values, width, constant_values=fill)
+
+
+@pytest.fixture(scope='module')
+def golden():
+    return golden_weights.load('train_t1_pan')
+
+
+def recorded_targets(golden, images=(0, 1)):
+    """Targets [2, T] of the recorded step; only these images have any."""
+    maps, labels, boxes = [], [], []
+    for image in (0, 1):
+        masks = np.unpackbits(golden[f'gt/b{image}/masks_packed'], axis=-1)
+        kept = len(masks) if image in images else 0
+        slots = np.arange(1, kept + 1)[:, None, None]
+        maps.append((masks[:kept] * slots).sum(axis=0).astype(np.uint8))
+        labels.append(padded(golden[f'gt/b{image}/labels'][:kept], -1))
+        boxes.append(padded(golden[f'targets/b{image}/boxes'][:kept], 0))
+    return Targets(
+        segment_map=jnp.asarray(np.stack(maps)),
+        labels=jnp.asarray(np.stack(labels)),
+        boxes=jnp.asarray(np.stack(boxes)),
+        dropped=jnp.zeros(2, jnp.int32),
+    )
+
+
+def recorded_matches(golden, sets):
+    queries = np.zeros((len(sets), 2, SLOTS), np.int32)  # Padding points at a real query.
+    for i, name in enumerate(sets):
+        for image in (0, 1):
+            rows, columns = golden[f'assign/{name}/b{image}']
+            queries[i, image, columns] = rows
+    return Matches(jnp.asarray(queries), jnp.zeros((), jnp.int32))
+
+
+def loss_name(name, term):
+    term = {'class': 'ce', 'box': 'bbox'}.get(term, term)
+    if name == 'interm':
+        return f'interm_loss_{term}'
+    return f'loss_{term}' + (f'_{name[-1]}' if name != 'main' else '')
+
+
+@pytest.fixture(scope='module', params=['', 'empty/'], ids=['two images', 'one without targets'])
+def step(golden, request):
+    """The terms we compute for a recorded step, and the prefix of the recorded ones."""
+    images, num_targets = ((0,), 3) if request.param else ((0, 1), 8)
+    logits = np.zeros((len(SETS), *golden['logits'].shape[1:]), np.float32)
+    logits[0], logits[-1] = golden['logits']  # The others are not stored.
+    terms = segmentation_losses(
+        predictions_of(logits, golden['boxes']),
+        recorded_targets(golden, images),
+        recorded_matches(golden, SETS),
+        jax.random.split(jax.random.key(0)),
+        sampling=PointSampling(num_points=8),
+    )
+    return request.param, {name: np.asarray(term) / num_targets for name, term in terms.items()}
+
+
+@pytest.mark.parametrize('term', ['box', 'giou'])
+def test_box_terms_of_every_prediction_set_are_the_published_ones(golden, step, term):
+    prefix, terms = step
+    expected = [golden[f'{prefix}loss/{loss_name(name, term)}'] for name in SETS]
+    np.testing.assert_allclose(terms[term], expected, rtol=1e-5)
+
+
+def test_class_terms_are_the_published_ones(golden, step):
+    prefix, terms = step
+    expected = [golden[f'{prefix}loss/{loss_name(name, "class")}'] for name in (SETS[0], SETS[-1])]
+    np.testing.assert_allclose(terms['class'][[0, -1]], expected, rtol=1e-5)
+
+
+@jax.jit
+def recorded_mask_losses(logits, segment_map, slot, candidates, uniform):
+    points = keep_uncertain(logits, candidates, uniform, int(0.75 * NUM_POINTS))
+    return mask_losses_at(points, logits, segment_map, slot)
+
+
+@pytest.mark.parametrize('prefix, num_targets', [('', 8), ('empty/', 3)])
+@pytest.mark.parametrize('number, name', [(0, 'interm'), (1, 'main')])
+def test_mask_terms_at_the_recorded_points_are_the_published_ones(
+    golden, number, name, prefix, num_targets
+):
+    targets = recorded_targets(golden)
+    candidates = golden_weights.recorded_points(f'over/{name}', (num_targets, 3 * NUM_POINTS, 2))
+    uniform = golden_weights.recorded_points(f'rand/{name}', (num_targets, NUM_POINTS // 4, 2))
+    pairs = [(b, slot) for b in (0, 1) for slot in golden[f'assign/{name}/b{b}'][1]]
+    terms = [
+        recorded_mask_losses(
+            golden['masks'][number, i], targets.segment_map[b], slot, candidates[i], uniform[i]
+        )
+        for i, (b, slot) in enumerate(pairs[:num_targets])
+    ]
+    for term, values in zip(['mask', 'dice'], zip(*terms, strict=True), strict=True):
+        expected = golden[f'{prefix}loss/{loss_name(name, term)}']
+        np.testing.assert_allclose(sum(values) / num_targets, expected, rtol=1e-4)
+
+
+def test_class_term_with_virtual_queries_is_the_published_one():
+    golden = golden_weights.load('train_t2_pan_100-10')
+    labels = np.stack([padded(golden[f'targets/b{b}/labels'], -1) for b in (0, 1)])
+    targets = Targets(
+        segment_map=jnp.zeros((2, 8, 8), jnp.uint8),
+        labels=jnp.asarray(labels),
+        boxes=jnp.zeros((2, SLOTS, 4)),
+        dropped=jnp.zeros(2, jnp.int32),
+    )
+    logits = golden['logits'][None]
+    terms = segmentation_losses(
+        predictions_of(logits[:, :, :100], np.zeros((1, 2, 100, 4)), logits[:, :, 100:]),
+        targets,
+        recorded_matches(golden, ['main']),
+        jax.random.split(jax.random.key(0)),
+        virtual_labels=jnp.asarray(golden['vq/targets']),
+        sampling=PointSampling(num_points=8),
+    )
+    np.testing.assert_allclose(terms['class'] / 10, [golden['loss/loss_ce']], rtol=1e-5)
+
+
+def test_focal_loss_is_the_published_one():
+    golden = golden_weights.load('components')
+    truth = golden['focal/targets']
+    labels = np.where(truth.any(axis=-1), truth.argmax(axis=-1), -1)
+    assert (labels < 0).any() and (labels >= 0).any()
+    losses = [focal_loss(x, y) for x, y in zip(golden['focal/logits'], labels, strict=True)]
+    np.testing.assert_allclose(sum(losses) / 4, golden['focal/value'], rtol=1e-5)
+
+
+def test_mask_terms_are_the_published_ones():
+    golden = golden_weights.load('components')
+    columns = (jnp.arange(40) + 0.5) / 40
+    points = jnp.stack([columns, jnp.full(40, 0.5)], axis=-1)  # The centres of one row of pixels.
+    rows = zip(golden['loss/logits'], golden['loss/targets'], strict=True)
+    terms = [
+        mask_losses_at(points, x[None], (y[None] * 4).astype(np.int32), jnp.array(3))
+        for x, y in rows
+    ]
+    cross_entropy, dice = map(sum, zip(*terms, strict=True))
+    np.testing.assert_allclose(cross_entropy / 3, golden['loss/bce'], rtol=1e-5)
+    np.testing.assert_allclose(dice / 3, golden['loss/dice'], rtol=1e-5)
+
+
+def test_unmatched_queries_and_those_of_padding_have_no_label():
+    labels = query_labels(jnp.array([4, 0, 2, 1]), jnp.array([7, 5, -1, -1]), 6)
+    assert labels.tolist() == [5, -1, -1, -1, 7, -1]
+
+
+# A small random problem: 2 prediction sets, 2 images, 5 queries, 4 classes, 2 virtual queries.
+
+WEIGHTS = LossWeights()
+SAMPLING = PointSampling(num_points=16)
+
+
+def small_predictions(key):
+    keys = jax.random.split(key, 5)
+    return predictions_of(
+        jax.random.normal(keys[0], (2, 2, 5, 4)) * 3,
+        jax.random.uniform(keys[1], (2, 2, 5, 4)),
+        jax.random.normal(keys[2], (2, 2, 2, 4)) * 3,
+        jax.random.normal(keys[3], (2, 2, 5, 3)) * 3,
+        jax.random.normal(keys[4], (2, 8, 8, 3)),
+    )
+
+
+def small_targets(key, num_targets):
+    """As many targets in each image; the last one is empty but for a single one."""
+    num_shown = max(num_targets - 1, min(num_targets, 1))
+    maps = jax.random.randint(key, (2, 16, 16), 0, num_shown + 1)
+    real = jnp.arange(5) < num_targets
+    return Targets(
+        segment_map=maps.astype(jnp.uint8),
+        labels=jnp.broadcast_to(jnp.where(real, jnp.arange(5) % 4, -1), (2, 5)),
+        boxes=jnp.where(real[:, None], jax.random.uniform(key, (2, 5, 4)), 0.0),
+        dropped=jnp.zeros(2, jnp.int32),
+    )
+
+
+@jax.jit
+def small_step(predictions, targets, virtual_labels):
+    """Terms and gradients, from matching to losses."""
+
+    def loss(predictions):
+        keys = jax.random.split(jax.random.key(5))
+        matches = match_targets(predictions, targets, keys, weights=WEIGHTS, num_points=16)
+        terms = segmentation_losses(
+            predictions, targets, matches, keys, virtual_labels=virtual_labels, sampling=SAMPLING
+        )
+        return sum(term.sum() for term in terms.values()), (terms, matches)
+
+    return jax.value_and_grad(loss, has_aux=True)(predictions)
+
+
+NO_LABELS = jnp.full((2, 2), -1)
+
+
+@pytest.mark.parametrize('num_targets', [0, 1, 5])
+def test_losses_and_gradients_are_finite_however_many_targets(num_targets):
+    predictions = small_predictions(jax.random.key(0))
+    targets = small_targets(jax.random.key(1), num_targets)
+    (total, (terms, matches)), gradient = small_step(predictions, targets, NO_LABELS)
+    assert jnp.isfinite(total) and matches.num_broken == 0
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
+    assert all(term.shape == (2,) for term in terms.values())
+    for name in ('mask', 'dice', 'box', 'giou'):
+        assert (np.asarray(terms[name]) > 0).all() == (num_targets > 0), name
+    assert gradient.mask_embeddings.any() == gradient.boxes.any() == (num_targets > 0)
+    assert gradient.class_logits.all()  # Every query learns what it is not.
+
+
+def test_images_without_targets_are_pushed_away_from_every_class():
+    predictions = small_predictions(jax.random.key(0))
+    targets = small_targets(jax.random.key(1), 0)
+    (_, (terms, _)), gradient = small_step(predictions, targets, NO_LABELS)
+    x = np.asarray(predictions.class_logits, np.float64)
+    p = 1 / (1 + np.exp(-x))
+    expected = (-0.75 * p**2 * np.log(1 - p)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(terms['class'], expected, rtol=1e-5)
+    assert (gradient.class_logits > 0).all()
+
+
+def test_virtual_queries_enter_the_class_term_only():
+    predictions = small_predictions(jax.random.key(0))
+    targets = small_targets(jax.random.key(1), 2)
+    (_, (without, _)), _ = small_step(predictions, targets, NO_LABELS)
+    labels = jnp.array([[3, -1], [0, 2]])
+    (_, (terms, _)), gradient = small_step(predictions, targets, labels)
+    for name in ('mask', 'dice', 'box', 'giou'):
+        np.testing.assert_array_equal(terms[name], without[name])
+    alone = [
+        sum(
+            focal_loss(predictions.virtual_class_logits[layer, image, i][None], label[None])
+            for image, row in enumerate(labels)
+            for i, label in enumerate(row)
+            if label >= 0
+        )
+        for layer in range(2)
+    ]
+    np.testing.assert_allclose(terms['class'] - without['class'], alone, rtol=1e-4)
+    assert gradient.virtual_class_logits[:, labels >= 0].all()
+
+
+@pytest.mark.parametrize('logit', [0.0, 1e6, np.inf, np.nan])
+def test_virtual_queries_without_a_label_have_neither_loss_nor_gradient(logit):
+    predictions = small_predictions(jax.random.key(0))
+    targets = small_targets(jax.random.key(1), 2)
+    none = predictions.replace(virtual_class_logits=jnp.full((2, 2, 2, 4), logit))
+    (total, _), gradient = small_step(none, targets, NO_LABELS)
+    np.testing.assert_array_equal(total, small_step(predictions, targets, NO_LABELS)[0][0])
+    assert not gradient.virtual_class_logits.any()
+
+
+def test_terms_are_sums_over_the_images():
+    predictions, targets = small_predictions(jax.random.key(0)), small_targets(jax.random.key(1), 3)
+    keys = jax.random.split(jax.random.key(2))
+    queries = jnp.array([[[0, 1, 2, 3, 4], [4, 2, 0, 1, 3]]] * 2)
+
+    @jax.jit
+    def terms(predictions, targets, queries, keys):
+        matches = Matches(queries, jnp.zeros((), jnp.int32))
+        return segmentation_losses(
+            predictions,
+            targets,
+            matches,
+            keys,
+            virtual_labels=jnp.zeros((len(keys), 2), jnp.int32),
+            sampling=SAMPLING,
+        )
+
+    def image(i):
+        in_sets = ('class_logits', 'mask_embeddings', 'boxes', 'virtual_class_logits')
+        one = predictions.replace(
+            mask_features=predictions.mask_features[i : i + 1],
+            **{name: getattr(predictions, name)[:, i : i + 1] for name in in_sets},
+        )
+        rest = jax.tree.map(lambda x: x[i : i + 1], (targets, keys))
+        return terms(one, rest[0], queries[:, i : i + 1], rest[1])
+
+    together = terms(predictions, targets, queries, keys)
+    for name, first in image(0).items():
+        np.testing.assert_allclose(together[name], first + image(1)[name], rtol=1e-5)
+
+
+def test_masks_are_compared_where_they_are_least_sure():
+    logits = jax.random.normal(jax.random.key(0), (8, 8)) * 4
+    segment_map = jax.random.randint(jax.random.key(1), (16, 16), 0, 3)
+    points = uncertain_points(
+        jax.random.key(2), logits, num_points=16, oversample_ratio=3.0, importance_ratio=0.75
+    )
+    np.testing.assert_array_equal(
+        mask_losses(jax.random.key(2), logits, segment_map, jnp.array(1), SAMPLING),
+        mask_losses_at(points, logits, segment_map, jnp.array(1)),
+    )
+
+
+def perfect_case():
+    """Queries that draw the targets of an image, in another order in every prediction set."""
+    orders = np.array([[3, 0, 4, 1], [1, 2, 0, 3]])  # The query of every target.
+    segment_map = jnp.repeat(jnp.repeat(jnp.array([[1, 2], [3, 4]]), 4, axis=0), 4, axis=1)
+    features = jax.nn.one_hot(segment_map - 1, 4)[None]
+    embeddings, logits = np.zeros((2, 1, 5, 4)), np.full((2, 1, 5, 3), -5.0)
+    labels = np.array([2, 0, 0, 1])
+    for layer, order in enumerate(orders):
+        for target, query in enumerate(order):
+            embeddings[layer, 0, query] = -20
+            embeddings[layer, 0, query, target] = 20
+            logits[layer, 0, query, labels[target]] = 5
+    targets = Targets(
+        segment_map=segment_map[None],
+        labels=jnp.pad(labels, (0, 1), constant_values=-1)[None],
+        boxes=jnp.zeros((1, 5, 4)),
+        dropped=jnp.zeros(1, jnp.int32),
+    )
+    boxes = jnp.zeros((2, 1, 5, 4))
+    predictions = predictions_of(logits, boxes, None, jnp.asarray(embeddings), features)
+    return predictions, targets, orders
+
+
+matched = functools.partial(
+    match_targets, keys=jax.random.split(jax.random.key(0), 1), weights=WEIGHTS, num_points=64
+)
+
+
+def test_every_prediction_set_is_matched_on_its_own():
+    predictions, targets, orders = perfect_case()
+    matches = matched(predictions, targets)
+    np.testing.assert_array_equal(matches.queries[:, 0, :4], orders)
+    assert matches.num_broken == 0
+
+
+def test_broken_predictions_are_counted_and_matched_last():
+    predictions, targets, orders = perfect_case()
+    broken = predictions.replace(class_logits=predictions.class_logits.at[1, 0, 4].set(jnp.nan))
+    matches = matched(broken, targets)
+    assert matches.num_broken == 4  # One for every target.
+    np.testing.assert_array_equal(matches.queries[:, 0, :4], orders)
+
+
+def test_matching_passes_no_gradient():
+    predictions, targets, _ = perfect_case()
+
+    def f(x):
+        return matched(predictions.replace(class_logits=x), targets).queries.sum().astype(float)
+
+    assert not jax.grad(f)(predictions.class_logits).any()
