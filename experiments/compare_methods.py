@@ -1,6 +1,6 @@
 """Compares the continual methods of a protocol over seeds, and joint training with them.
 
-    python -m experiments.compare_methods --config=configs/shapes_cps_8_2.py --out=runs/compare
+    python -m experiments.compare_methods --config=configs/shapes_cps_8_2.py --workdir=runs/compare
 
 Of a seed, all methods share the base stage, which is the same for all of them; joint training sees
 all classes for as many steps as all stages together. Every run is an ordinary run of
@@ -15,17 +15,14 @@ from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from simcis_jax import main
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
-OUT = flags.DEFINE_string('out', None, 'Folder of all runs.')
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds.')
 METHODS = flags.DEFINE_list(
     'methods', ['simcis', 'pseudo_label', 'finetune', 'joint'], 'simcis must be the first.'
 )
-flags.mark_flags_as_required(['config', 'out'])
 COLUMNS = ('base, stage 1', 'base', 'novel', 'all', 'kept %', 'avg')
 
 
@@ -79,13 +76,13 @@ def compare(argv: list[str]) -> None:
     """Runs what is missing and prints the table."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    out, table = Path(OUT.value), {}
+    out, table = Path(main.WORKDIR.value), {}
     for seed in SEEDS.value:
         base_run = out / f'{METHODS.value[0]}_seed{seed}'
         base, num_classes = set(), 0
         for method in METHODS.value:
             print(f'\n== {method}, seed {seed}', flush=True)
-            config = config_of(method, CONFIG.value, base_run, num_classes)
+            config = config_of(method, main.CONFIG.value, base_run, num_classes)
             config.training.seed = int(seed)
             results = main.run(config, str(out / f'{method}_seed{seed}'))
             if not base:

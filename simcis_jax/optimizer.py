@@ -81,6 +81,6 @@ def learning_rate(step: Array, num_steps: Array, rate: Array, settings: Optimize
     """
     milestones = jnp.asarray(settings.milestones, jnp.float32) * num_steps
     # A milestone that is a whole step decays that step already; float32 may land just above it.
-    passed = jnp.sum(step >= milestones - 1e-3)
+    passed = jnp.sum(step >= milestones * (1 - 1e-6))
     warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
     return rate * warmup * settings.decay_factor**passed

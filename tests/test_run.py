@@ -6,32 +6,14 @@ import re
 import cv2
 import numpy as np
 import pytest
+from tiny import tiny_config
 
-from configs import shapes_cps_8_2
 from simcis_jax import main
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.settings import from_config
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
-
-
-def tiny_config(**changes):
-    config = shapes_cps_8_2.get_config()
-    config.model.update(num_queries=12, width=32, encoder_layers=1, decoder_layers=2)
-    config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
-    config.loss.num_points = 32
-    config.training.update(
-        batch_size=4,
-        base_steps=6,
-        steps_per_class=2,
-        log_every=2,
-        checkpoint_every=2,
-        survey_images=6,
-    )
-    config.evaluation.update(batch_size=4, num_pictures=2)
-    config.update_from_flattened_dict(changes)
-    return config
 
 
 @pytest.fixture(scope='module')

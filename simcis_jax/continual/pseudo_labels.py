@@ -59,7 +59,7 @@ def _believed_segments(
         sharpened = jnp.where(allowed, probabilities / rule.sharpness, -jnp.inf)
         scores = jax.nn.softmax(sharpened, axis=-1).max(axis=-1)
 
-    masks = resize(jax.nn.sigmoid(mask_logits), free.shape)
+    masks = jax.nn.sigmoid(resize(mask_logits, free.shape))  # In this order: edges depend on it.
     claim = jnp.where(keep[:, None, None], scores[:, None, None] * masks, -1.0)
     owner = jnp.argmax(claim, axis=0)
     on = jnp.take_along_axis(masks, owner[None], axis=0)[0] >= 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,27 +34,27 @@ class Stage:
 
 
 def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """Resolves a class order: 'origin', 'descending' or the labels themselves.
+    """Resolves a class order: 'origin', 'descending', or the labels, also as text ('2,0,1').
 
     Raises:
         ValueError: the name is unknown, or the labels are no permutation of 0..C-1.
     """
     named = {'origin': range(num_classes), 'descending': range(num_classes - 1, -1, -1)}
     if isinstance(order, str):
-        if order not in named:
+        if order not in named and not re.fullmatch(r'[\d, ()]+', order):
             raise ValueError(
-                f'protocol.order={order!r} is unknown; one of {sorted(named)}, or a tuple of labels.'
+                f'protocol.order={order!r} is unknown; one of {sorted(named)}, or labels: 2,0,1.'
             )
-        order = named[order]
-    order = tuple(int(label) for label in order)
-    if sorted(order) != list(range(num_classes)):
-        wrong = sorted(set(order) ^ set(range(num_classes)))[:5]
+        order = named.get(order) or [int(label) for label in re.findall(r'\d+', order)]
+    order = tuple(order)
+    if len(order) != num_classes or set(order) != set(range(num_classes)):
+        wrong = sorted(set(order) ^ set(range(num_classes)), key=str)[:5]
         raise ValueError(
             f'protocol.order must be a permutation of the {num_classes} labels 0..'
-            f'{num_classes - 1}; it has {len(order)} entries, and these labels are missing, foreign '
-            f'or repeated: {wrong or "repeated ones"}.'
+            f'{num_classes - 1}; it has {len(order)} entries, and these are missing or foreign: '
+            f'{wrong or "none, but some are repeated"}.'
         )
-    return order
+    return tuple(int(label) for label in order)
 
 
 def make_stages(

@@ -100,8 +100,8 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
         )
     usable = jnp.isfinite(cost) & valid
     num_broken = jnp.sum(valid & ~jnp.isfinite(cost))
-    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs. So they
-    # are counted from the lowest, and a bad one is just dearer than any assignment of good ones.
+    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs. So
+    # they are counted from the lowest, and a bad one is just dearer than all good ones together.
     low = jnp.min(jnp.where(usable, cost, jnp.inf), initial=jnp.inf)
     cost = jnp.where(usable, cost - low, 0.0)
     high = jnp.max(cost, initial=0.0)

@@ -38,7 +38,7 @@ class Method:
 
     @property
     def surveys(self) -> bool:
-        """Before a stage with a teacher, pass over its images once and call `survey` on each batch."""
+        """Before a stage with a teacher, pass over its images once and `survey` each batch."""
         return False
 
     def survey(self, targets: Targets, stage: StageArrays) -> Any:
@@ -68,7 +68,7 @@ class Method:
     def stored_queries(
         self, student: Predictions, targets: Targets, matches: Matches
     ) -> tuple[Array, Array] | None:
-        """Query features [B, Q, D] and labels [B, Q] that `update_memory` is to get; None = none."""
+        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = store none."""
         return None
 
     def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:

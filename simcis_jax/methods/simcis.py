@@ -4,8 +4,8 @@ QPA, section 3.2    queries are selected pixel features     model/query_prealign
 CSL, section 3.3    old selections keep their meaning       losses/consistent_selection.py
 VQ,  section 3.4    stored queries are replayed             continual/virtual_query.py
 
-on top of pseudo-labels. QPA belongs to the model (`model.queries`); a weight or a count of 0 switches
-off each of the others.
+on top of pseudo-labels. QPA belongs to the model (`model.queries`); a weight or a count of 0
+switches off each of the others.
 """
 
 from __future__ import annotations

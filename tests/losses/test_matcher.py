@@ -22,7 +22,6 @@ match_many = jax.jit(jax.vmap(match))
 NUM_PROBLEMS = 100
 
 
-
 def unpacked(bits):
     return np.unpackbits(bits, axis=-1).astype(bool)
 

@@ -1,0 +1,153 @@
+"""The query bank against deques, and its draws against the published weights."""
+
+from collections import deque
+
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax.continual import virtual_query
+
+CLASSES, SLOTS, WIDTH = 5, 3, 2
+push = jax.jit(virtual_query.enqueue)
+draw = jax.jit(virtual_query.sample, static_argnums=3)
+
+
+def query(number):
+    return jnp.full((1, WIDTH), float(number))
+
+
+def bank_with(labels, counts=None):
+    """A bank with one query, of the value of its label plus one, for each of the labels."""
+    bank = virtual_query.create(CLASSES, SLOTS, WIDTH)
+    for label in labels:
+        bank = push(bank, query(label + 1), jnp.array([label]))
+    return bank if counts is None else bank.replace(counts=jnp.asarray(counts, jnp.float32))
+
+
+def test_a_new_bank_is_empty():
+    bank = virtual_query.create(CLASSES, SLOTS, WIDTH)
+    assert bank.queries.shape == (CLASSES, SLOTS, WIDTH)
+    assert not bank.written.any() and not bank.counts.any() and not bank.queries.any()
+
+
+@pytest.mark.parametrize('call_size', [1, 4, 11])
+def test_the_bank_keeps_what_deques_keep(call_size):
+    rng = np.random.default_rng(call_size)
+    bank = virtual_query.create(CLASSES, SLOTS, WIDTH)
+    rings = [deque(maxlen=SLOTS) for _ in range(CLASSES)]
+    written = np.zeros(CLASSES, int)
+    for _ in range(12):
+        # Classes of different size; with 11 at once one class often gets more than its 3 slots.
+        labels = rng.choice(np.arange(-1, CLASSES), call_size, p=[0.2, 0.4, 0.2, 0.1, 0.1, 0.0])
+        queries = rng.random((call_size, WIDTH)).astype(np.float32)
+        bank = push(bank, queries, labels)
+        for value, label in zip(queries, labels, strict=True):
+            if label >= 0:
+                rings[label].append(tuple(value))
+                written[label] += 1
+        np.testing.assert_array_equal(bank.written, written)
+        for ring, stored in zip(rings, bank.queries, strict=True):
+            assert set(map(tuple, np.asarray(stored)[: len(ring)])) == set(ring)
+            assert not stored[len(ring) :].any()
+    assert written.max() > SLOTS and written[4] == 0
+
+
+def test_the_oldest_query_is_overwritten_first():
+    bank = bank_with([])
+    for values, labels in (([1.0, 2, 9], [0, 0, -1]), ([3.0, 4], [0, 2]), ([5.0], [0])):
+        bank = push(bank, jnp.repeat(jnp.array(values)[:, None], WIDTH, 1), jnp.array(labels))
+    np.testing.assert_array_equal(
+        bank.queries[..., 0], [[5, 2, 3], [0, 0, 0], [4, 0, 0], [0, 0, 0], [0, 0, 0]]
+    )
+
+
+def test_storing_many_at_once_is_storing_them_one_by_one():
+    rng = np.random.default_rng(0)
+    queries = rng.random((40, WIDTH)).astype(np.float32)
+    labels = rng.integers(-1, CLASSES, 40)
+    at_once = one_by_one = bank_with([0, 3])
+    at_once = push(at_once, queries, labels)
+    for value, label in zip(queries, labels, strict=True):
+        one_by_one = push(one_by_one, value[None], label[None])
+    jax.tree.map(np.testing.assert_array_equal, at_once, one_by_one)
+
+
+def test_weights_are_the_published_ones():
+    golden = golden_weights.load('train_t2_pan_100-10')
+    past = np.arange(150) < 100
+    weights = virtual_query.sampling_weights(golden['vq/psd_counts'], past, 0.5)
+    np.testing.assert_allclose(weights[:100], golden['vq/sample_weights'], rtol=1e-6)
+    assert not weights[100:].any()
+
+
+def test_weights_follow_equation_9():
+    weights = virtual_query.sampling_weights(
+        jnp.array([3.0, 0, 99, 7]), jnp.array([True, True, False, True]), 0.5
+    )
+    np.testing.assert_allclose(weights, np.sqrt([13 / 4, 13, 0, 13 / 8]), rtol=1e-6)
+
+
+ALL_PAST = jnp.ones(CLASSES, bool)
+
+
+def test_queries_come_with_their_labels():
+    bank = bank_with([0, 1, 2, 3, 4])
+    queries, labels = draw(bank, jax.random.key(0), ALL_PAST, 100, alpha=0.5)
+    np.testing.assert_array_equal(queries[:, 0], labels + 1)
+    assert set(np.asarray(labels).tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_classes_that_are_not_past_or_have_nothing_stored_are_not_drawn():
+    past = jnp.array([True, True, False, True, False])
+    queries, labels = draw(bank_with([1, 3, 4]), jax.random.key(0), past, 200, alpha=0.5)
+    assert set(np.asarray(labels).tolist()) == {1, 3}
+    assert (queries > 0).all()
+
+
+def test_every_stored_query_of_a_class_is_drawn_and_no_empty_slot():
+    bank = bank_with([])
+    for number in (1, 2):
+        bank = push(bank, query(number), jnp.array([0]))
+    queries, _ = draw(bank, jax.random.key(0), ALL_PAST, 200, alpha=0.5)
+    assert set(np.asarray(queries[:, 0]).tolist()) == {1, 2}
+    for number in (3, 4, 5):  # Round the ring.
+        bank = push(bank, query(number), jnp.array([0]))
+    queries, _ = draw(bank, jax.random.key(0), ALL_PAST, 200, alpha=0.5)
+    assert set(np.asarray(queries[:, 0]).tolist()) == {3, 4, 5}
+
+
+@pytest.mark.parametrize('past', [[True] * 5, [False] * 5, [False, True, True, True, True]])
+def test_nothing_to_draw_from_gives_no_label(past):
+    bank = bank_with([] if past[0] else [0])
+    queries, labels = draw(bank, jax.random.key(0), jnp.array(past), 4, alpha=0.5)
+    assert (labels == -1).all() and jnp.isfinite(queries).all()
+
+
+def test_no_virtual_queries_is_an_empty_draw():
+    queries, labels = draw(bank_with([0]), jax.random.key(0), ALL_PAST, 0, alpha=0.5)
+    assert queries.shape == (0, WIDTH) and labels.shape == (0,)
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
+def test_classes_are_drawn_as_often_as_their_weights_say(alpha):
+    counts = np.array([0, 3, 8, 24, 99])
+    num_draws = 4000
+    _, labels = draw(
+        bank_with(range(5), counts), jax.random.key(1), ALL_PAST, num_draws, alpha=alpha
+    )
+    share = (1.0 / (counts + 1)) ** alpha
+    expected = num_draws * share / share.sum()
+    observed = np.bincount(labels, minlength=5)
+    # Chi-square with 4 degrees of freedom is below 18.5 but once in a thousand.
+    assert ((observed - expected) ** 2 / expected).sum() < 18.5
+    if alpha:
+        assert (np.diff(observed) < 0).all()  # The rarer, the more often.
+
+
+def test_images_with_different_keys_draw_differently():
+    bank = bank_with(range(5))
+    first, second = (draw(bank, jax.random.key(i), ALL_PAST, 20, alpha=0.5)[1] for i in (0, 1))
+    assert (first != second).any()

@@ -1,0 +1,21 @@
+"""The built-in run in miniature: everything is there, only small."""
+
+from configs import shapes_cps_8_2
+
+
+def tiny_config(**changes):
+    config = shapes_cps_8_2.get_config()
+    config.model.update(num_queries=12, width=32, encoder_layers=1, decoder_layers=2)
+    config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
+    config.loss.num_points = 32
+    config.training.update(
+        batch_size=4,
+        base_steps=6,
+        steps_per_class=2,
+        log_every=2,
+        checkpoint_every=2,
+        survey_images=6,
+    )
+    config.evaluation.update(batch_size=4, num_pictures=2)
+    config.update_from_flattened_dict(changes)
+    return config
