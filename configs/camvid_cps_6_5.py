@@ -13,11 +13,11 @@ def get_config():
     config = common.small_model(common.get_config())
     config.data.update(name='coco_panoptic', size=128, max_segments=32, scale_range=(1.0, 2.0))
     config.model.num_queries = 40
-    config.loss.num_points = 512
+    config.loss.num_points = 256
     config.protocol.update(base=6, increment=5)
     config.method.num_virtual_queries = 4
     config.training.update(
-        batch_size=8, base_steps=3000, steps_per_class=200, survey_images=0, checkpoint_every=500
+        batch_size=8, base_steps=1500, steps_per_class=120, survey_images=0, checkpoint_every=500
     )
     config.evaluation.update(short_side=128, max_side=256, batch_size=8)
     return config

@@ -25,8 +25,8 @@ class StageCheckpoints:
     """The checkpoints of one stage in one folder, written in the background, the last two kept.
 
     Parameters and the method's memory are items of their own, so that the next stage can read them
-    without knowing the optimizer, or another method without knowing the memory. The teacher is never
-    written: it is the last checkpoint of the stage before.
+    without knowing the optimizer, and another method without knowing the memory. The teacher is
+    never written: it is the last checkpoint of the stage before.
     """
 
     def __init__(self, folder: Path):

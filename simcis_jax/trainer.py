@@ -124,8 +124,8 @@ class Trainer:
         source = StageFolder(Path(self.settings.training.init_from))
         if source.number is None or source.read_report() is None:
             raise ValueError(
-                f'training.init_from={source.root} must be a folder stage_N with the evaluation.json '
-                'of a finished stage.'
+                f'training.init_from={source.root} must be a folder stage_N of a finished stage, '
+                'with its evaluation.json.'
             )
         for number in range(1, source.number + 1):
             self.workdir.stage(number).adopt(StageFolder(source.root.parent / f'stage_{number}'))

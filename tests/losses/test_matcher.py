@@ -19,6 +19,8 @@ from simcis_jax.losses.matcher import (
 from simcis_jax.losses.point_sampling import sample_maps
 
 match_many = jax.jit(jax.vmap(match))
+assign = jax.jit(match)
+step_cost = jax.jit(matching_cost, static_argnames='weights')
 NUM_PROBLEMS = 100
 
 
@@ -83,7 +85,7 @@ def test_costs_of_very_different_size_are_solved():
 def test_among_equal_large_costs_the_broken_ones_are_avoided():
     cost = np.full((12, 12), 1e8, np.float32)
     cost[~np.roll(np.eye(12, dtype=bool), 1, axis=0)] = np.nan  # One assignment is left.
-    queries, num_broken = match(cost, np.ones(12, bool))
+    queries, num_broken = assign(cost, np.ones(12, bool))
     np.testing.assert_array_equal(queries, (np.arange(12) + 1) % 12)
     assert num_broken == 132
 
@@ -113,7 +115,7 @@ def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
 
 @pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
 def test_nothing_but_broken_costs_still_gives_every_target_a_query(bad):
-    queries, num_broken = match(jnp.full((5, 3), bad), jnp.array([True, True, False]))
+    queries, num_broken = assign(jnp.full((5, 3), bad), jnp.array([True, True, False]))
     assert len(set(np.asarray(queries).tolist()) & set(range(5))) == 3
     assert num_broken == 10
 
@@ -122,27 +124,27 @@ def test_padding_may_hold_anything():
     rng = np.random.default_rng(7)
     cost = rng.random((6, 6)).astype(np.float32)
     valid = np.array([True, True, True, False, False, False])
-    expected, _ = match(cost, valid)
+    expected, _ = assign(cost, valid)
     for junk in (np.nan, np.inf, -1e30, 0.0):
-        queries, num_broken = match(np.where(valid, cost, junk), valid)
+        queries, num_broken = assign(np.where(valid, cost, junk), valid)
         np.testing.assert_array_equal(queries[:3], expected[:3])
         assert sorted(np.asarray(queries)) == list(range(6)) and num_broken == 0
 
 
 def test_no_real_target_at_all_is_matched_one_to_one():
-    queries, num_broken = match(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
+    queries, num_broken = assign(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
     assert len(set(np.asarray(queries).tolist()) & set(range(4))) == 3
     assert num_broken == 0
 
 
 def test_finite_costs_at_the_end_of_float32_give_a_one_to_one_assignment():
     cost = jnp.array([[3e38, -3e38], [-3e38, 3e38]], jnp.float32)
-    queries, _ = match(cost, jnp.array([True, True]))
+    queries, _ = assign(cost, jnp.array([True, True]))
     np.testing.assert_array_equal(queries, [1, 0])
 
 
 def test_one_target_gets_the_cheapest_query():
-    queries, _ = match(jnp.array([[3.0], [1.0], [2.0]]), jnp.array([True]))
+    queries, _ = assign(jnp.array([[3.0], [1.0], [2.0]]), jnp.array([True]))
     assert queries.tolist() == [1]
 
 
@@ -158,7 +160,7 @@ def test_published_costs_are_assigned_as_published():
     for key in keys:
         cost, (rows, columns) = golden[key], golden[key.replace('cost', 'assign')]
         padded = np.pad(cost, ((0, 0), (0, 10 - cost.shape[1])))
-        queries, _ = match(padded, np.arange(10) < cost.shape[1])
+        queries, _ = assign(padded, np.arange(10) < cost.shape[1])
         np.testing.assert_array_equal(queries[columns], rows, err_msg=key)
 
 
@@ -201,7 +203,7 @@ def test_weighted_terms_and_their_assignment_are_the_published_ones(
     )
     np.testing.assert_allclose(cost, components[f'match/{name}_cost'], rtol=1e-5, atol=1e-5)
     rows, columns = components[f'match/{name}_assign']
-    np.testing.assert_array_equal(match(cost, jnp.ones(4, bool))[0][columns], rows)
+    np.testing.assert_array_equal(assign(cost, jnp.ones(4, bool))[0][columns], rows)
 
 
 def test_matching_cost_of_a_training_step_is_the_published_one():
@@ -211,7 +213,7 @@ def test_matching_cost_of_a_training_step_is_the_published_one():
         for image in (0, 1):
             queries = golden[f'assign/{prediction}/b{image}'][0]  # Only their masks are stored.
             num_targets = len(queries)
-            cost = matching_cost(
+            cost = step_cost(
                 golden['logits'][number, image, queries],
                 golden['masks'][number, first : first + num_targets],
                 golden['boxes'][index, image, queries],
@@ -219,7 +221,7 @@ def test_matching_cost_of_a_training_step_is_the_published_one():
                 golden[f'gt/b{image}/labels'],
                 golden[f'targets/b{image}/boxes'],
                 golden_weights.recorded_points(f'match/{prediction}/b{image}', (196, 2)),
-                LossWeights(),
+                weights=LossWeights(),
             )
             expected = golden[f'cost/{prediction}/b{image}'][queries]
             np.testing.assert_allclose(cost, expected, rtol=1e-4)

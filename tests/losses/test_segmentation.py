@@ -1,7 +1,5 @@
 """The loss terms of recorded training steps at their recorded points, and the corner cases."""
 
-import functools
-
 import golden_weights
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,8 @@ from simcis_jax.types import Predictions, Selection, Targets
 SETS = ['interm', *(f'aux{i}' for i in range(8)), 'main']
 NUM_POINTS = 196  # Of the recorded step.
 SLOTS = 10
+
+losses = jax.jit(segmentation_losses, static_argnames='sampling')
 
 
 def predictions_of(class_logits, boxes, virtual_logits=None, embeddings=None, features=None):
@@ -97,7 +97,7 @@ def step(golden, request):
     images, num_targets = ((0,), 3) if request.param else ((0, 1), 8)
     logits = np.zeros((len(SETS), *golden['logits'].shape[1:]), np.float32)
     logits[0], logits[-1] = golden['logits']  # The others are not stored.
-    terms = segmentation_losses(
+    terms = losses(
         predictions_of(logits, golden['boxes']),
         recorded_targets(golden, images),
         recorded_matches(golden, SETS),
@@ -156,7 +156,7 @@ def test_class_term_with_virtual_queries_is_the_published_one():
         dropped=jnp.zeros(2, jnp.int32),
     )
     logits = golden['logits'][None]
-    terms = segmentation_losses(
+    terms = losses(
         predictions_of(logits[:, :, :100], np.zeros((1, 2, 100, 4)), logits[:, :, 100:]),
         targets,
         recorded_matches(golden, ['main']),
@@ -190,7 +190,7 @@ def test_mask_terms_are_the_published_ones():
 
 
 def test_unmatched_queries_and_those_of_padding_have_no_label():
-    labels = query_labels(jnp.array([4, 0, 2, 1]), jnp.array([7, 5, -1, -1]), 6)
+    labels = query_labels(jnp.array([4, 0, 4, 0]), jnp.array([7, 5, -1, -1]), 6)
     assert labels.tolist() == [5, -1, -1, -1, 7, -1]
 
 
@@ -239,7 +239,7 @@ def small_step(predictions, targets, virtual_labels):
     return jax.value_and_grad(loss, has_aux=True)(predictions)
 
 
-NO_LABELS = jnp.full((2, 2), -1)
+NO_LABELS = jnp.full((2, 2), -1, jnp.int32)
 
 
 @pytest.mark.parametrize('num_targets', [0, 1, 5])
@@ -292,7 +292,7 @@ def test_virtual_queries_enter_the_class_term_only():
 def test_virtual_queries_without_a_label_have_neither_loss_nor_gradient(logit):
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), 2)
-    none = predictions.replace(virtual_class_logits=jnp.full((2, 2, 2, 4), logit))
+    none = predictions.replace(virtual_class_logits=jnp.full((2, 2, 2, 4), logit, jnp.float32))
     (total, _), gradient = small_step(none, targets, NO_LABELS)
     np.testing.assert_array_equal(total, small_step(predictions, targets, NO_LABELS)[0][0])
     assert not gradient.virtual_class_logits.any()
@@ -303,30 +303,25 @@ def test_terms_are_sums_over_the_images():
     keys = jax.random.split(jax.random.key(2))
     queries = jnp.array([[[0, 1, 2, 3, 4], [4, 2, 0, 1, 3]]] * 2)
 
-    @jax.jit
-    def terms(predictions, targets, queries, keys):
-        matches = Matches(queries, jnp.zeros((), jnp.int32))
-        return segmentation_losses(
-            predictions,
-            targets,
-            matches,
-            keys,
-            virtual_labels=jnp.zeros((len(keys), 2), jnp.int32),
+    def terms(images):
+        """Of a batch that holds these two images."""
+        in_sets = ('class_logits', 'mask_embeddings', 'boxes', 'virtual_class_logits')
+        return losses(
+            predictions.replace(
+                mask_features=predictions.mask_features[images],
+                **{name: getattr(predictions, name)[:, images] for name in in_sets},
+            ),
+            jax.tree.map(lambda x: x[images], targets),
+            Matches(queries[:, images], jnp.zeros((), jnp.int32)),
+            keys[images],
+            virtual_labels=jnp.zeros((2, 2), jnp.int32),
             sampling=SAMPLING,
         )
 
-    def image(i):
-        in_sets = ('class_logits', 'mask_embeddings', 'boxes', 'virtual_class_logits')
-        one = predictions.replace(
-            mask_features=predictions.mask_features[i : i + 1],
-            **{name: getattr(predictions, name)[:, i : i + 1] for name in in_sets},
-        )
-        rest = jax.tree.map(lambda x: x[i : i + 1], (targets, keys))
-        return terms(one, rest[0], queries[:, i : i + 1], rest[1])
-
-    together = terms(predictions, targets, queries, keys)
-    for name, first in image(0).items():
-        np.testing.assert_allclose(together[name], first + image(1)[name], rtol=1e-5)
+    both, first, second = (terms(jnp.array(images)) for images in ([0, 1], [0, 0], [1, 1]))
+    for name, term in both.items():
+        assert (first[name] != second[name]).all()
+        np.testing.assert_allclose(2 * term, first[name] + second[name], rtol=1e-5)
 
 
 def test_masks_are_compared_where_they_are_least_sure():
@@ -364,9 +359,10 @@ def perfect_case():
     return predictions, targets, orders
 
 
-matched = functools.partial(
-    match_targets, keys=jax.random.split(jax.random.key(0), 1), weights=WEIGHTS, num_points=64
-)
+@jax.jit
+def matched(predictions, targets):
+    keys = jax.random.split(jax.random.key(0), 1)
+    return match_targets(predictions, targets, keys, weights=WEIGHTS, num_points=64)
 
 
 def test_every_prediction_set_is_matched_on_its_own():
