@@ -72,7 +72,7 @@ class StageCheckpoints:
 
     def restore_memory(self, like: Any) -> Any:
         """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
-        has_memory = 'memory' in self._manager.item_metadata(self.latest_step).keys()
+        has_memory = (self._manager.directory / str(self.latest_step) / 'memory').exists()
         if not jax.tree.leaves(like) or not has_memory:
             return like
         return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
