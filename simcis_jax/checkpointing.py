@@ -31,7 +31,12 @@ class StageCheckpoints:
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(preservation_policy=policies.LatestN(2))
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        # Named, so that reading one item does not warn of the others.
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ('params', 'memory', 'rest')}
+        handlers['data'] = grain.checkpoint.CheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(), options=options, item_handlers=handlers
+        )
 
     def __enter__(self) -> StageCheckpoints:
         return self

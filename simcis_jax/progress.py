@@ -33,9 +33,10 @@ class Progress:
         elapsed = time.monotonic() - self._start
         return (self._done - self._first) / elapsed if elapsed > 0 else 0.0
 
-    def restart_clock(self) -> None:
-        """Leaves everything before this call out of the rate."""
-        self._start, self._first = time.monotonic(), self._done
+    def skip(self, count: int = 1) -> None:
+        """Counts on in silence and starts the clock anew: what came before compiled."""
+        self._done += count
+        self._first, self._start = self._done, time.monotonic()
 
     def advance(self, count: int = 1, numbers: Mapping[str, float] | None = None) -> None:
         """Counts on, and prints if numbers are given, the end is reached or it is time."""

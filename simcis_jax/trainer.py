@@ -160,10 +160,11 @@ class Trainer:
                     check_finite(numbers, stage, step)
                     log.write(step, numbers, progress.rate)
                     numbers = {n: v for n, v in numbers.items() if n in SHOWN}
-                progress.advance(numbers=numbers)
                 if step == first + 1:
                     jax.block_until_ready(metrics)
-                    progress.restart_clock()  # The first step compiles.
+                    progress.skip()  # The first step compiles.
+                else:
+                    progress.advance(numbers=numbers)
                 if step % self.settings.training.checkpoint_every == 0 or step == num_steps:
                     checkpoints.save(state, data)
             log.close()

@@ -126,3 +126,18 @@ def test_another_config_may_not_use_the_folder(finished):
 def test_the_last_checkpoint_of_a_stage_stays(finished):
     with StageCheckpoints(finished[0] / 'stage_1' / 'checkpoints') as checkpoints:
         assert checkpoints.latest_step == 6
+
+
+def test_another_method_goes_on_after_a_finished_stage(finished, tmp_path):
+    base_stage = finished[0] / 'stage_1'
+    changes = {'method.name': 'finetune', 'training.init_from': str(base_stage)}
+    results = main.run(tiny_config(**changes), str(tmp_path / 'finetune'))
+    assert results['stages'][0] == finished[1]['stages'][0]
+    records = (tmp_path / 'finetune' / 'metrics.jsonl').read_text().splitlines()
+    assert {json.loads(record)['stage'] for record in records} == {2, 3}
+    assert not any('csl' in json.loads(record) for record in records)
+
+
+def test_a_folder_that_is_no_finished_stage_cannot_be_started_from(tmp_path):
+    with pytest.raises(ValueError, match='training.init_from=.*must be a folder stage_N'):
+        main.run(tiny_config(**{'training.init_from': str(tmp_path)}), str(tmp_path / 'run'))
