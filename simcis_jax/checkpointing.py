@@ -55,6 +55,26 @@ class StageCheckpoints:
             items['memory'] = ocp.args.StandardSave(state.memory)
         self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
+    def save_weights(self, step: int, params: Any, memory: Any = None) -> None:
+        """Writes what another program trained: nothing to go on with inside the stage."""
+        items = {'params': params} | ({} if memory is None else {'memory': memory})
+        items = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def has(self, item: str) -> bool:
+        """Whether the newest checkpoint holds this item: params, memory, rest or data."""
+        return (self._manager.directory / str(self.latest_step) / item).exists()
+
+    def read(self, item: str) -> Any:
+        """The newest params or memory as nested dicts of arrays, whatever their shapes."""
+        host = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), self._metadata(item)
+        )
+        return self._manager.restore(
+            self.latest_step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
+        )[item]
+
     def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
         """The newest state, on the devices of `like`; moves `data` to its position."""
         restored = self._restore(
@@ -67,15 +87,47 @@ class StageCheckpoints:
         )
 
     def restore_params(self, like: Any) -> Any:
-        """The newest parameters, on the devices of `like`."""
+        """The newest parameters, on the devices of `like`.
+
+        Raises:
+            ValueError: they are of another network.
+        """
+        self._check_shapes('params', like, 'model.* as it was there')
         return self._restore(params=ocp.args.StandardRestore(_abstract(like))).params
 
     def restore_memory(self, like: Any) -> Any:
-        """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
-        has_memory = (self._manager.directory / str(self.latest_step) / 'memory').exists()
-        if not jax.tree.leaves(like) or not has_memory:
+        """The newest memory; `like` itself if the method has none, or the checkpoint has none.
+
+        Raises:
+            ValueError: it has other shapes.
+        """
+        if not jax.tree.leaves(like) or not self.has('memory'):
             return like
+        self._check_shapes('memory', like, 'method.* as it was there, such as method.bank_size')
         return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
+
+    def _metadata(self, item: str) -> Any:
+        folder = self._manager.directory / str(self.latest_step) / item
+        return ocp.StandardCheckpointHandler().metadata(folder).tree
+
+    def _check_shapes(self, item: str, like: Any, way_out: str) -> None:
+        def shapes(tree):
+            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+            return {
+                '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): x.shape
+                for path, x in leaves
+            }
+
+        # Orbax cuts or pads an array of another shape, and says nothing.
+        stored, wanted = shapes(self._metadata(item)), shapes(like)
+        different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f'{self._manager.directory}: {item} {name} is {stored.get(name, "absent")} there '
+                f'and {wanted.get(name, "absent")} in this config, and {len(different) - 1} more '
+                f'differ; set {way_out}.'
+            )
 
     def _restore(self, **items: Any) -> Any:
         return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))
