@@ -65,6 +65,37 @@ class StageCheckpoints:
         """Whether the newest checkpoint holds this item: params, memory, rest or data."""
         return (self._manager.directory / str(self.latest_step) / item).exists()
 
+    def check(self, item: str, like: Any, way_out: str) -> None:
+        """Raises ValueError if the newest params or memory have other shapes than `like`.
+
+        Restoring would not: Orbax cuts or pads an array of another shape, and says nothing. There
+        may be no memory on either side.
+
+        Args:
+            item: params or memory.
+            like: arrays, or their shapes.
+            way_out: what the user can set.
+        """
+
+        def shapes(tree):
+            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+            return {
+                jax.tree_util.keystr(path, simple=True, separator='.'): x.shape
+                for path, x in leaves
+            }
+
+        if item == 'memory' and not (jax.tree.leaves(like) and self.has('memory')):
+            return
+        stored, wanted = shapes(self._metadata(item)), shapes(like)
+        different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f'{self._manager.directory}: {item} {name} is {stored.get(name, "absent")} there '
+                f'and {wanted.get(name, "absent")} in this config ({len(different)} differ); set '
+                f'{way_out}.'
+            )
+
     def read(self, item: str) -> Any:
         """The newest params or memory as nested dicts of arrays, whatever their shapes."""
         host = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
@@ -87,47 +118,18 @@ class StageCheckpoints:
         )
 
     def restore_params(self, like: Any) -> Any:
-        """The newest parameters, on the devices of `like`.
-
-        Raises:
-            ValueError: they are of another network.
-        """
-        self._check_shapes('params', like, 'model.* as it was there')
+        """The newest parameters, on the devices of `like`."""
         return self._restore(params=ocp.args.StandardRestore(_abstract(like))).params
 
     def restore_memory(self, like: Any) -> Any:
-        """The newest memory; `like` itself if the method has none, or the checkpoint has none.
-
-        Raises:
-            ValueError: it has other shapes.
-        """
+        """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
         if not jax.tree.leaves(like) or not self.has('memory'):
             return like
-        self._check_shapes('memory', like, 'method.* as it was there, such as method.bank_size')
         return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
 
     def _metadata(self, item: str) -> Any:
         folder = self._manager.directory / str(self.latest_step) / item
         return ocp.StandardCheckpointHandler().metadata(folder).tree
-
-    def _check_shapes(self, item: str, like: Any, way_out: str) -> None:
-        def shapes(tree):
-            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-            return {
-                '/'.join(str(getattr(k, 'key', getattr(k, 'name', k))) for k in path): x.shape
-                for path, x in leaves
-            }
-
-        # Orbax cuts or pads an array of another shape, and says nothing.
-        stored, wanted = shapes(self._metadata(item)), shapes(like)
-        different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
-        if different:
-            name = different[0]
-            raise ValueError(
-                f'{self._manager.directory}: {item} {name} is {stored.get(name, "absent")} there '
-                f'and {wanted.get(name, "absent")} in this config, and {len(different) - 1} more '
-                f'differ; set {way_out}.'
-            )
 
     def _restore(self, **items: Any) -> Any:
         return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))
