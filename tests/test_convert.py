@@ -17,6 +17,7 @@ from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
 from simcis_jax.port.torch_weights import BACKBONE, to_flax, to_torch
+from simcis_jax.starting_point import with_backbone
 
 NUM_CLASSES, WIDTH, BANK_SIZE = 7, 4, 5
 
@@ -198,6 +199,14 @@ def test_a_pretrained_backbone_is_read(tmp_path, state, kind):
         usage = convert.import_model(path, tmp_path / 'imagenet')
         assert 'training.init_backbone' in usage
         assert_same_bits(read_checkpoint(tmp_path / 'imagenet'), {'resnet': expected})
+
+
+def test_pretrained_weights_replace_the_backbone_alone(tmp_path, state):
+    write_pickle(tmp_path / 'R-50.pkl', imagenet_files(state)[1])
+    expected = to_flax(state)['resnet']
+    params = {'resnet': jax.tree.map(np.zeros_like, expected), 'heads': {'a': np.ones(2)}}
+    begun = with_backbone(params, str(tmp_path / 'R-50.pkl'))
+    assert_same_bits(begun, {'resnet': expected, 'heads': params['heads']})
 
 
 def test_pretrained_weights_of_another_network_name_their_keys(tmp_path, state):

@@ -143,6 +143,8 @@ def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterato
         if '{}' in row[1]:
             numbered = re.compile(re.escape(row[column]).replace(r'\{\}', r'(\d+)'))
             found = [int(match[1]) for match in map(numbered.match, keys) if match]
+            # A number beyond the number of keys cannot be a complete model's.
+            found = [i for i in found if i < len(keys)]
             counts[family(row)] = max([counts[family(row)], *(i + 1 for i in found)])
     for row in table:
         published, ours, parts = row

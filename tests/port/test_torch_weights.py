@@ -99,6 +99,13 @@ def test_unknown_keys_are_an_error_that_lists_twenty():
         to_flax(state)
 
 
+def test_a_key_of_an_absurd_layer_is_unknown():
+    key = 'backbone.res4.99999999999.conv1.weight'
+    state = zeros(golden_weights.published_shapes()) | {key: np.zeros(1)}
+    with pytest.raises(ValueError, match=f'1 published keys have no counterpart: {key};'):
+        to_flax(state)
+
+
 def test_unequal_copies_of_the_box_head_are_an_error():
     state = zeros(golden_weights.published_shapes())
     key = f'{PREDICTOR}.bbox_embed.3.layers.1.bias'
