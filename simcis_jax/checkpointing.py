@@ -60,6 +60,57 @@ class StageCheckpoints:
             items['memory'] = ocp.args.StandardSave(state.memory)
         self._manager.save(int(state.step), args=ocp.args.Composite(**items))
 
+    def save_weights(self, step: int, params: Any, memory: Any = None) -> None:
+        """Writes what another program trained: nothing to go on with inside the stage."""
+        items = {'params': params} | ({} if memory is None else {'memory': memory})
+        items = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def has(self, item: str) -> bool:
+        """Whether the newest checkpoint holds this item: params, memory, rest or data."""
+        return (self._manager.directory / str(self.latest_step) / item).exists()
+
+    def check(self, item: str, like: Any, way_out: str) -> None:
+        """Raises ValueError if the newest params or memory have other shapes than `like`.
+
+        Restoring would not: Orbax cuts or pads an array of another shape, and says nothing. There
+        may be no memory on either side.
+
+        Args:
+            item: params or memory.
+            like: arrays, or their shapes.
+            way_out: what the user can set.
+        """
+
+        def shapes(tree):
+            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+            return {
+                jax.tree_util.keystr(path, simple=True, separator='.'): x.shape
+                for path, x in leaves
+            }
+
+        if item == 'memory' and not (jax.tree.leaves(like) and self.has('memory')):
+            return
+        stored, wanted = shapes(self._metadata(item)), shapes(like)
+        different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f'{self._manager.directory}: {item} {name} is {stored.get(name, "absent")} there '
+                f'and {wanted.get(name, "absent")} in this config ({len(different)} differ); set '
+                f'{way_out}.'
+            )
+
+    def read(self, item: str) -> Any:
+        """The newest params or memory as nested dicts of arrays, whatever their shapes."""
+        host = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), self._metadata(item)
+        )
+        return self._manager.restore(
+            self.latest_step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
+        )[item]
+
     def restore(self, like: TrainState, data: grain.DatasetIterator) -> TrainState:
         """The newest state, on the devices of `like`; moves `data` to its position."""
         restored = self._restore(
@@ -77,10 +128,13 @@ class StageCheckpoints:
 
     def restore_memory(self, like: Any) -> Any:
         """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
-        has_memory = (self._manager.directory / str(self.latest_step) / 'memory').exists()
-        if not jax.tree.leaves(like) or not has_memory:
+        if not jax.tree.leaves(like) or not self.has('memory'):
             return like
         return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
+
+    def _metadata(self, item: str) -> Any:
+        folder = self._manager.directory / str(self.latest_step) / item
+        return ocp.StandardCheckpointHandler().metadata(folder).tree
 
     def _restore(self, **items: Any) -> Any:
         return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))

@@ -3,7 +3,8 @@
     python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes
 
 Any value can be changed on the command line: --config.method.name=finetune. The same command goes
-on where an interrupted run stopped; on a finished run it prints the table.
+on where an interrupted run stopped; on a finished run it prints the table. --mode=evaluate scores
+the newest finished stage again, such as the one of training.init_from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
+MODE = flags.DEFINE_enum(
+    'mode',
+    'train',
+    ['train', 'evaluate'],
+    'train: what is not finished yet, then evaluate. evaluate: the newest finished stage only.',
+)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 flags.mark_flags_as_required(['config', 'workdir'])
 
@@ -40,12 +47,13 @@ def stop(message: object) -> NoReturn:
     sys.exit(1)
 
 
-def run(config: Mapping[str, Any], workdir: str) -> dict:
+def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
     """Runs a config to its results; the entry for notebooks and tests.
 
     Args:
         config: groups of values, as `configs/common.py` makes them.
         workdir: folder of the run.
+        mode: 'train', or 'evaluate' to score the newest finished stage again and train nothing.
 
     Raises:
         ValueError: a value is unknown, impossible, or not the one the folder was started with.
@@ -53,7 +61,8 @@ def run(config: Mapping[str, Any], workdir: str) -> dict:
         FloatingPointError: a loss is not finite.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    return Trainer(settings.from_config(config), Workdir(workdir, config)).run()
+    trainer = Trainer(settings.from_config(config), Workdir(workdir, config))
+    return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -77,7 +86,7 @@ def main(argv: list[str]) -> None:
         stop(f'unexpected arguments {argv[1:]}; values are set with --config.GROUP.KEY=VALUE.')
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     try:
-        run(CONFIG.value, WORKDIR.value)
+        run(CONFIG.value, WORKDIR.value, MODE.value)
     except (ValueError, OSError, FloatingPointError) as error:
         if not is_for_user(error):
             raise

@@ -53,6 +53,7 @@ class TrainingSettings:
     steps_per_class: int = 1_000  # Of every later stage.
     survey_images: int = 0  # Images seen before a stage to count pseudo-labels; 0 = all.
     init_from: str = ''  # Folder stage_N of a finished run: go on after it instead of training it.
+    init_backbone: str = ''  # ImageNet weights to start from: torchvision, timm, detectron2.
     seed: int = 0
     log_every: int = 50  # Steps.
     checkpoint_every: int = 5_000  # Steps; the end of a stage is always kept.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simcis_jax import parallel
+from simcis_jax import parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
@@ -27,7 +26,7 @@ from simcis_jax.progress import Progress, duration
 from simcis_jax.settings import Settings
 from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
 from simcis_jax.types import Batch, StageArrays
-from simcis_jax.workdir import StageFolder, Workdir
+from simcis_jax.workdir import Workdir
 
 # Metrics worth a place in the progress line; the log has them all.
 SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
@@ -91,44 +90,81 @@ class Trainer:
 
     def run(self) -> dict:
         """Trains and evaluates every stage that is not finished yet; returns the results."""
-        self.check_network()
-        self.workdir.claim()
-        self.adopt_stages()
+        adopted = self.start()
         state, reports = None, []
         for stage in self.stages:
             report = self.workdir.stage(stage.number).read_report()
+            if report is None and stage.number < adopted:
+                continue  # Another program trained it, and its model is gone.
             if report is None:
-                if state is None and stage.index > 0:
-                    state = self.finished_state(self.stages[stage.index - 1])
-                state = self.train_stage(stage, state)
+                if stage.number == adopted:
+                    state = self.finished_state(stage)
+                else:
+                    if state is None and stage.index > 0:
+                        state = self.finished_state(self.stages[stage.index - 1])
+                    state = self.train_stage(stage, state)
                 report = self.evaluate_stage(stage, state)
             reports.append(report)
-            results = continual.results(reports)
-            self.workdir.write_results(results)
-            print(continual.format_table(results), flush=True)
+            results = self.write_results(reports)
         return results
 
-    def check_network(self) -> None:
-        """Raises ValueError if the network does not fit the images; computes nothing."""
-        jax.eval_shape(self.init_params, jax.random.key(0))
+    def evaluate(self) -> dict:
+        """Evaluates the newest finished stage once more, trains nothing; returns the results.
+
+        Raises:
+            ValueError: no stage is finished.
+        """
+        adopted = self.start()
+        reports = {
+            stage.number: self.workdir.stage(stage.number).read_report() for stage in self.stages
+        }
+        finished = [n for n, report in reports.items() if report or n == adopted]
+        if not finished:
+            raise ValueError(
+                f'{self.workdir.root} has no finished stage to evaluate; train one, or set '
+                'training.init_from.'
+            )
+        stage = self.stages[finished[-1] - 1]
+        reports[stage.number] = self.evaluate_stage(stage, self.finished_state(stage))
+        return self.write_results([reports[n] for n in finished])
+
+    def start(self) -> int:
+        """Checks all that can be checked, then takes over stages; returns how many, or 0.
+
+        Raises:
+            ValueError: the network does not fit the images, or what it starts from.
+        """
+        training = self.settings.training
+        params = jax.eval_shape(self.init_params, jax.random.key(0))
+        adopted = None
+        if training.init_from:
+            memory = jax.eval_shape(self.init_memory)
+            adopted = starting_point.finished_stage(
+                training.init_from, len(self.stages), params=params, memory=memory
+            )
+        elif training.init_backbone:
+            starting_point.with_backbone(params, training.init_backbone)
+        self.workdir.claim()
+        if adopted is None:
+            return 0
+        starting_point.adopt(self.workdir, adopted)
+        return adopted.number
+
+    def write_results(self, reports: Sequence[Mapping]) -> dict:
+        """Writes and prints the table of these stages; returns it."""
+        results = continual.results(reports)
+        self.workdir.write_results(results)
+        print(continual.format_table(results), flush=True)
+        return results
 
     def init_params(self, key: Array) -> Any:
         """Random parameters."""
         size = self.settings.data.size
         return self.model.init(key, jnp.zeros((1, size, size, 3), jnp.uint8))['params']
 
-    def adopt_stages(self) -> None:
-        """Takes over the finished stages up to `training.init_from`, reports and checkpoints."""
-        if not self.settings.training.init_from:
-            return
-        source = StageFolder(Path(self.settings.training.init_from))
-        if source.number is None or source.read_report() is None:
-            raise ValueError(
-                f'training.init_from={source.root} must be a folder stage_N of a finished stage, '
-                'with its evaluation.json.'
-            )
-        for number in range(1, source.number + 1):
-            self.workdir.stage(number).adopt(StageFolder(source.root.parent / f'stage_{number}'))
+    def init_memory(self) -> Any:
+        """The method's memory before the first stage."""
+        return self.settings.method.init_memory(len(self.categories), self.model.width)
 
     # One stage
 
@@ -183,6 +219,11 @@ class Trainer:
     ) -> TrainState:
         """The state a stage starts from: parameters and memory live on, the optimizer is new."""
         state = self.new_state(stage, previous)
+        if previous is None and self.settings.training.init_backbone:
+            params = starting_point.with_backbone(
+                state.params, self.settings.training.init_backbone
+            )
+            state = state.replace(params=parallel.put_replicated(self.mesh, params))
         method = self.settings.method
         if teacher is None or not method.surveys:
             return state
@@ -212,7 +253,7 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
             params = jax.jit(self.init_params)(key)
-            memory = self.settings.method.init_memory(len(self.categories), self.model.width)
+            memory = self.init_memory()
         else:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)

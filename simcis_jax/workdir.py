@@ -66,7 +66,9 @@ class StageFolder:
                 ignore=shutil.ignore_patterns('evaluation.json'),
                 dirs_exist_ok=True,
             )
-            self.write_report(other.read_report())
+            report = other.read_report()
+            if report is not None:
+                self.write_report(report)
 
     def write_report(self, report: Mapping) -> None:
         """Writes the scores: from now on the stage is finished."""
@@ -137,9 +139,7 @@ class Workdir:
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""
-        folder = StageFolder(self.root / f'stage_{number}')
-        folder.root.mkdir(exist_ok=True)
-        return folder
+        return StageFolder(self.root / f'stage_{number}')
 
     def metrics_log(self, stage: int, first_step: int) -> MetricsLog:
         """The log, cut back to `first_step` of `stage`."""

@@ -28,6 +28,7 @@ ALLOWED = {
     'checkpointing': {'train_step'},
     'settings': {'model', 'losses', 'methods', 'optimizer'},
     'workdir': {'evaluation'},
+    'starting_point': {'checkpointing', 'port', 'workdir'},
     'evaluator': {'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
 }
 

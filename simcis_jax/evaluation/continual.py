@@ -121,7 +121,8 @@ def format_table(results: Mapping) -> str:
         if not all(columns[0][1] in report for report in results['stages']):
             continue
         rows = [[f'{title} at stage', *(name for name, _, _ in columns)]]
-        for number, report in enumerate(results['stages'], start=1):
+        for position, report in enumerate(results['stages'], start=1):
+            number = report.get('stage', position)
             rows.append([str(number), *(_cell(report[metric][key]) for _, metric, key in columns)])
         averages = results['average']
         rows.append(

@@ -42,6 +42,7 @@ ATTENTION = (
 )
 
 STAGES = (2, 3, 4, 5)
+LISTED = 20  # Keys that an error names.
 PIXELS = 'sem_seg_head.pixel_decoder'
 ENCODER = f'{PIXELS}.transformer.encoder.layers.{{}}'
 PREDICTOR = 'sem_seg_head.predictor'
@@ -104,6 +105,21 @@ TABLE = (
 )
 
 
+BACKBONE = tuple(row for row in TABLE if row[0].startswith('backbone.'))
+
+# ImageNet weights: torchvision's names (timm's are the same) become detectron2's by these steps,
+# and those become published names by `backbone.` in front of them.
+IMAGENET = (
+    (r'^(conv1|bn1)\b', r'stem.\1'),
+    (r'^layer(\d)', lambda match: f'res{int(match[1]) + 1}'),
+    (r'\bbn(\d)', r'conv\1.norm'),
+    (r'downsample\.0', 'shortcut'),
+    (r'downsample\.1', 'shortcut.norm'),
+)
+# What only a classifier needs.
+CLASSIFIER = re.compile(r'(stem\.)?fc\.(weight|bias)|.*\.num_batches_tracked')
+
+
 class _Array(NamedTuple):
     """One line of the table, spelt out: equal published arrays, and the arrays we make of them."""
 
@@ -112,7 +128,7 @@ class _Array(NamedTuple):
     layout: str
 
 
-def _arrays(keys: Collection[str], column: int) -> Iterator[_Array]:
+def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterator[_Array]:
     """The table for a model with these keys, which are named as in this column of it.
 
     How many blocks and layers there are is read off the keys; a block or layer that is there in
@@ -123,12 +139,14 @@ def _arrays(keys: Collection[str], column: int) -> Iterator[_Array]:
         return row[1].split('{}')[0]
 
     counts = defaultdict(int)
-    for row in TABLE:
+    for row in table:
         if '{}' in row[1]:
             numbered = re.compile(re.escape(row[column]).replace(r'\{\}', r'(\d+)'))
             found = [int(match[1]) for match in map(numbered.match, keys) if match]
+            # A number beyond the number of keys cannot be a complete model's.
+            found = [i for i in found if i < len(keys)]
             counts[family(row)] = max([counts[family(row)], *(i + 1 for i in found)])
-    for row in TABLE:
+    for row in table:
         published, ours, parts = row
         for i in range(counts[family(row)] if '{}' in ours else 1):
             for their_name, our_names, layout in parts:
@@ -147,19 +165,36 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
         ('have no counterpart', set(given) - set(expected)),
     ):
         if names:
+            few = sorted(names)[:LISTED]
+            more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
             raise ValueError(
-                f'{len(names)} {what} {problem}, such as {sorted(names)[:3]}; only a complete '
-                'model with ResNet-50 or -101 and selected queries can be converted.'
+                f'{len(names)} {what} {problem}: {", ".join(few)}{more}; only a complete model '
+                'with ResNet-50 or -101 and selected queries can be converted.'
             )
 
 
-def to_flax(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def imagenet_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The published backbone keys from ImageNet weights of torchvision, timm or detectron2."""
+    renamed = {}
+    for key, value in state.items():
+        if not CLASSIFIER.fullmatch(key):
+            for pattern, replacement in IMAGENET:
+                key = re.sub(pattern, replacement, key)
+            renamed[f'backbone.{key}'] = value
+    return renamed
+
+
+def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, Any]:
     """Our parameters, nested, from a published state dict.
+
+    Args:
+        state: published key -> array.
+        table: `TABLE`, or `BACKBONE` if the state dict holds no more than that.
 
     Raises:
         ValueError: a key is missing or unknown, or the copies of the box head differ.
     """
-    arrays = list(_arrays(state, column=0))
+    arrays = list(_arrays(state, 0, table))
     _check_complete([key for x in arrays for key in x.published], state, 'published keys')
     params = {}
     for array in arrays:

@@ -1,0 +1,177 @@
+"""The command that takes models from and to the published PyTorch code.
+
+    python -m simcis_jax.convert import --source=model_final.pth --out=converted/stage_1
+    python -m simcis_jax.convert export --checkpoint=runs/a/stage_1 --out=model_final.pth
+
+No PyTorch is needed, and nothing that a file names is ever run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.virtual_query import QueryBank
+from simcis_jax.main import is_for_user, stop
+from simcis_jax.methods.simcis import SimCIS
+from simcis_jax.model.resnet import BACKBONES
+from simcis_jax.port import published_bank, state_dicts, torch_weights
+from simcis_jax.workdir import StageFolder, write_whole
+
+SUFFIXES = ('.pth', '.safetensors')
+
+
+def backbone_name(resnet: dict[str, Any]) -> str:
+    """The name of the backbone with these parameters.
+
+    Raises:
+        ValueError: it is neither ResNet-50 nor -101.
+    """
+    blocks = tuple(sum(name.startswith(f'res{stage}_') for name in resnet) for stage in range(2, 6))
+    for name, settings in BACKBONES.items():
+        if settings['blocks'] == blocks:
+            return name
+    raise ValueError(f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor -101.')
+
+
+def import_model(
+    source: str, out: str, *, bank: str | None = None, counts: str | None = None
+) -> str:
+    """Writes a published model as the folder of a finished stage; returns what it is, in words.
+
+    ImageNet weights become a folder with the backbone alone, for `training.init_backbone`.
+
+    Args:
+        source: .pth, .pkl or .safetensors.
+        out: folder to make: its name stage_N tells which stage the model has learned last.
+        bank: the fake_query.pkl that belongs to the model; None = an empty bank.
+        counts: the psd_distribution.json; None = no pseudo-label counted.
+
+    Raises:
+        ValueError: a file holds something else, or `out` is not as described.
+        OSError: a file cannot be read or written.
+    """
+    folder = StageFolder(Path(out))
+    if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
+        raise ValueError(f'{out} exists already; choose a new folder.')
+    state = state_dicts.read_state(source)
+    if not any(key.startswith('sem_seg_head.') for key in state):
+        if bank or counts:
+            raise ValueError(f'{source} is a backbone alone, to which no bank or counts belong.')
+        params = torch_weights.to_flax(state, torch_weights.BACKBONE)
+        words, memory = f'{backbone_name(params["resnet"])} backbone', None
+        usage = f'--config.training.init_backbone={out}'
+    else:
+        if not folder.number:
+            raise ValueError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
+        params = torch_weights.to_flax(state)
+        num_classes, width = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
+        memory = _memory(num_classes, width, bank, counts)
+        name = backbone_name(params['resnet'])
+        words = f'{name}, {num_classes} classes'
+        if memory:
+            words += f', {np.minimum(memory.written, memory.queries.shape[1]).sum()} queries'
+        usage = f'--config.training.init_from={out} --config.model.backbone={name}'
+        if memory:
+            usage += f' --config.method.bank_size={memory.queries.shape[1]}'
+    try:
+        with StageCheckpoints(folder.checkpoints) as checkpoints:
+            checkpoints.save_weights(0, params, memory)
+    except BaseException:
+        shutil.rmtree(folder.root, ignore_errors=True)
+        raise
+    return f'{out}: {words}; use it with {usage}'
+
+
+def _memory(num_classes: int, width: int, bank: str | None, counts: str | None) -> QueryBank | None:
+    if not (bank or counts):
+        return None
+    if bank:
+        queries, written = published_bank.read_bank(bank, num_classes)
+        if queries.shape[2] != width:
+            raise ValueError(f'{bank} has queries of {queries.shape[2]}, the model of {width}.')
+    else:
+        size = SimCIS.bank_size
+        queries = np.zeros((num_classes, size, width), np.float32)
+        written = np.zeros(num_classes, np.int32)
+    totals = np.zeros(num_classes, np.float32)
+    if counts:
+        totals = published_bank.read_counts(counts, num_classes)
+    return QueryBank(queries, written, totals)
+
+
+def export_model(
+    checkpoint: str, out: str, *, bank: str | None = None, counts: str | None = None
+) -> str:
+    """Writes the newest checkpoint of a stage as the published code has it; says what it wrote.
+
+    Args:
+        checkpoint: folder stage_N.
+        out: .pth, which the published code loads, or .safetensors.
+        bank: where to write the query bank; None = nowhere.
+        counts: where to write the counts of pseudo-labels; None = nowhere.
+
+    Raises:
+        ValueError: there is no checkpoint, or it has no counterpart in the published code.
+        OSError: a file cannot be written.
+    """
+    if Path(out).suffix not in SUFFIXES:
+        raise ValueError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
+    folder = StageFolder(Path(checkpoint))
+    if not folder.checkpoints.is_dir():
+        raise ValueError(f'--checkpoint={checkpoint} must be a folder stage_N with checkpoints/.')
+    with StageCheckpoints(folder.checkpoints) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise ValueError(f'{checkpoint} holds no finished checkpoint.')
+        has_memory = checkpoints.has('memory')
+        if (bank or counts) and not has_memory:
+            raise ValueError(f'{checkpoint} has no query bank; leave out --bank and --counts.')
+        params = checkpoints.read('params')
+        memory = checkpoints.read('memory') if bank or counts else {}
+    state = torch_weights.to_torch(params)
+    wrong = [key for key, value in state.items() if value.dtype != np.float32]
+    if wrong:
+        raise ValueError(f'{checkpoint}: {wrong[0]} is not float32, as the published weights are.')
+    state_dicts.write_state(out, state)
+    memory = {name: np.asarray(value) for name, value in memory.items()}
+    if bank:
+        published_bank.write_bank(bank, memory['queries'], memory['written'])
+    if counts:
+        write_whole(Path(counts), published_bank.counts_text(memory['counts']))
+    return f'{out}: {len(state)} arrays'
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; bad input ends it with one line."""
+    parser = argparse.ArgumentParser(prog='simcis_jax.convert', allow_abbrev=False)
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, first, convert in (
+        ('import', 'source', import_model),
+        ('export', 'checkpoint', export_model),
+    ):
+        command = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
+        command.set_defaults(convert=convert)
+        command.add_argument(f'--{first}', required=True, help='What to read.')
+        command.add_argument('--out', required=True, help='What to write.')
+        command.add_argument('--bank', help='fake_query.pkl')
+        command.add_argument('--counts', help='psd_distribution.json')
+    values = vars(parser.parse_args(arguments))
+    values.pop('command')
+    logging.set_verbosity(logging.WARNING)
+    try:
+        print(values.pop('convert')(**values))
+    except (ValueError, OSError) as error:
+        if not is_for_user(error):
+            raise
+        stop(error)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

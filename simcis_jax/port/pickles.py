@@ -1,0 +1,147 @@
+"""Pickles, read and written without running or needing anything that they name.
+
+A pickle is a program: it names functions and calls them. Here every name in it must be on a list,
+which says what is called in its place; the real thing is never looked up.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, allowed: Mapping[str, Any], persistent_load: Callable):
+        super().__init__(file, encoding='latin1')  # Python 2 wrote some ImageNet weights.
+        self._allowed, self.persistent_load = allowed, persistent_load
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._allowed[f'{module}.{name}']
+        except KeyError:
+            raise _Refused(f'{module}.{name}') from None
+
+
+class _Refused(Exception):
+    """Holds the name that is not allowed."""
+
+
+def load(
+    file: BinaryIO, allowed: Mapping[str, Any], persistent_load: Callable[[Any], Any] | None = None
+) -> Any:
+    """The object of the next pickle in a file.
+
+    Args:
+        file: open for reading; is left right behind the pickle.
+        allowed: what stands for each 'module.name' that the pickle may mention.
+        persistent_load: what an object outside of the pickle is, given its id.
+
+    Raises:
+        ValueError: the pickle mentions another name, or is broken.
+    """
+
+    def no_outside(_):
+        raise ValueError('it refers to data outside of it')
+
+    try:
+        return _Unpickler(file, allowed, persistent_load or no_outside).load()
+    except _Refused as refused:
+        raise ValueError(
+            f'{file.name} is refused: it wants to use {refused}, which has no place in such a '
+            'file; if you trust it, save its state dict alone, as .safetensors.'
+        ) from None
+    except Exception as error:  # A broken program may fail in any way.
+        raise ValueError(
+            f'{file.name} cannot be read, it is broken or no pickle: {error}.'
+        ) from None
+
+
+class Global(NamedTuple):
+    """A function or class, by name."""
+
+    module: str
+    name: str
+
+
+class Call(NamedTuple):
+    """What a function returns, once it is given a state, elements (of a list) or items."""
+
+    function: Global
+    arguments: tuple
+    state: Any = None
+    elements: list | None = None
+    items: Mapping | None = None
+
+
+class Outside(NamedTuple):
+    """An object that is not in the pickle."""
+
+    id: tuple
+
+
+def dumps(value: Any) -> bytes:
+    """A pickle (protocol 2) of None, bool, int, float, str, tuple, list, dict, and the above.
+
+    A NumPy vector becomes a list of floats.
+    """
+    chunks = [pickle.PROTO, b'\x02']
+    _write(value, chunks.append)
+    return b''.join([*chunks, pickle.STOP])
+
+
+def _write(value: Any, emit: Callable[[bytes], None]) -> None:
+    def write(opcode, *values):
+        for x in values:
+            _write(x, emit)
+        emit(opcode)
+
+    match value:
+        case None:
+            emit(pickle.NONE)
+        case bool():
+            emit(pickle.NEWTRUE if value else pickle.NEWFALSE)
+        case int():
+            number = pickle.encode_long(value)
+            emit(pickle.LONG1 + bytes([len(number)]) + number)
+        case float():
+            emit(pickle.BINFLOAT + struct.pack('>d', value))
+        case str():
+            text = value.encode()
+            emit(pickle.BINUNICODE + struct.pack('<I', len(text)) + text)
+        case Global():
+            emit(pickle.GLOBAL + f'{value.module}\n{value.name}\n'.encode())
+        case Outside():
+            write(pickle.BINPERSID, value.id)
+        case Call():
+            write(pickle.REDUCE, value.function, value.arguments)
+            _write_content(value.elements, value.items, write, emit)
+            if value.state is not None:
+                write(pickle.BUILD, value.state)
+        case tuple():
+            emit(pickle.MARK)
+            write(pickle.TUPLE, *value)
+        case list():
+            emit(pickle.EMPTY_LIST)
+            _write_content(value, None, write, emit)
+        case dict():
+            emit(pickle.EMPTY_DICT)
+            _write_content(None, value, write, emit)
+        case np.ndarray():
+            coded = np.empty(value.shape, [('opcode', 'S1'), ('number', '>f8')])
+            coded['opcode'], coded['number'] = pickle.BINFLOAT, value
+            emit(pickle.EMPTY_LIST + pickle.MARK + coded.tobytes() + pickle.APPENDS)
+        case _:
+            raise TypeError(f'cannot pickle {type(value)}')
+
+
+def _write_content(elements: list | None, items: Mapping | None, write: Callable, emit: Callable):
+    if elements:
+        emit(pickle.MARK)
+        write(pickle.APPENDS, *elements)
+    if items:
+        emit(pickle.MARK)
+        write(pickle.SETITEMS, *(x for item in items.items() for x in item))

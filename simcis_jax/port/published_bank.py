@@ -1,0 +1,114 @@
+"""The query bank and the counts of pseudo-labels, as the published code keeps them in files.
+
+`fake_query.pkl` is a `defaultdict(partial(deque_factory, K))` of class -> deque of queries, which
+are lists of floats, the newest one last. `psd_distribution.json` is a list of a float a class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simcis_jax.port import torch_files
+from simcis_jax.port.pickles import Call, Global
+
+FACTORY = Global('continual.trainer', 'deque_factory')
+
+
+class _Partial:
+    """Stands for functools.partial."""
+
+    def __init__(self, *_):
+        self.arguments = ()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.arguments = state[1]
+
+
+class _Queues(dict):
+    """Stands for collections.defaultdict."""
+
+    def __init__(self, factory: Any = None):
+        super().__init__()
+        self.factory = factory
+
+
+def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Queries [C, K, D] float32, the oldest first, and how many each class has, [C] int32.
+
+    Raises:
+        ValueError: the file is something else, or has more than `num_classes` classes.
+        OSError: it cannot be read.
+    """
+    bank = torch_files.read(
+        path,
+        pick=lambda top: [top],  # Nothing in it is a tensor.
+        allowed={
+            '.'.join(FACTORY): None,
+            'collections.defaultdict': lambda factory=None: _Queues(factory),
+            'functools.partial': lambda *_: _Partial(),
+            'collections.deque': deque,
+        },
+    )[0]
+    try:
+        arrays = {label: np.array(list(queue), np.float32) for label, queue in bank.items()}
+        arrays = {label: array for label, array in arrays.items() if len(array)}
+        sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
+        width = {array.shape[1] for array in arrays.values()}
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise ValueError(f'{path} is no bank of queries such as fake_query.pkl.') from None
+    if len(width) != 1 or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(f'{path}: queries must be stored, all of one width; it has {width}.')
+    foreign = sorted(set(arrays) - set(range(num_classes)), key=str)
+    if foreign:
+        raise ValueError(f'{path} has queries of {foreign}; the model has {num_classes} classes.')
+    queries = np.zeros((num_classes, max(sizes), *width), np.float32)
+    stored = np.zeros(num_classes, np.int32)
+    for label, array in arrays.items():
+        queries[label, : len(array)] = array
+        stored[label] = len(array)
+    return queries, stored
+
+
+def write_bank(path: str | Path, queries: np.ndarray, written: np.ndarray) -> None:
+    """Writes rings of queries, of which the next one to be stored goes to `written` modulo K.
+
+    Args:
+        path: of the file.
+        queries: [C, K, D] float32.
+        written: [C] integers, queries ever stored.
+    """
+    size = queries.shape[1]
+    queues = {}
+    for label in np.flatnonzero(written).tolist():
+        order = np.arange(max(0, written[label] - size), written[label]) % size
+        elements = list(queries[label, order])
+        queues[label] = Call(Global('collections', 'deque'), ([], size), elements=elements)
+    factory = Call(Global('functools', 'partial'), (FACTORY,), state=(FACTORY, (size,), {}, None))
+    torch_files.write(path, Call(Global('collections', 'defaultdict'), (factory,), items=queues))
+
+
+def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
+    """Pseudo-labels of each class, [C] float32.
+
+    Raises:
+        ValueError: the file is no list of `num_classes` numbers.
+        OSError: it cannot be read.
+    """
+    try:
+        counts = json.loads(Path(path).read_text())
+    except ValueError:  # Neither text nor JSON.
+        counts = None
+    is_list = isinstance(counts, list) and all(isinstance(x, int | float) for x in counts)
+    if not is_list or len(counts) != num_classes:
+        raise ValueError(f'{path} must be a JSON list of {num_classes} numbers, one a class.')
+    return np.array(counts, np.float32)
+
+
+def counts_text(counts: np.ndarray) -> str:
+    """The content of a file of counts [C]."""
+    return json.dumps(counts.tolist())

@@ -1,0 +1,109 @@
+"""State dicts in files: .pth, .pkl and .safetensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from simcis_jax.port import torch_files, torch_weights
+from simcis_jax.port.pickles import Call, Global
+
+# Versions of the modules that load older state dicts otherwise: without these, the published code
+# renames the keys of its pixel decoder and says nothing, and detectron2 changes the variances.
+VERSIONS = {'sem_seg_head': 2, 'sem_seg_head.predictor': 2}
+FROZEN_NORM_VERSION = 3
+WRAPPERS = ('model', 'state_dict')  # Keys under which programs file the state dict.
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """Float32 arrays of a published model, or of an ImageNet backbone named as published.
+
+    Args:
+        path: a .safetensors, or anything `torch_files.read` reads; bare, or with optimizer and all.
+
+    Raises:
+        ValueError: the file is broken, not safe, or holds something else.
+        OSError: it cannot be read.
+    """
+    if Path(path).suffix == '.safetensors':
+        state = _read_safetensors(path)
+    else:
+        state = torch_files.read(path, pick=_state_dict)
+    arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+    if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
+        raise ValueError(f'{path} holds no state dict, names of weights with their arrays.')
+    if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
+        state = torch_weights.imagenet_names(state)
+    wrong = [key for key, x in state.items() if x.dtype not in (np.float32, np.float16)]
+    if wrong:
+        raise ValueError(f'{path}: {wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
+    return {key: value.astype(np.float32, copy=False) for key, value in state.items()}
+
+
+def read_backbone(path: str | Path) -> dict[str, Any]:
+    """Our parameters of the ResNet alone, from a whole published model or ImageNet weights.
+
+    Raises:
+        ValueError: as `read_state`, or a key of the ResNet is missing or unknown.
+        OSError: the file cannot be read.
+    """
+    state = read_state(path)
+    backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
+    return torch_weights.to_flax(backbone, torch_weights.BACKBONE)['resnet']
+
+
+def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes a published state dict of float32 arrays.
+
+    Args:
+        path: a .safetensors, or a file that the published code loads.
+        state: key -> array.
+    """
+    path = Path(path)
+    if path.suffix == '.safetensors':
+        part = path.with_name(path.name + '.part')
+        safetensors.numpy.save_file(dict(state), part, metadata={'format': 'pt'})
+        os.replace(part, path)
+        return
+    model, storages = torch_files.tensors(state)
+    ordered = Global('collections', 'OrderedDict')
+    versions = Call(ordered, (), items=module_versions(state))
+    model = Call(ordered, (), items=model, state={'_metadata': versions})
+    torch_files.write(path, {'model': model}, storages)
+
+
+def module_versions(keys: Iterable[str]) -> dict[str, dict[str, int]]:
+    """What PyTorch keeps in `_metadata`: the version of every module that a key goes through."""
+    versions = {}
+    for key in keys:
+        names = key.split('.')[:-1]
+        for depth in range(len(names) + 1):
+            module = '.'.join(names[:depth])
+            frozen = names[0] == 'backbone' and names[depth - 1 : depth] == ['norm']
+            version = VERSIONS.get(module, FROZEN_NORM_VERSION if frozen else 1)
+            versions[module] = {'version': version}
+    return versions
+
+
+def _state_dict(top: Any) -> Any:
+    for key in WRAPPERS:
+        if isinstance(top, dict) and isinstance(top.get(key), dict):
+            return top[key]
+    return top
+
+
+def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    with open(path, 'rb'):  # Says it if there is no such file.
+        pass
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is broken, or of another kind than .safetensors: {error}.'
+        ) from None

@@ -1,0 +1,139 @@
+import contextlib
+import json
+import pickle
+import sys
+import types
+import zipfile
+from collections import defaultdict, deque
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax.continual import virtual_query
+from simcis_jax.port import published_bank
+
+
+def deque_factory(size):
+    return deque(maxlen=size)
+
+
+# The class as the published code pickles it.
+deque_factory.__module__, deque_factory.__qualname__ = 'continual.trainer', 'deque_factory'
+
+
+def published(tmp_path, queues, size=4):
+    """Writes fake_query.pkl as Python itself pickles what the published code holds."""
+    bank = defaultdict(partial(deque_factory, size))
+    for label, queries in queues.items():
+        bank[label].extend(queries)
+    with published_module():
+        return write(tmp_path / 'fake_query.pkl', pickle.dumps(bank, 2))
+
+
+@contextlib.contextmanager
+def published_module():
+    """While this lasts, the published code's function can be imported."""
+    module = types.ModuleType('continual.trainer')
+    module.deque_factory = deque_factory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, 'continual', types.ModuleType('continual'))
+        patch.setitem(sys.modules, 'continual.trainer', module)
+        yield
+
+
+def write(path, data):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('fake_query/data.pkl', data)
+        archive.writestr('fake_query/version', '3\n')
+    return path
+
+
+def read_as_published(path):
+    """What the published code gets: unpickled by Python, with its own function in place."""
+    with zipfile.ZipFile(path) as archive, published_module():
+        (name,) = [name for name in archive.namelist() if name.endswith('/data.pkl')]
+        return pickle.loads(archive.read(name))
+
+
+def queries(rng, count, width=3):
+    return rng.normal(size=(count, width)).astype(np.float32).tolist()
+
+
+def test_the_published_bank_comes_back_equal(tmp_path):
+    rng = np.random.default_rng(0)
+    queues = {5: queries(rng, 4), 0: queries(rng, 1), 2: queries(rng, 9)}
+    path = published(tmp_path, queues)
+    stored, written = published_bank.read_bank(path, num_classes=7)
+    assert stored.shape == (7, 4, 3) and written.tolist() == [1, 0, 4, 0, 0, 4, 0]
+    np.testing.assert_array_equal(stored[2], np.float32(queues[2][-4:]))
+    published_bank.write_bank(tmp_path / 'again.pkl', stored, written)
+    again, before = (read_as_published(p) for p in (tmp_path / 'again.pkl', path))
+    assert again == before
+    assert type(again) is defaultdict and type(again[5][0][0]) is float
+    assert {queue.maxlen for queue in again.values()} == {4} == {again[6].maxlen}
+
+
+def test_a_ring_is_written_from_its_oldest_query_to_its_newest(tmp_path):
+    bank = virtual_query.create(num_classes=3, bank_size=4, width=2)
+    rows = jnp.arange(12.0).reshape(6, 2)
+    for row in rows:
+        bank = virtual_query.enqueue(bank, row[None], jnp.array([1]))
+    published_bank.write_bank(
+        tmp_path / 'b.pkl', np.asarray(bank.queries), np.asarray(bank.written)
+    )
+    assert list(read_as_published(tmp_path / 'b.pkl')[1]) == rows[2:].tolist()
+    stored, written = published_bank.read_bank(tmp_path / 'b.pkl', num_classes=3)
+    np.testing.assert_array_equal(stored[1], rows[2:])
+    assert written.tolist() == [0, 4, 0]
+
+
+def test_a_ring_that_is_not_full_comes_back_with_the_same_bits(tmp_path):
+    stored = np.zeros((3, 4, 2), np.float32)
+    stored[2, :3] = np.random.default_rng(0).normal(size=(3, 2))
+    published_bank.write_bank(tmp_path / 'b.pkl', stored, np.array([0, 0, 3], np.int32))
+    again, written = published_bank.read_bank(tmp_path / 'b.pkl', num_classes=3)
+    assert again.tobytes() == stored.tobytes() and written.tolist() == [0, 0, 3]
+
+
+def test_a_hostile_bank_is_refused_by_name(tmp_path):
+    path = write(tmp_path / 'b.pkl', pickle.dumps(defaultdict(partial(eval, 'harm')), 2))
+    with pytest.raises(ValueError, match='refused: it wants to use .*builtin.*eval'):
+        published_bank.read_bank(path, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ('queues', 'message'),
+    [
+        ({9: [[1.0]]}, r'queries of \[9\]; the model has 3 classes'),
+        ({'1': [[1.0]]}, r"queries of \['1'\]"),
+        ({1: [[1.0], [1.0, 2.0]]}, 'is no bank of queries'),
+        ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one width'),
+        ({}, 'queries must be stored'),
+    ],
+)
+def test_a_bank_that_does_not_fit_is_an_error(tmp_path, queues, message):
+    with pytest.raises(ValueError, match=message):
+        published_bank.read_bank(published(tmp_path, queues), num_classes=3)
+
+
+def test_a_pickle_of_something_else_is_no_bank(tmp_path):
+    path = write(tmp_path / 'b.pkl', pickle.dumps([1, 2], 2))
+    with pytest.raises(ValueError, match='b.pkl is no bank of queries'):
+        published_bank.read_bank(path, num_classes=3)
+
+
+def test_counts_come_back_as_the_same_text(tmp_path):
+    text = json.dumps([0.0, 16777216.0, 3.0])
+    (tmp_path / 'counts.json').write_text(text)
+    counts = published_bank.read_counts(tmp_path / 'counts.json', num_classes=3)
+    assert counts.dtype == np.float32 and counts.tolist() == [0, 16777216, 3]
+    assert published_bank.counts_text(counts) == text
+
+
+@pytest.mark.parametrize('text', ['[1, 2]', '{"a": 1}', '[1, 2, "x"]', 'no json', '[1, 2, null]'])
+def test_counts_that_do_not_fit_are_an_error(tmp_path, text):
+    (tmp_path / 'counts.json').write_text(text)
+    with pytest.raises(ValueError, match='counts.json must be a JSON list of 3 numbers'):
+        published_bank.read_counts(tmp_path / 'counts.json', num_classes=3)

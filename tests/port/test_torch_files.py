@@ -1,0 +1,157 @@
+"""Against PyTorch itself where it is installed; its files are otherwise made by hand."""
+
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from simcis_jax.port import pickles, torch_files
+from simcis_jax.port.pickles import Call, Global, Outside
+
+FLOATS = ('storage', Global('torch', 'FloatStorage'), '0', 'cpu', 6)
+TENSOR = Global('torch._utils', '_rebuild_tensor_v2')
+
+
+def tensor(offset, shape, strides, storage=FLOATS):
+    return Call(TENSOR, (Outside(storage), offset, shape, strides, False, {}))
+
+
+NUMBERS = np.arange(6, dtype='<f4').tobytes()
+
+
+def write_zip(path, value, data=NUMBERS, **kwargs):
+    with zipfile.ZipFile(path, 'w', **kwargs) as archive:
+        archive.writestr('archive/data.pkl', pickles.dumps(value))
+        archive.writestr('archive/data/0', data)
+    return path
+
+
+def test_what_is_written_is_read_with_the_same_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {'a': (3, 4, 5), 'empty': (0, 3), 'scalar': (), 'b': (7,)}
+    arrays = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    arrays['copy'] = arrays['a']
+    made, storages = torch_files.tensors(arrays)
+    assert len(storages) == 4
+    torch_files.write(tmp_path / 'x.pth', {'model': made, 'iteration': 3}, storages)
+    again = torch_files.read(tmp_path / 'x.pth', pick=lambda top: top['model'])
+    assert again.keys() == arrays.keys()
+    for key, value in arrays.items():
+        assert again[key].shape == value.shape and again[key].dtype == value.dtype
+        assert again[key].tobytes() == value.tobytes()
+    assert torch_files.read(tmp_path / 'x.pth', pick=lambda top: top['iteration']) == 3
+
+
+def test_numbers_begin_at_multiples_of_64_bytes(tmp_path):
+    _, storages = torch_files.tensors({'a': np.ones(5, np.float32), 'b': np.ones(3, np.float32)})
+    torch_files.write(tmp_path / 'x.pth', {}, storages)
+    content = (tmp_path / 'x.pth').read_bytes()
+    assert content.find(np.ones(5, '<f4').tobytes()) % 64 == 0
+    assert content.rfind(np.ones(3, '<f4').tobytes()) % 64 == 0
+
+
+def test_views_of_a_storage_are_read(tmp_path):
+    value = {'t': tensor(1, (2, 2), (1, 3)), 's': tensor(4, (), ())}
+    read = torch_files.read(write_zip(tmp_path / 'x.pth', value))
+    np.testing.assert_array_equal(read['t'], [[1, 4], [2, 5]])
+    assert read['s'] == 4 and read['s'].shape == ()
+
+
+@pytest.mark.parametrize('view', [
+    (0, (7,), (1,)), (1, (6,), (1,)), (0, (2, 2), (5, 2)), (-1, (2,), (1,)), (0, (2,), (-1,)),
+    (0, (10**9, 2), (0, 1)), (0, (-2, -3), (1, 1)), ('0', (2,), (1,)), (0, 2, 1),
+])  # fmt: skip
+def test_a_view_that_leaves_its_storage_is_an_error(tmp_path, view):
+    path = write_zip(tmp_path / 'x.pth', {'t': tensor(*view)})
+    with pytest.raises(ValueError, match='x.pth'):
+        torch_files.read(path)
+
+
+def test_a_storage_of_another_size_is_an_error(tmp_path):
+    path = write_zip(tmp_path / 'x.pth', {'t': tensor(0, (6,), (1,))}, data=b'1234')
+    with pytest.raises(ValueError, match='a storage of 6 numbers has 4 bytes'):
+        torch_files.read(path)
+
+
+def test_a_compressed_file_is_refused(tmp_path):
+    path = write_zip(tmp_path / 'x.pth', {}, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match='x.pth is compressed'):
+        torch_files.read(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04 and no more', b'text'])
+def test_a_file_of_another_kind_is_an_error_that_names_it(tmp_path, content):
+    (tmp_path / 'x.pth').write_bytes(content)
+    with pytest.raises(ValueError, match='x.pth'):
+        torch_files.read(tmp_path / 'x.pth')
+
+
+def test_a_zip_of_something_else_is_an_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'x.pth', 'w') as archive:
+        archive.writestr('readme', 'hello')
+    with pytest.raises(ValueError, match='x.pth is a zip file, but not one of torch.save'):
+        torch_files.read(tmp_path / 'x.pth')
+
+
+def test_old_files_are_read(tmp_path):
+    second = (*FLOATS[:2], '1', 'cpu', 2)
+    value = {'b': tensor(0, (2,), (1,), second), 'a': tensor(0, (2, 3), (3, 1))}
+    storages = {'0': np.arange(6), '1': np.array([8, 9])}
+    pieces = [torch_files.OLD_MAGIC, 1001, {'little_endian': True}, value, list(storages)]
+    content = b''.join(map(pickles.dumps, pieces))
+    for numbers in storages.values():
+        content += struct.pack('<q', len(numbers)) + numbers.astype('<f4').tobytes()
+    (tmp_path / 'x.pth').write_bytes(content)
+    read = torch_files.read(tmp_path / 'x.pth')
+    np.testing.assert_array_equal(read['a'], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(read['b'], [8, 9])
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_pickled_arrays_are_read(tmp_path, protocol):
+    arrays = {
+        'a': np.arange(6, dtype=np.float32).reshape(2, 3),
+        'columns': np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        'big': np.arange(3, dtype='>i4'),
+    }
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'model': arrays}, protocol))
+    read = torch_files.read(tmp_path / 'x.pkl', pick=lambda top: top['model'])
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(read[key], value)
+        assert read[key].dtype.kind == value.dtype.kind
+
+
+def test_pickled_arrays_of_objects_are_refused(tmp_path):
+    (tmp_path / 'x.pkl').write_bytes(pickle.dumps({'a': np.array([{}, 'x'])}))
+    with pytest.raises(ValueError, match="'O8' instead of numbers"):
+        torch_files.read(tmp_path / 'x.pkl')
+
+
+def test_pytorch_reads_what_is_written(tmp_path):
+    torch = pytest.importorskip('torch')
+    arrays = {'a': np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)}
+    made, storages = torch_files.tensors(arrays)
+    model = Call(Global('collections', 'OrderedDict'), (), items=made, state={'_metadata': {'': 2}})
+    torch_files.write(tmp_path / 'x.pth', {'model': model}, storages)
+    read = torch.load(tmp_path / 'x.pth', weights_only=True)['model']
+    assert type(read) is OrderedDict and read._metadata == {'': 2}
+    assert read['a'].numpy().tobytes() == arrays['a'].tobytes()
+
+
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_what_pytorch_writes_is_read(tmp_path, is_zip):
+    torch = pytest.importorskip('torch')
+    state = {
+        'view': torch.arange(12.0).reshape(3, 4).t()[1:],
+        'parameter': torch.nn.Parameter(torch.randn(3)),
+        'count': torch.tensor(3),
+        'half': torch.ones(2).half(),
+    }
+    torch.save({'model': state}, tmp_path / 'x.pth', _use_new_zipfile_serialization=is_zip)
+    read = torch_files.read(tmp_path / 'x.pth', pick=lambda top: top['model'])
+    for key, value in state.items():
+        assert read[key].shape == tuple(value.shape)
+        np.testing.assert_array_equal(read[key], value.detach().numpy())

@@ -1,0 +1,139 @@
+"""Runs that start from what another program trained."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_params
+from tiny import tiny_config
+
+from simcis_jax import main
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.virtual_query import QueryBank
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.settings import from_config
+from simcis_jax.starting_point import with_backbone
+from simcis_jax.trainer import Trainer
+from simcis_jax.workdir import Workdir
+
+CLASSES = 12
+
+
+@pytest.fixture(scope='module')
+def converted(tmp_path_factory):
+    """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
+    folder = tmp_path_factory.mktemp('converted') / 'stage_2'
+    settings = from_config(tiny_config().to_dict())
+    model = Mask2Former(CLASSES, **settings.model)
+    size = settings.data.size
+    image = jnp.zeros((1, size, size, 3), jnp.uint8)
+    params = random_params.random_params(model.init, image)['params']
+    rng = np.random.default_rng(0)
+    queries = rng.normal(size=(CLASSES, settings.method.bank_size, model.width))
+    bank = QueryBank(
+        queries.astype(np.float32),
+        np.full(CLASSES, 3, np.int32),
+        np.arange(CLASSES, dtype=np.float32),
+    )
+    with StageCheckpoints(folder / 'checkpoints') as checkpoints:
+        checkpoints.save_weights(0, params, bank)
+    return folder, params, bank
+
+
+def config_from(folder, **changes):
+    return tiny_config(**{'training.init_from': str(folder)} | changes)
+
+
+def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_path, monkeypatch):
+    folder, params, bank = converted
+    trained = []
+    train_stage = Trainer.train_stage
+
+    def record(self, stage, previous):
+        learned = jax.tree.map(np.asarray, (previous.params, previous.memory))
+        trained.append((stage.number, *learned))
+        return train_stage(self, stage, previous)
+
+    monkeypatch.setattr(Trainer, 'train_stage', record)
+    results = main.run(config_from(folder), str(tmp_path / 'run'))
+    assert [report['stage'] for report in results['stages']] == [2, 3]
+    scores = [report['pq']['all'] for report in results['stages']]
+    assert results['average']['pq'] == pytest.approx(np.mean(scores))
+    assert [line.split()[0] for line in (tmp_path / 'run/results.txt').read_text().splitlines()][
+        2:
+    ] == ['2', '3', 'avg']
+    assert not (tmp_path / 'run' / 'stage_1').exists()
+    assert not (folder / 'evaluation.json').exists()
+
+    ((number, first_params, first_bank),) = trained
+    assert number == 3
+    jax.tree.map(np.testing.assert_array_equal, first_params, params)
+    jax.tree.map(np.testing.assert_array_equal, first_bank, bank)
+    monkeypatch.setattr(Trainer, 'train_stage', None)
+    monkeypatch.setattr(Trainer, 'evaluate_stage', None)
+    assert main.run(config_from(folder), str(tmp_path / 'run')) == results
+
+
+def test_evaluate_scores_a_converted_stage_and_trains_nothing(converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, 'train_stage', None)
+    workdir = tmp_path / 'run'
+    results = main.run(config_from(converted[0]), str(workdir), mode='evaluate')
+    (report,) = results['stages']
+    assert report['stage'] == 2 and len(report['per_class']) == 10
+    assert json.loads((workdir / 'stage_2' / 'evaluation.json').read_text()) == report
+    assert json.loads((workdir / 'results.json').read_text()) == results
+    assert main.run(config_from(converted[0]), str(workdir), mode='evaluate') == results
+
+
+def test_evaluate_without_a_finished_stage_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='has no finished stage to evaluate; train one'):
+        main.run(tiny_config(), str(tmp_path / 'run'), mode='evaluate')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'method.bank_size': 3}, r'memory queries is .* \(12, 3, 32\) in this config'),
+        ({'model.width': 64}, r'params .* set model.\* as it was there'),
+        ({'model.decoder_layers': 3}, 'params decoder.layers_2.* is absent there'),
+        ({'protocol.base': 12}, 'is stage 2, but .* make 1 stages'),
+        ({'training.init_from': 'nowhere'}, 'must be a folder stage_N'),
+        ({'training.init_from': 'nowhere/stage_1'}, 'must be a folder stage_N'),
+    ],
+)
+def test_a_stage_that_does_not_fit_is_an_error_and_leaves_no_folder(
+    converted, tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        main.run(config_from(converted[0], **changes), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
+    settings = tiny_config().to_dict()
+    trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
+    stage = trainer.stages[0]
+    with StageCheckpoints(tmp_path / 'stage_1' / 'checkpoints') as checkpoints:
+        checkpoints.save(trainer.new_state(stage, None), trainer.stage_data(stage))
+    with pytest.raises(ValueError, match='stage_1 is not finished, it has no evaluation.json'):
+        main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
+
+
+def test_stage_1_begins_with_the_pretrained_backbone(converted, tmp_path):
+    folder, params, _ = converted
+    settings = tiny_config(**{'training.init_backbone': str(folder)}).to_dict()
+    trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
+    stage = trainer.stages[0]
+    begun = trainer.begin_stage(stage, None, None, trainer.stage_arrays(stage)).params
+    jax.tree.map(np.testing.assert_array_equal, begun['resnet'], params['resnet'])
+    random = trainer.new_state(stage, None).params
+    jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
+
+
+def test_a_backbone_of_another_kind_is_an_error(converted):
+    folder, params, _ = converted
+    other = {'resnet': {'stem': params['resnet']['stem']}}
+    with pytest.raises(ValueError, match='another network than model.backbone; set'):
+        with_backbone(other, str(folder))
