@@ -61,3 +61,9 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
     """The same arrays on every device."""
     return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+
+
+def replicated_like(mesh: Mesh, shapes: Any) -> Any:
+    """Shapes and types, marked to live on every device: what a checkpoint is restored into."""
+    sharding = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)

@@ -16,7 +16,6 @@ from simcis_jax import parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
-from simcis_jax.data.pipeline import epoch_batches, train_iterator
 from simcis_jax.data.source import images_with
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluator import evaluate, make_predictor
@@ -24,6 +23,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.optimizer import make_optimizer
 from simcis_jax.progress import Progress, duration
 from simcis_jax.settings import Settings
+from simcis_jax.stage_data import stage_arrays, survey_batches, training_batches
 from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
 from simcis_jax.types import Batch, StageArrays
 from simcis_jax.workdir import Workdir
@@ -170,8 +170,10 @@ class Trainer:
 
     def train_stage(self, stage: Stage, previous: TrainState | None) -> TrainState:
         """Trains a stage, from its newest checkpoint if it has one."""
-        arrays, data = self.stage_arrays(stage), self.stage_data(stage)
+        data = training_batches(self.train_source, stage, self.settings)
+        arrays = stage_arrays(stage, len(self.categories), self.settings)
         num_steps = int(arrays.num_steps)
+        arrays = parallel.put_replicated(self.mesh, arrays)
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
         use_teacher = previous is not None and self.settings.method.uses_teacher
@@ -180,7 +182,8 @@ class Trainer:
 
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
-                state = checkpoints.restore(self.new_state(stage, previous), data)
+                like = jax.eval_shape(lambda: self.new_state(stage, previous))
+                state = checkpoints.restore(parallel.replicated_like(self.mesh, like), data)
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
                 state = self.begin_stage(stage, previous, teacher, arrays)
@@ -227,18 +230,8 @@ class Trainer:
         method = self.settings.method
         if teacher is None or not method.surveys:
             return state
-        limit = self.settings.training.survey_images or None
-        indices = images_with(self.train_source, stage.current)[:limit]
-        batches = epoch_batches(
-            self.train_source,
-            indices=indices,
-            batch_size=self.settings.training.batch_size,
-            seed=self.data_seed(stage),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **self.augmentation(stage),
-        )
-        progress = Progress(f'stage {stage.number} survey', len(indices), 'images')
+        num_images, batches = survey_batches(self.train_source, stage, self.settings)
+        progress = Progress(f'stage {stage.number} survey', num_images, 'images')
         total = None
         for batch, real in batches:
             batch, real_rows = parallel.put_batch(self.mesh, (batch, real))
@@ -262,11 +255,16 @@ class Trainer:
 
     def finished_state(self, stage: Stage) -> TrainState:
         """What the next stage needs of a stage that is trained: parameters and memory."""
+        params = jax.eval_shape(self.init_params, jax.random.key(0))
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
-            state = self.new_state(stage, None)
-            return state.replace(
-                params=checkpoints.restore_params(state.params),
-                memory=checkpoints.restore_memory(state.memory),
+            return TrainState(
+                step=None,
+                params=checkpoints.restore_params(parallel.replicated_like(self.mesh, params)),
+                opt_state=None,
+                memory=checkpoints.restore_memory(
+                    parallel.put_replicated(self.mesh, self.init_memory())
+                ),
+                key=None,
             )
 
     def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
@@ -291,54 +289,3 @@ class Trainer:
         pictures.write_png(folder.picture, picture)
         folder.write_report(report)
         return report
-
-    # What a stage is made of
-
-    def stage_arrays(self, stage: Stage) -> StageArrays:
-        """The stage as the step sees it."""
-        training, optimizer = self.settings.training, self.settings.optimizer
-        past, current = stage.masks(len(self.categories))
-        is_base = stage.index == 0
-        arrays = StageArrays(
-            past=past,
-            current=current,
-            num_steps=np.int32(
-                training.base_steps if is_base else training.steps_per_class * len(stage.current)
-            ),
-            learning_rate=np.float32(
-                optimizer.base_learning_rate if is_base else optimizer.later_learning_rate
-            ),
-        )
-        return parallel.put_replicated(self.mesh, arrays)
-
-    def data_seed(self, stage: Stage) -> int:
-        """Seed of the order and augmentation of a stage's images."""
-        sequence = np.random.SeedSequence([self.settings.training.seed, stage.index])
-        return int(sequence.generate_state(1)[0])
-
-    def augmentation(self, stage: Stage) -> dict[str, Any]:
-        """What happens to each training image; the stage's classes become its targets."""
-        data = self.settings.data
-        return dict(
-            keep_classes=stage.current,
-            size=data.size,
-            max_segments=data.max_segments,
-            scale_range=tuple(data.scale_range),
-            scale_steps=data.scale_steps,
-            flip=data.flip,
-            color=data.color,
-            keep_empty=data.keep_empty,
-        )
-
-    def stage_data(self, stage: Stage):
-        """The endless training batches of a stage; this process's rows."""
-        return train_iterator(
-            self.train_source,
-            indices=images_with(self.train_source, stage.current),
-            **self.augmentation(stage),
-            batch_size=self.settings.training.batch_size,
-            seed=self.data_seed(stage),
-            num_workers=self.settings.data.num_workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )

@@ -1,5 +1,12 @@
 """Shared by all tests."""
 
+# ruff: noqa: E402
+
+import os
+
+# Tests wait for compilation far longer than for what was compiled.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+
 import jax
 import pytest
 from absl import flags

@@ -27,6 +27,7 @@ ALLOWED = {
     'train_step': {'types', 'parallel', 'optimizer', 'model', 'losses', 'methods'},
     'checkpointing': {'train_step'},
     'settings': {'model', 'losses', 'methods', 'optimizer'},
+    'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'port', 'workdir'},
     'evaluator': {'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},

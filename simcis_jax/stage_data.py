@@ -1,0 +1,65 @@
+"""What a stage is made of: its arrays, the batches it trains on, and those it is surveyed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from simcis_jax.continual.stages import Stage
+from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
+from simcis_jax.data.source import Source, images_with
+from simcis_jax.settings import Settings
+from simcis_jax.types import Batch, StageArrays
+
+
+def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArrays:
+    """The stage as the train step sees it."""
+    training, optimizer = settings.training, settings.optimizer
+    past, current = stage.masks(num_classes)
+    num_steps, rate = training.base_steps, optimizer.base_learning_rate
+    if stage.index > 0:
+        num_steps = training.steps_per_class * len(stage.current)
+        rate = optimizer.later_learning_rate
+    return StageArrays(past, current, np.int32(num_steps), np.float32(rate))
+
+
+def training_batches(source: Source, stage: Stage, settings: Settings) -> TrainIterator:
+    """The endless batches of a stage; this process's rows of them."""
+    return train_iterator(
+        source,
+        indices=images_with(source, stage.current),
+        num_workers=settings.data.num_workers,
+        **_pipeline(stage, settings),
+    )
+
+
+def survey_batches(
+    source: Source, stage: Stage, settings: Settings
+) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
+    """How many images the survey of a stage sees, and their batches with the rows that are real."""
+    limit = settings.training.survey_images or None
+    indices = images_with(source, stage.current)[:limit]
+    return len(indices), epoch_batches(source, indices=indices, **_pipeline(stage, settings))
+
+
+def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
+    """What training and survey share; the stage's classes become the targets of its images."""
+    data, training = settings.data, settings.training
+    seeds = np.random.SeedSequence([training.seed, stage.index])
+    return dict(
+        batch_size=training.batch_size,
+        seed=int(seeds.generate_state(1)[0]),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        keep_classes=stage.current,
+        size=data.size,
+        max_segments=data.max_segments,
+        scale_range=tuple(data.scale_range),
+        scale_steps=data.scale_steps,
+        flip=data.flip,
+        color=data.color,
+        keep_empty=data.keep_empty,
+    )
