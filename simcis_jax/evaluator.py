@@ -99,7 +99,7 @@ def evaluate(
     mask_unseen: bool = True,
     progress: Progress | None = None,
 ) -> tuple[PQCounts, np.ndarray]:
-    """PQ counts over the images that hold a seen class, and a picture of the first of them.
+    """PQ counts over the images that hold a seen class, and a picture of some of them.
 
     Ground truth of classes not seen yet is neither missed nor void: what is predicted there counts
     as wrong, as in the published results.
@@ -123,6 +123,9 @@ def evaluate(
         max_side=settings.max_side,
     )
     counts, rows, shown = PQCounts.zeros(num_classes), [], set()
+    # Pictures from all over the data set: neighbours are often frames of one video.
+    every = max(1, len(indices) // max(1, settings.num_pictures))
+    num_counted = 0
     for batch in batches:
         output = jax.device_get(predict(params, jnp.asarray(seen) if mask_unseen else None, batch))
         for i, example in enumerate(batch.examples):
@@ -137,7 +140,8 @@ def evaluate(
                 num_classes,
                 evaluated=seen,
             )
-            if len(rows) < settings.num_pictures:
+            num_counted += 1
+            if num_counted % every == 0 and len(rows) < settings.num_pictures:
                 known = np.where(seen[example.labels], example.labels, -1)
                 draw = functools.partial(pictures.overlay, categories=source.categories)
                 rows.append(
