@@ -17,6 +17,9 @@ from simcis_jax.data.source import Example
 
 _MIN_VISIBLE_SHARE = 0.3
 _MIN_VISIBLE_AREA = 24 / 64**2  # of the image
+# Drawing takes a good part of a CPU core while training; data sets of up to this many pixels, at 7
+# bytes each, are kept once drawn.
+_MAX_KEPT_PIXELS = 2**25
 
 
 class Shapes:
@@ -55,11 +58,22 @@ class Shapes:
         self._num_images = num_images
         self._seed = seed
         self._classes = {}  # index -> frozenset, filled on demand
+        self._examples = {}  # index -> Example, the same, if all of them fit
 
     def __len__(self) -> int:
         return self._num_images
 
     def __getitem__(self, index: int) -> Example:
+        if index not in self._examples:
+            example = self._draw(index)
+            if len(self) * self._size**2 > _MAX_KEPT_PIXELS:
+                return example
+            for array in (example.image, example.segment_map, example.labels):
+                array.setflags(write=False)  # Everyone gets the same arrays.
+            self._examples[index] = example
+        return self._examples[index]
+
+    def _draw(self, index: int) -> Example:
         rng, regions, segment_map = self._layout(index)
         image = shapes_painting.paint(rng, regions, self._size)
         present = np.unique(segment_map)
