@@ -14,7 +14,7 @@ from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import from_config
-from simcis_jax.stage_data import training_batches
+from simcis_jax.stage_data import stage_arrays, training_batches
 from simcis_jax.starting_point import with_backbone
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
@@ -130,7 +130,9 @@ def test_stage_1_begins_with_the_pretrained_backbone(converted, tmp_path):
     settings = tiny_config(**{'training.init_backbone': str(folder)}).to_dict()
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
     stage = trainer.stages[0]
-    begun = trainer.begin_stage(stage, None, None, trainer.stage_arrays(stage)).params
+    begun = trainer.begin_stage(
+        stage, None, None, stage_arrays(stage, len(trainer.categories), trainer.settings)
+    ).params
     jax.tree.map(np.testing.assert_array_equal, begun['resnet'], params['resnet'])
     random = trainer.new_state(stage, None).params
     jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
