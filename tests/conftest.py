@@ -15,7 +15,8 @@ from absl import flags
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compiles each function once a session: the same step is built by many runs."""
-    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
+    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR keeps one.
+        jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
