@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from simcis_jax import parallel
+from simcis_jax import accumulation, parallel
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.methods.base import Memory, Method
@@ -35,10 +35,9 @@ class TrainState:
     key: Array  # Random key of the stage.
 
 
-def image_keys(key: Array, step: Array, num_images: int, stream: int) -> Array:
-    """Random keys [B] of this device's images: the same however many devices share the batch."""
+def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
+    """Random keys [B] of the images in these rows [B] of the global batch."""
     key = jax.random.fold_in(jax.random.fold_in(key, step), stream)
-    rows = parallel.first_row(num_images) + jnp.arange(num_images)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 
@@ -69,6 +68,7 @@ def make_train_step(
     sampling: PointSampling,
     optimizer: OptimizerSettings,
     mask_unseen: bool = True,
+    num_parts: int = 1,
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
@@ -83,25 +83,33 @@ def make_train_step(
         sampling: of points on masks.
         optimizer: AdamW and its schedule.
         mask_unseen: let only classes seen so far select queries; the published code does not.
+        num_parts: parts of a device's images, computed one after the other to save memory.
     """
 
     def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
         num_images = batch.image.shape[0]
         batch_size = num_images * mesh.size
+        rows = parallel.first_row(num_images) + jnp.arange(num_images)
 
-        def keys(stream):
-            return image_keys(state.key, state.step, num_images, stream)
+        def add_targets(batch: Batch) -> tuple[Predictions | None, Targets]:
+            # The teacher knows the past and selects by it.
+            teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
+            return teacher, merged_targets(teacher, batch.targets, stage, method)
 
-        # The teacher knows the past and selects by it; the student selects by all it has seen.
-        teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
-        targets = merged_targets(teacher, batch.targets, stage, method)
+        # Losses are divided by the number of targets of the whole batch: so all targets come first.
+        parts = accumulation.split((batch, rows), num_parts)
+        teachers, targets = accumulation.in_turn(add_targets, parts[0])
         num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
-        virtual = None
-        if teacher is not None:
-            virtual = method.virtual_queries(state.memory, stage, keys(REPLAY))
-        replay = teacher is not None and method.replays_teacher_queries
 
-        def loss_fn(params):
+        def loss_fn(params, batch, rows, teacher, targets):
+            def keys(stream):
+                return image_keys(state.key, state.step, rows, stream)
+
+            virtual = None
+            if teacher is not None:
+                virtual = method.virtual_queries(state.memory, stage, keys(REPLAY))
+            replay = teacher is not None and method.replays_teacher_queries
+            # The student selects by all classes it has seen.
             student = model.apply(
                 {'params': params},
                 batch.image,
@@ -133,17 +141,18 @@ def make_train_step(
             )
             extra = {} if teacher is None else method.losses(student, replayed, teacher)
             extra = {name: term / batch_size for name, term in extra.items()}
-            # Logged: the last layer's terms, which mean the same whatever the number of layers.
-            logged = {name: term[-1] for name, term in terms.items()} | extra
             total = weighted + sum(extra.values())
-            return total, (logged | {'total': total}, student, matches)
+            # Logged: the last layer's terms, which mean the same whatever the number of layers.
+            metrics = {name: term[-1] for name, term in terms.items()} | extra
+            metrics |= {'total': total, 'broken_costs': matches.num_broken}
+            return total, (metrics, method.stored_queries(student, targets, matches))
 
-        gradients, (metrics, student, matches) = jax.grad(loss_fn, has_aux=True)(state.params)
-        metrics |= {
-            'dropped_segments': jnp.sum(targets.dropped),
-            'broken_costs': matches.num_broken,
-        }
-        gradients, metrics = jax.lax.psum((gradients, metrics), parallel.AXIS)
+        def gradients_of(part):
+            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(state.params, *part)
+            return (gradients, metrics), stored
+
+        sums, stored = accumulation.sum_in_turn(gradients_of, (*parts, teachers, targets))
+        gradients, metrics = jax.lax.psum(sums, parallel.AXIS)
         rate = learning_rate(state.step, stage.num_steps, stage.learning_rate, optimizer)
         updates, opt_state = make_optimizer(state.params, optimizer).update(
             gradients, state.opt_state, state.params
@@ -151,10 +160,11 @@ def make_train_step(
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
 
         memory = state.memory
-        stored = method.stored_queries(student, targets, matches)
         if stored is not None:
-            memory = method.update_memory(memory, *map(parallel.gather_rows, stored))
+            stored = jax.tree.map(parallel.gather_rows, accumulation.join(stored))
+            memory = method.update_memory(memory, *stored)
         metrics |= {
+            'dropped_segments': jax.lax.psum(jnp.sum(targets.dropped), parallel.AXIS),
             'learning_rate': rate,
             'gradient_norm': optax.tree.norm(gradients),
             'targets': num_targets / batch_size,

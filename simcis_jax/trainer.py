@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simcis_jax import parallel, starting_point
+from simcis_jax import accumulation, parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
@@ -74,6 +74,9 @@ class Trainer:
             sampling=settings.sampling,
             optimizer=settings.optimizer,
             mask_unseen=protocol.mask_unseen,
+            num_parts=accumulation.count_parts(
+                training.batch_size, self.mesh.size, training.images_at_once
+            ),
         )
         self.survey_step = make_survey_step(
             self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
