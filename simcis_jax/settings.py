@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from simcis_jax.continual.protocol import SETTINGS
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import Method, default_settings, make_method
@@ -40,7 +41,8 @@ class ProtocolSettings:
 
     base: int = 100  # A; all classes = joint training.
     increment: int = 10  # B
-    order: str | tuple[int, ...] = 'origin'  # Or 'descending', or a tuple of labels.
+    order: str | tuple[int, ...] = 'origin'  # Or 'descending', 'ade20k_1' to _10, or labels.
+    setting: str = 'overlapped'  # Or 'disjoint', 'sequential': which images a stage trains on.
     mask_unseen: bool = True  # Published: False, classes yet to come compete too.
 
 
@@ -171,6 +173,10 @@ def _check_values(settings: Settings) -> None:
         raise ValueError(
             f'model.queries={settings.model["queries"]!r} has no selected pixel features for '
             f'{", ".join("method." + key for key in needs_selection)}; set these to 0.'
+        )
+    if settings.protocol.setting not in SETTINGS:
+        raise ValueError(
+            f'protocol.setting={settings.protocol.setting!r} is unknown; one of {SETTINGS}.'
         )
     if list(settings.optimizer.milestones) != sorted(settings.optimizer.milestones):
         raise ValueError('optimizer.milestones must be fractions of a stage in rising order.')

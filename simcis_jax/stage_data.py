@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from simcis_jax.continual import protocol
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
-from simcis_jax.data.source import Source, images_with
+from simcis_jax.data.source import Source
 from simcis_jax.settings import Settings
 from simcis_jax.types import Batch, StageArrays
 
@@ -30,7 +31,7 @@ def training_batches(source: Source, stage: Stage, settings: Settings) -> TrainI
     """The endless batches of a stage; this process's rows of them."""
     return train_iterator(
         source,
-        indices=images_with(source, stage.current),
+        indices=_images(source, stage, settings),
         num_workers=settings.data.num_workers,
         **_pipeline(stage, settings),
     )
@@ -40,9 +41,27 @@ def survey_batches(
     source: Source, stage: Stage, settings: Settings
 ) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
     """How many images the survey of a stage sees, and their batches with the rows that are real."""
-    limit = settings.training.survey_images or None
-    indices = images_with(source, stage.current)[:limit]
+    indices = _images(source, stage, settings)
+    limit = settings.training.survey_images or len(indices)
+    # Neighbours are often frames of one video, or scenes of one kind.
+    indices = indices[:: -(-len(indices) // limit)]
     return len(indices), epoch_batches(source, indices=indices, **_pipeline(stage, settings))
+
+
+def check_images(source: Source, stages: Sequence[Stage], settings: Settings) -> None:
+    """Raises ValueError if a stage has no image to train on."""
+    for stage in stages:
+        if not len(_images(source, stage, settings)):
+            raise ValueError(
+                f'{source.name!r} has no image for stage {stage.number}, classes '
+                f'{list(stage.current)}, in the {settings.protocol.setting} setting; change '
+                'protocol.order, protocol.setting or the split.'
+            )
+
+
+def _images(source: Source, stage: Stage, settings: Settings) -> np.ndarray:
+    image_classes = [source.classes_of(index) for index in range(len(source))]
+    return protocol.stage_images(image_classes, stage, settings.protocol.setting)
 
 
 def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
@@ -54,7 +73,7 @@ def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
         seed=int(seeds.generate_state(1)[0]),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        keep_classes=stage.current,
+        keep_classes=protocol.labelled_classes(stage, settings.protocol.setting),
         size=data.size,
         max_segments=data.max_segments,
         scale_range=tuple(data.scale_range),

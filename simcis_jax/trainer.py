@@ -23,7 +23,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.optimizer import make_optimizer
 from simcis_jax.progress import Progress, duration
 from simcis_jax.settings import Settings
-from simcis_jax.stage_data import stage_arrays, survey_batches, training_batches
+from simcis_jax.stage_data import check_images, stage_arrays, survey_batches, training_batches
 from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
 from simcis_jax.types import Batch, StageArrays
 from simcis_jax.workdir import Workdir
@@ -64,6 +64,7 @@ class Trainer:
             increment=protocol.increment,
             order=protocol.order,
         )
+        check_images(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
         self.train_step = make_train_step(

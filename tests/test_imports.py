@@ -35,7 +35,7 @@ ALLOWED = {
         'methods',
     },  # fmt: skip
     'checkpointing': {'train_step'},
-    'settings': {'model', 'losses', 'methods', 'optimizer'},
+    'settings': {'model', 'losses', 'continual', 'methods', 'optimizer'},
     'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'port', 'workdir'},

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simcis_jax.continual.class_orders import ADE20K_ORDERS
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -34,12 +36,20 @@ class Stage:
 
 
 def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """Resolves a class order: 'origin', 'descending', or the labels, also as text ('2,0,1').
+    """Resolves a class order.
+
+    Args:
+        order: 'origin', 'descending', 'ade20k_1' to 'ade20k_10' (the paper's), or the labels, also
+            as text ('2,0,1').
+        num_classes: C.
 
     Raises:
         ValueError: the name is unknown, or the labels are no permutation of 0..C-1.
     """
-    named = {'origin': range(num_classes), 'descending': range(num_classes - 1, -1, -1)}
+    named = {
+        'origin': range(num_classes),
+        'descending': range(num_classes - 1, -1, -1),
+    } | ADE20K_ORDERS
     if isinstance(order, str):
         if order not in named and not re.fullmatch(r'[\d, ()]+', order):
             raise ValueError(

@@ -43,10 +43,7 @@ class Source(Protocol):
 
 
 def images_with(source: Source, classes: Iterable[int]) -> np.ndarray:
-    """Indices [n] of the images that hold at least one segment of `classes`, in order.
-
-    This is the "overlapped" protocol: an image of a stage may hold other classes too.
-    """
+    """Indices [n] of the images that hold at least one segment of `classes`, in order."""
     classes = frozenset(classes)
     hits = [i for i in range(len(source)) if not classes.isdisjoint(source.classes_of(i))]
     return np.asarray(hits, np.int64)
