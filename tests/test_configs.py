@@ -1,0 +1,91 @@
+"""Every config is complete, and the published settings have the published values."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from simcis_jax import settings
+from simcis_jax.continual.stages import make_stages
+
+CONFIGS = Path(__file__).parent.parent / 'configs'
+SHARED = {'common', 'ade'}  # Not settings of their own.
+NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
+
+# The merged values of the published config files and scripts; None: the config leaves it out.
+PUBLISHED_KEYS = (
+    'base', 'increment', 'virtual', 'alpha', 'label_score', 'merge', 'decoder_kl', 'temperature2',
+    'class_weight', 'backbone', 'size', 'milestones', 'mask_threshold',
+)  # fmt: skip
+LATE, EARLY = (0.85, 0.95), (0.8, 0.9)
+PUBLISHED = {
+    'ade_cps_100_5': (
+        100, 5, 5, 0.5, 0.35, False, 2.0, 1.0, 4.0, 'resnet50', 640, LATE, 0.25,
+    ),
+    'ade_cps_100_10': (
+        100, 10, 1, 0.5, 0.35, False, 0.0, 1.0, 4.0, 'resnet50', 640, LATE, 0.3,
+    ),
+    'ade_cps_100_50': (
+        100, 50, 0, 0.25, 0.35, False, 0.0, 1.0, 4.0, 'resnet50', 640, EARLY, 0.2,
+    ),
+    'ade_css_100_5': (
+        100, 5, 3, 0.5, 0.0, True, 2.0, 2.0, 2.0, 'resnet101', 512, LATE, None,
+    ),
+    'ade_css_100_10': (
+        100, 10, 1, 0.5, 0.0, True, 2.0, 4.0, 2.0, 'resnet101', 512, LATE, None,
+    ),
+    'ade_css_100_50': (
+        100, 50, 1, 0.25, 0.0, True, 0.0, None, 2.0, 'resnet101', 512, LATE, None,
+    ),
+}  # fmt: skip
+
+
+def load(name):
+    return importlib.import_module(f'configs.{name}')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_config_is_complete_and_its_page_says_how_to_run_it(name):
+    config = settings.from_config(load(name).get_config().to_dict())
+    assert config.training.batch_size >= 1
+    page = load(name).__doc__
+    assert f'python -m simcis_jax.main --config=configs/{name}.py' in page
+    assert f'--workdir=runs/{name}' in page
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_settings_have_the_published_values(name):
+    config = settings.from_config(load(name).get_config().to_dict())
+    method = config.method
+    values = (
+        config.protocol.base,
+        config.protocol.increment,
+        method.num_virtual_queries,
+        method.sampling_alpha,
+        method.pseudo_label_score,
+        method.merge_classes,
+        method.decoder_kl_weight,
+        method.decoder_kl_temperature,
+        config.weights.classification,
+        config.model['backbone'],
+        config.data.size,
+        tuple(config.optimizer.milestones),
+        config.evaluation.object_mask_threshold,
+    )
+    for key, value, published in zip(PUBLISHED_KEYS, values, PUBLISHED[name], strict=True):
+        assert published is None or value == published, key
+    assert config.evaluation.short_side == config.data.size
+    assert config.evaluation.max_side == 4 * config.data.size
+    assert (config.training.batch_size, config.method.bank_size) == (8, 80)
+    assert (config.training.base_steps, config.training.steps_per_class) == (160_000, 1_000)
+    rates = config.optimizer.base_learning_rate, config.optimizer.later_learning_rate
+    assert rates == (1e-4, 5e-5) and config.protocol.setting == 'overlapped'
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])
+def test_a_config_has_the_protocol_of_its_name(name):
+    data, _, base, increment = name.split('_')
+    protocol = load(name).get_config().protocol
+    assert (protocol.base, protocol.increment) == (int(base), int(increment))
+    num_classes = {'ade': 150, 'coco': 133, 'camvid': 11, 'shapes': 12}[data]
+    make_stages(num_classes, base=protocol.base, increment=protocol.increment)
