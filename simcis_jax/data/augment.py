@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from simcis_jax import types
 from simcis_jax.data.source import Example
@@ -88,7 +89,7 @@ def scale_jitter_and_crop(
     return dataclasses.replace(
         example,
         image=np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width]),
-        segment_map=example.segment_map[rows[:, None], columns],  # [crop_height, crop_width]
+        segment_map=example.segment_map.take(columns, axis=1)[rows],  # [crop_height, crop_width]
     )
 
 
@@ -110,20 +111,18 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def flip(example: Example) -> Example:
     """Mirrors an example left to right."""
     return dataclasses.replace(
-        example,
-        image=np.ascontiguousarray(example.image[:, ::-1]),
-        segment_map=np.ascontiguousarray(example.segment_map[:, ::-1]),
+        example, image=cv2.flip(example.image, 1), segment_map=cv2.flip(example.segment_map, 1)
     )
 
 
 def pad(example: Example, *, size: int) -> Example:
     """Pads bottom and right to [size, size]: the image with grey, the map with void."""
     height, width = example.segment_map.shape
-    margin = ((0, size - height), (0, size - width))
+    margin = 0, size - height, 0, size - width, cv2.BORDER_CONSTANT
     return dataclasses.replace(
         example,
-        image=np.pad(example.image, (*margin, (0, 0)), constant_values=PADDING_GREY),
-        segment_map=np.pad(example.segment_map, margin),
+        image=cv2.copyMakeBorder(example.image, *margin, value=(PADDING_GREY,) * 3),
+        segment_map=cv2.copyMakeBorder(example.segment_map, *margin, value=0),
     )
 
 
@@ -178,45 +177,39 @@ def to_targets(
         numpy leaves: segment_map [H, W] (uint8 where T <= 255, else int32), labels [T] int32,
         boxes [T, 4] float32 with exclusive right and bottom edges, dropped int32.
     """
-    height, width = example.segment_map.shape
-    areas = np.bincount(example.segment_map.ravel(), minlength=len(example.labels) + 1)[1:]
+    found = ndimage.find_objects(example.segment_map, max_label=len(example.labels))
     wanted = np.isin(example.labels, list(keep_classes)) & ~example.crowd
     if not keep_empty:
-        wanted &= areas > 0
-    candidates = np.flatnonzero(wanted)
-    largest = np.argsort(-areas[candidates], kind='stable')[:max_segments]
-    kept = np.sort(candidates[largest])
+        wanted &= np.array([place is not None for place in found], bool)
+    kept = candidates = np.flatnonzero(wanted)
+    if len(candidates) > max_segments:
+        areas = np.bincount(example.segment_map.ravel(), minlength=len(example.labels) + 1)[1:]
+        kept = np.sort(candidates[np.argsort(-areas[candidates], kind='stable')[:max_segments]])
 
     slot_of = np.zeros(len(example.labels) + 1, np.uint8 if max_segments <= 255 else np.int32)
     slot_of[kept + 1] = np.arange(1, len(kept) + 1)
-    segment_map = slot_of[example.segment_map]
     labels = np.full(max_segments, -1, np.int32)
     labels[: len(kept)] = example.labels[kept]
     boxes = np.zeros((max_segments, 4), np.float32)
-    boxes[: len(kept)] = _tight_boxes(segment_map, len(kept)) / [width, height, width, height]
-    dropped = np.int32(len(candidates) - len(kept))
-    return types.Targets(segment_map=segment_map, labels=labels, boxes=boxes, dropped=dropped)
+    for slot, segment in enumerate(kept):
+        if found[segment] is not None:
+            boxes[slot] = _box(*found[segment], *example.segment_map.shape)
+    return types.Targets(
+        segment_map=slot_of.take(example.segment_map),
+        labels=labels,
+        boxes=boxes,
+        dropped=np.int32(len(candidates) - len(kept)),
+    )
 
 
-def _tight_boxes(segment_map: np.ndarray, num_segments: int) -> np.ndarray:
-    """Boxes [n, 4] in pixels (cx, cy, w, h) of segments 1..n; 0 where a segment is empty."""
-    left, right = _extent(segment_map, num_segments, axis=1)
-    top, bottom = _extent(segment_map, num_segments, axis=0)
-    corners = [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-    return np.stack(corners, axis=-1)
-
-
-def _extent(
-    segment_map: np.ndarray, num_segments: int, *, axis: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """First and last + 1 index [n] along an axis at which a segment has pixels."""
-    length = segment_map.shape[axis]
-    along = np.expand_dims(np.arange(length), 1 - axis)
-    cells = segment_map.astype(np.int32) * length + along  # [H, W] cell (segment, index)
-    counts = np.bincount(cells.ravel(), minlength=(num_segments + 1) * length)
-    present = counts.reshape(num_segments + 1, length)[1:] > 0
-    first, after = present.argmax(axis=1), length - present[:, ::-1].argmax(axis=1)
-    return first, np.where(present.any(axis=1), after, 0)
+def _box(rows: slice, columns: slice, height: int, width: int) -> list[float]:
+    """The box (cx, cy, w, h) of these rows and columns, in [0, 1]."""
+    return [
+        (columns.start + columns.stop) / (2 * width),
+        (rows.start + rows.stop) / (2 * height),
+        (columns.stop - columns.start) / width,
+        (rows.stop - rows.start) / height,
+    ]
 
 
 def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:

@@ -229,28 +229,31 @@ def _read_records(
 
 
 def _segment_ids(png: np.ndarray) -> np.ndarray:
-    """Colours [H, W, 3] to ids [H, W] int32."""
-    red, green, blue = np.moveaxis(png.astype(np.int32), -1, 0)
-    return red + (green << 8) + (blue << 16)
+    """Colours [H, W, 3] uint8 to ids [H, W] int32: red + 256 green + 256^2 blue."""
+    padded = cv2.cvtColor(png, cv2.COLOR_RGB2RGBA)
+    return (padded.view('<u4')[..., 0] & 0xFFFFFF).astype(np.int32)
 
 
 def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.ndarray:
     """Ids [H, W] to 0 for void and k for the k-th known id, which ascend."""
     table = np.concatenate([[0], known]).astype(np.int32)
-    segment_map = np.searchsorted(table, ids).astype(np.int32)
-    strangers = table[np.minimum(segment_map, len(known))] != ids
+    # Neighbours mostly share an id: it is looked up once for every run of equal pixels.
+    starts = np.flatnonzero(np.diff(ids.ravel(), prepend=-1))
+    run_ids, lengths = ids.ravel()[starts], np.diff(starts, append=ids.size)
+    run_segments = np.searchsorted(table, run_ids).astype(np.int32)
+    strangers = table[np.minimum(run_segments, len(known))] != run_ids
     if strangers.any():
         raise ValueError(
-            f'{path}: segment ids {_some(np.unique(ids[strangers]))} are painted but not listed in '
-            'segments_info; list them, or paint them 0 for void.'
+            f'{path}: segment ids {_some(np.unique(run_ids[strangers]))} are painted but not '
+            'listed in segments_info; list them, or paint them 0 for void.'
         )
-    missing = known[np.bincount(segment_map.ravel(), minlength=len(table))[1:] == 0]
+    missing = known[np.bincount(run_segments, minlength=len(table))[1:] == 0]
     if missing.size:
         raise ValueError(
             f'{path}: segment ids {_some(missing)} are listed in segments_info but not painted; '
             'remove them from the JSON.'
         )
-    return segment_map
+    return np.repeat(run_segments, lengths).reshape(ids.shape)
 
 
 def _some(ids: np.ndarray) -> str:

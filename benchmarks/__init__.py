@@ -1,0 +1,1 @@
+"""Speed and memory, measured beside something public on the same machine."""
