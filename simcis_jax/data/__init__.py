@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from simcis_jax.data.coco_panoptic import coco_panoptic_split
+from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.source import Source
 
-SOURCES = ('coco_panoptic', 'shapes')
+SOURCES = ('coco_panoptic', 'semantic_folder', 'shapes')
 
 
 def open_source(
@@ -16,7 +17,7 @@ def open_source(
 
     Args:
         name: one of SOURCES.
-        split: 'train' or 'val' of 'shapes', any split that 'coco_panoptic' finds below `root`.
+        split: 'train' or 'val' of 'shapes', of the others any that is found below `root`.
         root: folder of the data set; not read by 'shapes'.
         size: side of the images that 'shapes' draws.
         num_images: how many images 'shapes' draws; 0 = its default.
@@ -27,10 +28,12 @@ def open_source(
     """
     if name == 'shapes':
         return Shapes(split, size=size, num_images=num_images or None)
-    if name != 'coco_panoptic':
+    if name not in SOURCES:
         raise ValueError(f'data.name={name!r} is unknown; one of {SOURCES}.')
     if not root:
         raise ValueError(
             f'data.name={name!r} needs the folder of the data set: --config.data.root='
         )
+    if name == 'semantic_folder':
+        return SemanticFolder(root, split)
     return coco_panoptic_split(root, split)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
-from simcis_jax import types
+from simcis_jax.data import decode
+from simcis_jax.data.category_list import field, flag, parse_categories, read_json
 from simcis_jax.data.source import Example
 
 
@@ -53,17 +51,11 @@ class CocoPanoptic:
         self._images = _existing_folder(images)
         self._panoptic = _existing_folder(panoptic)
         path = pathlib.Path(annotations)
-        content = _read_json(path)
+        content = read_json(path, dict)
         if categories is None:
-            categories = _field(content, 'categories', list, f'{path}')
-        ordered = _sorted_categories(categories, path)
-        label_of = {entry['id']: label for label, entry in enumerate(ordered)}
+            categories = field(content, 'categories', list, f'{path}')
+        self.categories, label_of = parse_categories(categories, f'{path}')
         self.name = path.stem
-        self.categories = types.Categories(
-            names=tuple(str(entry['name']) for entry in ordered),
-            is_thing=tuple(bool(entry['isthing']) for entry in ordered),
-            colors=_colors(ordered),
-        )
         self._records = _read_records(content, label_of, path)
 
     def __len__(self) -> int:
@@ -71,17 +63,13 @@ class CocoPanoptic:
 
     def __getitem__(self, index: int) -> Example:
         record = self._records[index]
-        image = read_image(self._images / record.image_file)
+        image = decode.read_image(self._images / record.image_file)
         panoptic_path = self._panoptic / record.panoptic_file
-        ids = _segment_ids(read_image(panoptic_path))
-        if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f'{panoptic_path} is {_size(ids)} and {record.image_file} is {_size(image)} pixels '
-                '(width x height); both must be equal: write the PNG at the size of the image.'
-            )
+        colors = decode.decode_colors(decode.read_bytes(panoptic_path), panoptic_path)
+        decode.check_same_size(colors, panoptic_path, image, record.image_file)
         return Example(
             image=image,
-            segment_map=_segment_map(ids, record.segment_ids, panoptic_path),
+            segment_map=_segment_map(_segment_ids(colors), record.segment_ids, panoptic_path),
             labels=record.labels,
             crowd=record.crowd,
             image_id=record.image_id,
@@ -101,27 +89,6 @@ def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
     )
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads a picture as RGB [H, W, 3] uint8, grey and CMYK too, as stored (EXIF ignored).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is empty, cut off or no picture.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; check the folder and the file name.')
-    encoded = np.fromfile(path, np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(encoded, flags) if encoded.size else None
-    if image is None:
-        raise ValueError(
-            f'{path} ({encoded.size} bytes) cannot be decoded; it is cut off or no picture: '
-            'replace the file.'
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -129,97 +96,48 @@ def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; check the data set root.')
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f'{path} is not JSON ({error}); replace the file.') from None
-    if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}; a JSON object is needed.')
-    return content
-
-
-def _field(entry: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """The field of an entry of the JSON, or an error that says where it is missing."""
-    value = entry.get(name) if isinstance(entry, Mapping) else None
-    if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = ' or '.join(kind.__name__ for kind in kinds)
-        raise ValueError(
-            f'{where}: field {name!r} is {value!r}, but a COCO panoptic file needs {wanted} there.'
-        )
-    return value
-
-
-def _sorted_categories(
-    categories: Sequence[Mapping[str, Any]], path: pathlib.Path
-) -> list[Mapping[str, Any]]:
-    for position, entry in enumerate(categories):
-        for name, kind in (('id', int), ('name', str), ('isthing', int)):
-            _field(entry, name, kind, f'{path}: categories[{position}]')
-        color = entry.get('color', [0, 0, 0])
-        if not (isinstance(color, (list, tuple)) and [type(c) for c in color] == [int] * 3):
-            raise ValueError(
-                f"{path}: categories[{position}]: field 'color' is {color!r}; give three integers "
-                '(red, green, blue), or leave it out.'
-            )
-    ordered = sorted(categories, key=lambda entry: entry['id'])
-    for left, right in zip(ordered, ordered[1:], strict=False):
-        if left['id'] == right['id']:
-            raise ValueError(f'{path}: category id {left["id"]} occurs twice; ids must differ.')
-    return ordered
-
-
-def _colors(ordered: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int, int], ...]:
-    colors = []
-    for label, entry in enumerate(ordered):
-        if 'color' in entry:
-            color = entry['color']
-        else:
-            # Steps of the golden ratio keep neighbouring classes far apart on the colour wheel.
-            hue, value = label * 0.618034 % 1.0, 0.6 + 0.2 * (label % 3)
-            color = (255 * channel for channel in colorsys.hsv_to_rgb(hue, 0.7, value))
-        colors.append(tuple(int(channel) for channel in color))
-    return tuple(colors)
-
-
 def _read_records(
     content: dict[str, Any], label_of: dict[int, int], path: pathlib.Path
 ) -> list[_Record]:
     files = {}
-    for position, entry in enumerate(_field(content, 'images', list, f'{path}')):
+    for position, entry in enumerate(field(content, 'images', list, f'{path}')):
         where = f'{path}: images[{position}]'
-        files[_field(entry, 'id', (int, str), where)] = _field(entry, 'file_name', str, where)
-    records = []
-    for position, entry in enumerate(_field(content, 'annotations', list, f'{path}')):
+        image_id = field(entry, 'id', (int, str), where)
+        if image_id in files:
+            raise ValueError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
+        files[image_id] = field(entry, 'file_name', str, where)
+    records, annotated = [], set()
+    for position, entry in enumerate(field(content, 'annotations', list, f'{path}')):
         where = f'{path}: annotations[{position}]'
-        image_id = _field(entry, 'image_id', (int, str), where)
+        image_id = field(entry, 'image_id', (int, str), where)
         if image_id not in files:
             raise ValueError(
                 f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
             )
-        segments = _field(entry, 'segments_info', list, where)
-        ids = [_field(segment, 'id', int, where) for segment in segments]
-        category_ids = [_field(segment, 'category_id', int, where) for segment in segments]
+        if image_id in annotated:
+            raise ValueError(f'{where}: image_id {image_id!r} is annotated twice; remove one.')
+        annotated.add(image_id)
+        segments = field(entry, 'segments_info', list, where)
+        ids = [field(segment, 'id', int, where) for segment in segments]
+        category_ids = [field(segment, 'category_id', int, where) for segment in segments]
         if unknown := sorted(set(category_ids) - label_of.keys()):
             raise ValueError(
                 f'{where}: category ids {unknown} are not listed under "categories"; '
                 'list them there.'
             )
-        if len(set(ids)) < len(ids) or any(segment_id <= 0 for segment_id in ids):
+        if len(set(ids)) < len(ids) or any(not 0 < segment_id < 2**24 for segment_id in ids):
             raise ValueError(
-                f'{where}: segment ids {sorted(ids)} must be positive and differ; fix the JSON.'
+                f'{where}: segment ids {sorted(ids)} must differ and lie in 1 .. 2^24 - 1, what a '
+                'colour holds; fix the JSON.'
             )
         order = np.argsort(ids)
         labels = [label_of[category_id] for category_id in category_ids]
-        crowd = [bool(segment.get('iscrowd', 0)) for segment in segments]
+        crowd = [flag(segment, 'iscrowd', where, default=0) for segment in segments]
         records.append(
             _Record(
                 image_id,
                 files[image_id],
-                _field(entry, 'file_name', str, where),
+                field(entry, 'file_name', str, where),
                 np.asarray(ids, np.int64)[order],
                 np.asarray(labels, np.int32)[order],
                 np.asarray(crowd, bool)[order],
@@ -258,7 +176,3 @@ def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.n
 
 def _some(ids: np.ndarray) -> str:
     return ', '.join(map(str, ids[:5].tolist())) + (', ...' if ids.size > 5 else '')
-
-
-def _size(picture: np.ndarray) -> str:
-    return f'{picture.shape[1]}x{picture.shape[0]}'

@@ -1,0 +1,106 @@
+"""Categories as COCO files list them: id, name, thing flag, colour."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from simcis_jax import types
+
+
+def read_json(path: str | os.PathLike, kind: type) -> Any:
+    """The content of a JSON file, which is a `kind`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or holds something else.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; check the data set root.')
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not JSON ({error}); replace the file.') from None
+    if not isinstance(content, kind):
+        name = {dict: 'object', list: 'list'}[kind]
+        raise ValueError(f'{path} holds a {type(content).__name__}; a JSON {name} is needed.')
+    return content
+
+
+def field(entry: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """The field of an entry of a JSON, or an error that says where it is missing."""
+    value = entry.get(name) if isinstance(entry, Mapping) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = ' or '.join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f'{where}: field {name!r} is {value!r}, but a COCO panoptic file needs {wanted} there.'
+        )
+    return value
+
+
+def flag(entry: Mapping[str, Any], name: str, where: str, *, default: int | None = None) -> bool:
+    """A field of an entry that is 0 or 1 (or false or true), as bool."""
+    value = entry.get(name, default)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError(f'{where}: field {name!r} is {value!r}; it must be 0 or 1.')
+    return bool(value)
+
+
+def parse_categories(
+    entries: Sequence[Mapping[str, Any]], where: str
+) -> tuple[types.Categories, dict[int, int]]:
+    """Category entries as `types.Categories`, sorted by id, and the label of each id.
+
+    Args:
+        entries: `{'id': int, 'name': str, 'isthing': 0 or 1, 'color': [r, g, b]}`; colours that
+            are left out are made up.
+        where: what errors call the list.
+
+    Raises:
+        ValueError: a field is missing or wrong, or ids or names occur twice.
+    """
+    for position, entry in enumerate(entries):
+        at = f'{where}: categories[{position}]'
+        for name, kind in (('id', int), ('name', str)):
+            field(entry, name, kind, at)
+        flag(entry, 'isthing', at)
+        color = entry.get('color', [0, 0, 0])
+        if not (
+            isinstance(color, (list, tuple))
+            and [type(c) for c in color] == [int] * 3
+            and all(0 <= c <= 255 for c in color)
+        ):
+            raise ValueError(
+                f"{at}: field 'color' is {color!r}; give three integers 0 to 255 (red, green, "
+                'blue), or leave it out.'
+            )
+    ordered = sorted(entries, key=lambda entry: entry['id'])
+    for name in ('id', 'name'):
+        values = [entry[name] for entry in ordered]
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(
+                f'{where}: category {name} {twice[0]!r} occurs twice; all must differ.'
+            )
+    if not ordered:
+        raise ValueError(f'{where}: the list of categories is empty; list at least one.')
+    categories = types.Categories(
+        names=tuple(entry['name'] for entry in ordered),
+        is_thing=tuple(bool(entry['isthing']) for entry in ordered),
+        colors=tuple(
+            tuple(entry.get('color') or _made_up_color(label))
+            for label, entry in enumerate(ordered)
+        ),
+    )
+    return categories, {entry['id']: label for label, entry in enumerate(ordered)}
+
+
+def _made_up_color(label: int) -> tuple[int, int, int]:
+    # Steps of the golden ratio keep neighbouring classes far apart on the colour wheel.
+    hue, value = label * 0.618034 % 1.0, 0.6 + 0.2 * (label % 3)
+    return tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.7, value))

@@ -1,0 +1,144 @@
+"""A folder of images and PNGs of class labels, the plain form of semantic segmentation data."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from concurrent import futures
+
+import numpy as np
+
+from simcis_jax import types
+from simcis_jax.data import decode
+from simcis_jax.data.category_list import field, parse_categories, read_json
+from simcis_jax.data.source import Example
+
+VOID = 255  # Label of pixels that belong to no class.
+_EXTENSIONS = ('.jpg', '.jpeg', '.png')
+
+
+class SemanticFolder:
+    """Images and label PNGs as a `Source`; a segment is all there is of a class in an image.
+
+    The layout is root/images/SPLIT and root/semantic_SPLIT, with files of one name but for the
+    extension. A label is the position of its class (0 is the first) in the categories sorted by
+    id, and 255 is void; a PNG is grey or has a palette whose indices are the labels. Categories
+    come from root/categories.json, a list `[{"id": 0, "name": "sky"}, ...]`, else from
+    root/panoptic_SPLIT.json.
+
+    Construction decodes every label PNG once, which checks them and tells the classes of an image.
+
+    Raises:
+        FileNotFoundError: a folder, an image or the categories are missing.
+        ValueError: labels or categories break the format.
+    """
+
+    def __init__(self, root: str | os.PathLike, split: str, *, num_threads: int = 4):
+        root = pathlib.Path(root)
+        self.name = f'{root.name}_{split}'
+        self.categories = _categories(root, split)
+        images = _files_by_stem(root / 'images' / split)
+        labels = _files_by_stem(root / f'semantic_{split}')
+        if unpaired := sorted(images.keys() ^ labels.keys()):
+            lonely = images.get(unpaired[0]) or labels.get(unpaired[0])
+            raise FileNotFoundError(
+                f'{lonely} has no partner in {root / "images" / split} or '
+                f'{root / f"semantic_{split}"} ({len(unpaired)} like it); an image and its labels '
+                'need one name, but for the extension.'
+            )
+        self._files = [(images[stem], labels[stem]) for stem in sorted(images)]
+        with futures.ThreadPoolExecutor(num_threads) as pool:
+            self._classes = list(pool.map(self._present, range(len(self._files))))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Example:
+        image_path, labels_path = self._files[index]
+        image, labels = decode.read_image(image_path), self._labels(index)
+        decode.check_same_size(labels, labels_path, image, image_path.name)
+        return semantic_example(image, labels, image_path.stem)
+
+    def classes_of(self, index: int) -> frozenset[int]:
+        """Classes with at least one pixel in an image."""
+        return self._classes[index]
+
+    def _present(self, index: int) -> frozenset[int]:
+        counts = np.bincount(self._labels(index).ravel(), minlength=VOID + 1)[:VOID]
+        return frozenset(np.flatnonzero(counts).tolist())
+
+    def _labels(self, index: int) -> np.ndarray:
+        """The labels [H, W] of an image, each a class or VOID."""
+        path = self._files[index][1]
+        labels = decode.decode_labels(decode.read_bytes(path), path)
+        counts = np.bincount(labels.ravel(), minlength=VOID + 1)
+        wrong = np.flatnonzero(counts)
+        wrong = wrong[(wrong >= len(self.categories)) & (wrong != VOID)]
+        if wrong.size:
+            raise ValueError(
+                f'{path} has label {wrong[0]}, but there are {len(self.categories)} classes; '
+                f'labels must be 0 to {len(self.categories) - 1}, or {VOID} for void.'
+            )
+        return labels
+
+
+def semantic_example(image: np.ndarray, labels: np.ndarray, image_id: str | int) -> Example:
+    """An example with one segment for each label of the map but VOID.
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        labels: [H, W] unsigned integers; VOID = no class.
+        image_id: name of the image.
+    """
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1))
+    present = present[present != VOID]
+    slot_of = np.zeros(VOID + 1, np.int32)
+    slot_of[present] = np.arange(1, len(present) + 1)
+    return Example(
+        image=image,
+        segment_map=slot_of[labels],
+        labels=present.astype(np.int32),
+        crowd=np.zeros(len(present), bool),
+        image_id=image_id,
+    )
+
+
+def _categories(root: pathlib.Path, split: str) -> types.Categories:
+    listed, panoptic = root / 'categories.json', root / f'panoptic_{split}.json'
+    if listed.is_file() or not panoptic.is_file():
+        if not listed.is_file():
+            raise FileNotFoundError(
+                f'{listed} does not exist, nor does {panoptic.name}; write the classes there: '
+                '[{"id": 0, "name": "sky"}, ...].'
+            )
+        entries, path = read_json(listed, list), listed
+    else:
+        entries, path = (
+            field(read_json(panoptic, dict), 'categories', list, f'{panoptic}'),
+            panoptic,
+        )
+    # Semantic segmentation has no use for the thing flag, so it may be left out.
+    entries = [{'isthing': 0} | entry if isinstance(entry, dict) else entry for entry in entries]
+    categories, _ = parse_categories(entries, f'{path}')
+    if len(categories) > VOID:
+        raise ValueError(
+            f'{path} lists {len(categories)} classes; at most {VOID} are possible, label {VOID} is '
+            'void.'
+        )
+    return categories
+
+
+def _files_by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The pictures of a folder by their name without extension."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f'The folder {folder} does not exist; check the data set root.')
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _EXTENSIONS or path.name.startswith('.'):
+            continue
+        if path.stem in files:
+            raise ValueError(f'{path} and {files[path.stem].name} have one name; remove one.')
+        files[path.stem] = path
+    if not files:
+        raise FileNotFoundError(f'{folder} holds no picture ({", ".join(_EXTENSIONS)}).')
+    return files

@@ -1,0 +1,142 @@
+"""Tests of `simcis_jax.data.decode`: what is read is what is stored, or it is refused."""
+
+import pathlib
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from simcis_jax.data import decode
+
+HERE = pathlib.Path(__file__).parent
+LABELS = np.array([[0, 1, 2, 3, 3], [1, 0, 3, 2, 1]])  # Fits 2 bits; 5 columns leave a part byte.
+
+
+def png(values, *, depth, color_type, palette=b''):
+    """A PNG [H, W] packed by hand, without any library of pictures."""
+    height, width = values.shape[:2]
+    rows = []
+    for row in values.reshape(height, -1):
+        bits = ''.join(f'{value:0{depth}b}' for value in row)
+        bits += '0' * (-len(bits) % 8)
+        rows.append(b'\0' + int(bits, 2).to_bytes(len(bits) // 8, 'big'))
+    header = struct.pack('>IIBBBBB', width, height, depth, color_type, 0, 0, 0)
+    chunks = [(b'IHDR', header), (b'PLTE', palette), (b'IDAT', zlib.compress(b''.join(rows)))]
+    encoded = b'\x89PNG\r\n\x1a\n'
+    for kind, data in [chunk for chunk in chunks if chunk[1]] + [(b'IEND', b'')]:
+        encoded += struct.pack('>I', len(data)) + kind + data
+        encoded += struct.pack('>I', zlib.crc32(kind + data))
+    return encoded
+
+
+def assert_one_line(error, *words):
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize('depth', [2, 4, 8, 16])
+def test_grey_labels_are_read_as_stored_at_every_depth(depth):
+    labels = decode.decode_labels(png(LABELS, depth=depth, color_type=0), 'a.png')
+    np.testing.assert_array_equal(labels, LABELS)
+    assert labels.dtype == (np.uint16 if depth == 16 else np.uint8)
+
+
+@pytest.mark.parametrize('depth', [2, 4, 8])
+def test_palette_labels_are_the_indices(depth):
+    encoded = png(LABELS, depth=depth, color_type=3, palette=bytes(range(200, 212)))
+    np.testing.assert_array_equal(decode.decode_labels(encoded, 'a.png'), LABELS)
+
+
+def test_one_bit_labels_are_0_and_1():
+    for color_type, palette in ((0, b''), (3, bytes(6))):
+        encoded = png(LABELS % 2, depth=1, color_type=color_type, palette=palette)
+        np.testing.assert_array_equal(decode.decode_labels(encoded, 'a.png'), LABELS % 2)
+
+
+def test_a_palette_of_ids_is_its_colours():
+    palette = bytes(range(200, 212))
+    colors = decode.decode_colors(png(LABELS, depth=2, color_type=3, palette=palette), 'a.png')
+    np.testing.assert_array_equal(colors, 200 + 3 * LABELS[..., None] + np.arange(3))
+
+
+@pytest.mark.parametrize('color_type', [2, 6])
+def test_labels_in_colours_are_refused(color_type):
+    pixels = np.repeat(LABELS[..., None], 3 if color_type == 2 else 4, axis=-1)
+    with pytest.raises(ValueError) as error:
+        decode.decode_labels(png(pixels, depth=8, color_type=color_type), 'a.png')
+    assert_one_line(error, 'a.png is a PNG of colours', 'one channel')
+
+
+@pytest.mark.parametrize(('depth', 'color_type', 'word'), [(8, 0, 'grey'), (16, 2, '16-bit')])
+def test_ids_that_are_no_8_bit_colours_are_refused(depth, color_type, word):
+    pixels = LABELS if color_type == 0 else np.repeat(LABELS[..., None], 3, axis=-1)
+    with pytest.raises(ValueError) as error:
+        decode.decode_colors(png(pixels, depth=depth, color_type=color_type), 'a.png')
+    assert_one_line(error, f'a.png is a {word} PNG')
+
+
+def test_labels_in_a_jpeg_are_refused():
+    encoded = cv2.imencode('.jpg', LABELS.astype(np.uint8))[1].tobytes()
+    with pytest.raises(ValueError) as error:
+        decode.decode_labels(encoded, 'a.jpg')
+    assert_one_line(error, 'a.jpg', 'no PNG')
+
+
+def test_every_flipped_bit_of_a_png_is_noticed():
+    encoded = png(LABELS, depth=8, color_type=0)
+    for position in range(len(encoded)):
+        flipped = bytearray(encoded)
+        flipped[position] ^= 1 << position % 8
+        with pytest.raises(ValueError, match='a.png'):
+            decode.decode_labels(bytes(flipped), 'a.png')
+
+
+def test_a_header_of_an_absurd_size_is_an_error():
+    encoded = png(np.zeros((1, 1), int), depth=8, color_type=0)
+    header = struct.pack('>IIBBBBB', 2**30, 2**30, 8, 0, 0, 0, 0)
+    checksum = struct.pack('>I', zlib.crc32(b'IHDR' + header))
+    encoded = encoded[:16] + header + checksum + encoded[33:]
+    for read in (decode.decode_labels, decode.decode_image):
+        with pytest.raises(ValueError) as error:
+            read(encoded, 'a.png')
+        assert_one_line(error, 'a.png', 'cannot be decoded')
+
+
+@pytest.mark.parametrize('extension', ['.jpg', '.png'])
+@pytest.mark.parametrize('share', [0, 0.01, 0.6])
+def test_a_cut_off_picture_is_an_error(tmp_path, extension, share):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    encoded = cv2.imencode(extension, noise)[1].tobytes()
+    path = tmp_path / f'picture{extension}'
+    path.write_bytes(encoded[: int(share * len(encoded))])
+    with pytest.raises(ValueError) as error:
+        decode.read_image(path)
+    assert_one_line(error, f'picture{extension}', 'cannot be decoded')
+
+
+def test_a_grey_picture_becomes_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / 'grey.png'), np.full((2, 3), 90, np.uint8))
+    image = decode.read_image(tmp_path / 'grey.png')
+    assert image.shape == (2, 3, 3) and (image == 90).all()
+
+
+def test_a_cmyk_picture_becomes_rgb():
+    image = decode.read_image(HERE / 'cmyk_red_8x6.jpg')
+    assert image.shape == (6, 8, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - [255, 0, 0]).max() < 12
+
+
+def test_exif_rotation_is_ignored(tmp_path):
+    encoded = cv2.imencode('.jpg', np.zeros((2, 6, 3), np.uint8))[1].tobytes()
+    # One TIFF tag: 0x0112 orientation, type SHORT, count 1, value 6 (a quarter turn).
+    tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b'Exif\0\0' + tiff
+    marker = b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif
+    path = tmp_path / 'turned.jpg'
+    path.write_bytes(encoded[:2] + marker + encoded[2:])
+    assert cv2.imread(str(path)).shape == (6, 2, 3)  # The tag is understood where it is read.
+    assert decode.read_image(path).shape == (2, 6, 3)

@@ -1,0 +1,116 @@
+"""Tests of the folder of semantic PNGs, on folders written into a temporary one."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from simcis_jax.data import open_source, source
+from simcis_jax.data.semantic_folder import SemanticFolder
+
+LABELS = np.array([[255, 2, 2, 2], [0, 0, 2, 255], [0, 0, 0, 0]], np.uint8)
+CATEGORIES = [{'id': 30, 'name': 'road'}, {'id': 7, 'name': 'sky'}, {'id': 9, 'name': 'car'}]
+
+
+def write(root, *, labels=LABELS, categories=CATEGORIES):
+    (root / 'images/val').mkdir(parents=True)
+    (root / 'semantic_val').mkdir()
+    cv2.imwrite(str(root / 'images/val/b.jpg'), np.full((3, 4, 3), 90, np.uint8))
+    cv2.imwrite(str(root / 'semantic_val/b.png'), labels)
+    cv2.imwrite(str(root / 'images/val/a.png'), np.zeros((2, 2, 3), np.uint8))
+    cv2.imwrite(str(root / 'semantic_val/a.png'), np.full((2, 2), 1, np.uint8))
+    (root / 'images/val/Thumbs.db').touch()
+    if categories is not None:
+        (root / 'categories.json').write_text(json.dumps(categories))
+    return root
+
+
+def assert_one_line(error, *words):
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message
+
+
+def test_an_example_has_one_segment_for_each_label_but_void(tmp_path):
+    images = open_source('semantic_folder', 'val', root=str(write(tmp_path)))
+    assert isinstance(images, source.Source) and len(images) == 2
+    example = images[1]
+    assert example.image_id == 'b' and (example.image == 90).all()
+    np.testing.assert_array_equal(example.segment_map, [[0, 2, 2, 2], [1, 1, 2, 0], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(example.labels, [0, 2])
+    assert not example.crowd.any() and example.segment_map.dtype == example.labels.dtype == np.int32
+
+
+def test_classes_are_the_labels_present(tmp_path):
+    images = SemanticFolder(write(tmp_path), 'val')
+    assert [images.classes_of(i) for i in range(2)] == [{1}, {0, 2}]
+    copy = pickle.loads(pickle.dumps(images))
+    assert copy.classes_of(1) == {0, 2}
+    np.testing.assert_array_equal(copy[1].segment_map, images[1].segment_map)
+
+
+def test_a_map_of_void_alone_has_no_segment(tmp_path):
+    images = SemanticFolder(write(tmp_path, labels=np.full((3, 4), 255, np.uint8)), 'val')
+    assert images.classes_of(1) == frozenset() and len(images[1].labels) == 0
+    assert not images[1].segment_map.any()
+
+
+def test_categories_are_sorted_by_id_and_may_lack_thing_flags(tmp_path):
+    categories = SemanticFolder(write(tmp_path), 'val').categories
+    assert categories.names == ('sky', 'car', 'road') and not any(categories.is_thing)
+
+
+def test_categories_may_come_from_the_panoptic_json(tmp_path):
+    root = write(tmp_path, categories=None)
+    entries = [{**entry, 'isthing': 1} for entry in CATEGORIES]
+    (root / 'panoptic_val.json').write_text(json.dumps({'categories': entries}))
+    categories = SemanticFolder(root, 'val').categories
+    assert categories.names == ('sky', 'car', 'road') and all(categories.is_thing)
+
+
+def test_without_categories_the_error_says_what_to_write(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        SemanticFolder(write(tmp_path, categories=None), 'val')
+    assert_one_line(error, 'categories.json', 'panoptic_val.json', '"name": "sky"')
+
+
+def test_a_label_without_a_class_is_named(tmp_path):
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(write(tmp_path, labels=np.where(LABELS == 2, 3, LABELS)), 'val')
+    assert_one_line(error, 'semantic_val/b.png has label 3', '0 to 2, or 255')
+
+
+@pytest.mark.parametrize('missing', ['images/val/b.jpg', 'semantic_val/b.png'])
+def test_a_file_without_partner_is_named(tmp_path, missing):
+    root = write(tmp_path)
+    (root / missing).unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        SemanticFolder(root, 'val')
+    assert_one_line(error, '/b.', 'no partner')
+
+
+def test_sizes_that_differ_are_an_error(tmp_path):
+    images = SemanticFolder(write(tmp_path, labels=LABELS[:2]), 'val')
+    with pytest.raises(ValueError) as error:
+        images[1]
+    assert_one_line(error, 'semantic_val/b.png is 4x2', 'b.jpg is 4x3')
+
+
+def test_two_files_of_one_name_are_an_error(tmp_path):
+    root = write(tmp_path)
+    cv2.imwrite(str(root / 'images/val/b.png'), np.zeros((3, 4, 3), np.uint8))
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(root, 'val')
+    assert_one_line(error, 'images/val/b.png', 'b.jpg', 'one name')
+
+
+@pytest.mark.parametrize(
+    ('categories', 'word'), [([], 'empty'), (['sky'], "'id'"), ({'id': 0}, 'JSON list')]
+)
+def test_broken_categories_are_named(tmp_path, categories, word):
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(write(tmp_path, categories=categories), 'val')
+    assert_one_line(error, 'categories.json', word)
