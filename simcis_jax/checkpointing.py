@@ -21,6 +21,11 @@ def _abstract(tree: Any) -> Any:
     )
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator='.'): x.shape for path, x in leaves}
+
+
 class StageCheckpoints:
     """The checkpoints of one stage in one folder, written in the background, the last two kept.
 
@@ -70,6 +75,10 @@ class StageCheckpoints:
         """Whether the newest checkpoint holds this item: params, memory, rest or data."""
         return (self._manager.directory / str(self.latest_step) / item).exists()
 
+    def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the newest params or memory, by names with dots."""
+        return _shapes(self._metadata(item))
+
     def check(self, item: str, like: Any, way_out: str) -> None:
         """Raises ValueError if the newest params or memory have other shapes than `like`.
 
@@ -81,17 +90,9 @@ class StageCheckpoints:
             like: arrays, or their shapes.
             way_out: what the user can set.
         """
-
-        def shapes(tree):
-            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-            return {
-                jax.tree_util.keystr(path, simple=True, separator='.'): x.shape
-                for path, x in leaves
-            }
-
         if item == 'memory' and not (jax.tree.leaves(like) and self.has('memory')):
             return
-        stored, wanted = shapes(self._metadata(item)), shapes(like)
+        stored, wanted = self.shapes(item), _shapes(like)
         different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
         if different:
             name = different[0]

@@ -41,6 +41,7 @@ class ProtocolSettings:
 
     base: int = 100  # A; all classes = joint training.
     increment: int = 10  # B
+    added: tuple[int, ...] = ()  # Classes of stages after these, for classes no one foresaw.
     order: str | tuple[int, ...] = 'origin'  # Or 'descending', 'ade20k_1' to _10, or labels.
     setting: str = 'overlapped'  # Or 'disjoint', 'sequential': which images a stage trains on.
     mask_unseen: bool = True  # Published: False, classes yet to come compete too.

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.serialization
+import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.stages import Stage
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.workdir import StageFolder, Workdir
 
+# Random parameters and the memory before the first stage, for a number of classes.
+Fresh = Callable[[int], tuple[Any, Any]]
 
-def finished_stage(path: str, num_stages: int, *, params: Any, memory: Any) -> StageFolder:
+
+def finished_stage(path: str, stages: Sequence[Stage], fresh: Fresh) -> StageFolder:
     """The folder of a finished stage, whose model is known to fit.
 
     A stage is finished when it was evaluated, or when another program trained it: its checkpoint
-    has weights alone.
+    has weights alone. Its model may know fewer classes than this run's data set, which then
+    has the same classes first.
 
     Args:
         path: of the folder.
-        num_stages: of this run.
-        params: of this run's network; arrays or their shapes.
-        memory: of this run's method; the same.
+        stages: of this run.
+        fresh: what the model and the memory look like.
 
     Raises:
         ValueError: it is no finished stage, this run has no such stage, or the network differs.
@@ -33,10 +41,10 @@ def finished_stage(path: str, num_stages: int, *, params: Any, memory: Any) -> S
             f'training.init_from={path} must be a folder stage_N of a finished stage, or one that '
             'simcis_jax.convert made; it needs its checkpoints.'
         )
-    if folder.number > num_stages:
+    if folder.number > len(stages):
         raise ValueError(
             f'training.init_from={path} is stage {folder.number}, but protocol.base and '
-            f'.increment make {num_stages} stages.'
+            f'.increment make {len(stages)} stages.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         unfinished = checkpoints.has('rest') and folder.read_report() is None
@@ -45,17 +53,62 @@ def finished_stage(path: str, num_stages: int, *, params: Any, memory: Any) -> S
                 f'training.init_from={path} is not finished, it has no evaluation.json; run its '
                 'command again to its end.'
             )
+        num_known = _count_classes(checkpoints)
+        learned = stages[folder.number - 1].seen
+        if max(learned) >= num_known or num_known > len(stages[-1].seen):
+            raise ValueError(
+                f'training.init_from={path} knows {num_known} classes; stage {folder.number} of '
+                f'this run has learned {len(learned)} of {len(stages[-1].seen)}, among them label '
+                f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
+            )
+        params, memory = jax.eval_shape(lambda: fresh(num_known))
         checkpoints.check('params', params, 'model.* as it was there')
         checkpoints.check('memory', memory, 'method.bank_size as it was there')
     return folder
 
 
-def adopt(workdir: Workdir, source: StageFolder) -> None:
-    """Takes over a finished stage, and those before it as far as they were evaluated."""
-    for number in range(1, source.number + 1):
+def adopt(workdir: Workdir, source: StageFolder, num_classes: int, fresh: Fresh) -> None:
+    """Takes over a finished stage, and those before it as far as they were evaluated.
+
+    A model of fewer classes than `num_classes` grows: the rows of the new ones are random in the
+    class head and empty in the memory, all else stays as it was learned.
+    """
+    for number in range(1, source.number):
         stage = StageFolder(source.root.parent / f'stage_{number}')
-        if number == source.number or stage.read_report() is not None:
+        if stage.read_report() is not None:
             workdir.stage(number).adopt(stage)
+    target = workdir.stage(source.number)
+    with StageCheckpoints(source.checkpoints) as checkpoints:
+        num_known = _count_classes(checkpoints)
+        if num_known == num_classes or target.read_report() is not None:
+            target.adopt(source)
+            return
+        step, params = checkpoints.latest_step, checkpoints.read('params')
+        memory = checkpoints.read('memory') if checkpoints.has('memory') else None
+    new_params, new_memory = jax.jit(fresh, static_argnums=0)(num_classes)
+    params = _grow(params, new_params, num_known, num_classes)
+    if memory is not None:
+        memory = _grow(memory, flax.serialization.to_state_dict(new_memory), num_known, num_classes)
+    with StageCheckpoints(target.checkpoints) as checkpoints:
+        checkpoints.save_weights(step, params, memory)
+    if source.read_report() is not None:
+        target.write_report(source.read_report())
+
+
+def _count_classes(checkpoints: StageCheckpoints) -> int:
+    return checkpoints.shapes('params')['heads.class_head.dense.bias'][0]
+
+
+def _grow(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
+    """The old arrays, continued by the new ones along the axis that counts classes."""
+
+    def leaf(old, new):
+        for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
+            if sizes == (num_known, num_classes):
+                return np.concatenate([old, np.split(new, [num_known], axis)[1]], axis)
+        return old
+
+    return jax.tree.map(leaf, old, new)
 
 
 def with_backbone(params: Any, path: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from simcis_jax import accumulation, parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints
@@ -62,6 +61,7 @@ class Trainer:
             len(self.categories),
             base=protocol.base,
             increment=protocol.increment,
+            added=protocol.added,
             order=protocol.order,
         )
         check_images(self.train_source, self.stages, settings)
@@ -139,19 +139,16 @@ class Trainer:
             ValueError: the network does not fit the images, or what it starts from.
         """
         training = self.settings.training
-        params = jax.eval_shape(self.init_params, jax.random.key(0))
         adopted = None
         if training.init_from:
-            memory = jax.eval_shape(self.init_memory)
-            adopted = starting_point.finished_stage(
-                training.init_from, len(self.stages), params=params, memory=memory
-            )
+            adopted = starting_point.finished_stage(training.init_from, self.stages, self.fresh)
         elif training.init_backbone:
+            params, _ = jax.eval_shape(self.fresh)
             starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
         if adopted is None:
             return 0
-        starting_point.adopt(self.workdir, adopted)
+        starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
         return adopted.number
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
@@ -161,14 +158,18 @@ class Trainer:
         print(continual.format_table(results), flush=True)
         return results
 
-    def init_params(self, key: Array) -> Any:
-        """Random parameters."""
-        size = self.settings.data.size
-        return self.model.init(key, jnp.zeros((1, size, size, 3), jnp.uint8))['params']
+    def fresh(self, num_classes: int | None = None) -> tuple[Any, Any]:
+        """Random parameters and the method's memory before the first stage.
 
-    def init_memory(self) -> Any:
-        """The method's memory before the first stage."""
-        return self.settings.method.init_memory(len(self.categories), self.model.width)
+        Args:
+            num_classes: of a network for another number of classes than this run's.
+        """
+        num_classes = num_classes or len(self.categories)
+        settings = self.settings
+        key = jax.random.fold_in(jax.random.key(settings.training.seed), 0)
+        image = jnp.zeros((1, settings.data.size, settings.data.size, 3), jnp.uint8)
+        params = self.model.clone(num_classes=num_classes).init(key, image)['params']
+        return params, settings.method.init_memory(num_classes, self.model.width)
 
     # One stage
 
@@ -249,8 +250,7 @@ class Trainer:
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
-            params = jax.jit(self.init_params)(key)
-            memory = self.init_memory()
+            params, memory = jax.jit(self.fresh)()
         else:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
@@ -259,15 +259,14 @@ class Trainer:
 
     def finished_state(self, stage: Stage) -> TrainState:
         """What the next stage needs of a stage that is trained: parameters and memory."""
-        params = jax.eval_shape(self.init_params, jax.random.key(0))
+        params, _ = jax.eval_shape(self.fresh)
+        memory = parallel.put_replicated(self.mesh, jax.jit(lambda: self.fresh()[1])())
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
             return TrainState(
                 step=None,
                 params=checkpoints.restore_params(parallel.replicated_like(self.mesh, params)),
                 opt_state=None,
-                memory=checkpoints.restore_memory(
-                    parallel.put_replicated(self.mesh, self.init_memory())
-                ),
+                memory=checkpoints.restore_memory(memory),
                 key=None,
             )
 

@@ -38,7 +38,7 @@ ALLOWED = {
     'settings': {'model', 'losses', 'continual', 'methods', 'optimizer'},
     'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
-    'starting_point': {'checkpointing', 'port', 'workdir'},
+    'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
     'evaluator': {'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
 }
 

@@ -22,25 +22,28 @@ from simcis_jax.workdir import Workdir
 CLASSES = 12
 
 
-@pytest.fixture(scope='module')
-def converted(tmp_path_factory):
+def save_stage_2(folder, num_classes):
     """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
-    folder = tmp_path_factory.mktemp('converted') / 'stage_2'
     settings = from_config(tiny_config().to_dict())
-    model = Mask2Former(CLASSES, **settings.model)
+    model = Mask2Former(num_classes, **settings.model)
     size = settings.data.size
     image = jnp.zeros((1, size, size, 3), jnp.uint8)
     params = random_params.random_params(model.init, image)['params']
     rng = np.random.default_rng(0)
-    queries = rng.normal(size=(CLASSES, settings.method.bank_size, model.width))
+    queries = rng.normal(size=(num_classes, settings.method.bank_size, model.width))
     bank = QueryBank(
         queries.astype(np.float32),
-        np.full(CLASSES, 3, np.int32),
-        np.arange(CLASSES, dtype=np.float32),
+        np.full(num_classes, 3, np.int32),
+        np.arange(num_classes, dtype=np.float32),
     )
-    with StageCheckpoints(folder / 'checkpoints') as checkpoints:
+    with StageCheckpoints(folder / 'stage_2' / 'checkpoints') as checkpoints:
         checkpoints.save_weights(0, params, bank)
-    return folder, params, bank
+    return folder / 'stage_2', params, bank
+
+
+@pytest.fixture(scope='module')
+def converted(tmp_path_factory):
+    return save_stage_2(tmp_path_factory.mktemp('converted'), CLASSES)
 
 
 def config_from(folder, **changes):
@@ -75,6 +78,43 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     monkeypatch.setattr(Trainer, 'train_stage', None)
     monkeypatch.setattr(Trainer, 'evaluate_stage', None)
     assert main.run(config_from(folder), str(tmp_path / 'run')) == results
+
+
+def test_a_model_takes_on_classes_that_no_one_foresaw(tmp_path, monkeypatch):
+    folder, params, bank = save_stage_2(tmp_path, CLASSES - 2)
+    trained = []
+    train_stage = Trainer.train_stage
+
+    def record(self, stage, previous):
+        trained.append((stage, *jax.tree.map(np.asarray, (previous.params, previous.memory))))
+        return train_stage(self, stage, previous)
+
+    monkeypatch.setattr(Trainer, 'train_stage', record)
+    config = config_from(folder, **{'protocol.added': (2,)})
+    results = main.run(config, str(tmp_path / 'run'))
+    assert [report['stage'] for report in results['stages']] == [2, 3]
+    ((stage, grown, grown_bank),) = trained
+    assert stage.current == (10, 11)
+
+    rows = grown['heads']['class_head']['dense']
+    old_rows = params['heads']['class_head']['dense']
+    assert rows['kernel'].shape == (32, CLASSES)
+    np.testing.assert_array_equal(rows['kernel'][:, :10], old_rows['kernel'])
+    np.testing.assert_array_equal(rows['bias'][:10], old_rows['bias'])
+    assert np.abs(rows['kernel'][:, 10:]).min() > 0
+    np.testing.assert_array_equal(grown_bank.queries[:10], bank.queries)
+    np.testing.assert_array_equal(grown_bank.written, [3] * 10 + [0] * 2)
+    for tree in (grown, params):
+        del tree['heads']['class_head']
+    jax.tree.map(np.testing.assert_array_equal, grown, params)
+
+
+def test_new_classes_come_last(tmp_path):
+    folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
+    config = config_from(folder, **{'protocol.added': (2,), 'protocol.order': 'descending'})
+    with pytest.raises(ValueError, match='knows 10 classes.*New classes must come last'):
+        main.run(config, str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
 
 
 def test_evaluate_scores_a_converted_stage_and_trains_nothing(converted, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -68,29 +69,43 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
 
 
 def make_stages(
-    num_classes: int, *, base: int, increment: int, order: str | Sequence[int] = 'origin'
+    num_classes: int,
+    *,
+    base: int,
+    increment: int,
+    added: Sequence[int] = (),
+    order: str | Sequence[int] = 'origin',
 ) -> tuple[Stage, ...]:
     """The stages of protocol base-increment; base = C is joint training, one stage.
+
+    Args:
+        num_classes: C.
+        base: classes of the first stage.
+        increment: classes of every later stage.
+        added: classes of each stage that comes after these, which no one foresaw.
+        order: of the labels; see `class_order`.
 
     Raises:
         ValueError: the split does not use up the classes exactly, or the order is no permutation.
     """
     order = class_order(order, num_classes)
-    if not 1 <= base <= num_classes:
+    planned = num_classes - sum(added)
+    if any(size < 1 for size in added) or not 1 <= base <= planned:
+        extra = f' and protocol.added={tuple(added)}' if added else ''
         raise ValueError(
-            f'protocol.base={base} must be between 1 and the {num_classes} classes of the data set '
-            f'({num_classes} trains jointly).'
+            f'protocol.base={base}{extra} must be between 1 and the {num_classes} classes of the '
+            f'data set, also together ({num_classes} trains jointly).'
         )
-    rest = num_classes - base
+    rest = planned - base
     if rest and (increment < 1 or rest % increment):
         fitting = [i for i in range(1, rest + 1) if rest % i == 0]
         raise ValueError(
-            f'protocol {base}-{increment} does not fit {num_classes} classes: after {base} base '
+            f'protocol {base}-{increment} does not fit {planned} classes: after {base} base '
             f'classes {rest} are left; protocol.increment must be one of {fitting}.'
         )
-    starts = [0, *range(base, num_classes, increment or 1)]
-    ends = [*starts[1:], num_classes]
+    sizes = [base, *[increment] * (rest // increment if rest else 0), *added]
+    ends = list(itertools.accumulate(sizes))
     return tuple(
-        Stage(index, order[:start], order[start:end])
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
+        Stage(index, order[: end - size], order[end - size : end])
+        for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
     )

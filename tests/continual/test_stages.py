@@ -25,6 +25,22 @@ def test_stages_have_the_sizes_of_the_protocol(base, increment, sizes):
     assert [stage.index for stage in stages] == list(range(len(sizes)))
 
 
+@pytest.mark.parametrize(
+    'added, sizes', [((1,), [4, 2, 2, 1]), ((3, 2), [4, 3, 2]), ((5,), [4, 5])]
+)
+def test_added_stages_come_after_the_planned_ones(added, sizes):
+    increment = 2 if sizes[1] == 2 else 3
+    stages = make_stages(9, base=4, increment=increment, added=added)
+    assert [len(stage.current) for stage in stages] == sizes
+    assert stages[-1].seen == tuple(range(9))
+
+
+@pytest.mark.parametrize('added', [(0,), (6,), (3, -1)])
+def test_added_classes_that_are_not_there_are_an_error(added):
+    with pytest.raises(ValueError, match=r'protocol.added=\('):
+        make_stages(9, base=4, increment=1, added=added)
+
+
 def test_every_class_arrives_exactly_once():
     stages = make_stages(150, base=100, increment=10)
     arrived = [label for stage in stages for label in stage.current]
