@@ -157,8 +157,9 @@ def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.n
     """Ids [H, W] to 0 for void and k for the k-th known id, which ascend."""
     table = np.concatenate([[0], known]).astype(np.int32)
     # Neighbours mostly share an id: it is looked up once for every run of equal pixels.
-    starts = np.flatnonzero(np.diff(ids.ravel(), prepend=-1))
-    run_ids, lengths = ids.ravel()[starts], np.diff(starts, append=ids.size)
+    flat = ids.ravel()
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    run_ids, lengths = flat[starts], np.diff(starts, append=flat.size)
     run_segments = np.searchsorted(table, run_ids).astype(np.int32)
     strangers = table[np.minimum(run_segments, len(known))] != run_ids
     if strangers.any():
