@@ -19,6 +19,7 @@ from simcis_jax.data.source import Example
 class _Record(NamedTuple):
     image_id: str | int
     image_file: str
+    size: tuple[int, int]  # height, width
     panoptic_file: str
     segment_ids: np.ndarray  # [n] int64, ascending
     labels: np.ndarray  # [n] int32
@@ -91,6 +92,10 @@ class CocoPanoptic:
         """Classes with at least one non-crowd segment in an image, from the JSON."""
         record = self._records[index]
         return frozenset(record.labels[~record.crowd].tolist())
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, from the JSON."""
+        return self._records[index].size
 
 
 def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
@@ -188,15 +193,17 @@ def _colors(ordered: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, int, int],
 def _read_records(
     content: dict[str, Any], label_of: dict[int, int], path: pathlib.Path
 ) -> list[_Record]:
-    files = {}
+    images = {}
     for position, entry in enumerate(_field(content, 'images', list, f'{path}')):
         where = f'{path}: images[{position}]'
-        files[_field(entry, 'id', (int, str), where)] = _field(entry, 'file_name', str, where)
+        size = tuple(_field(entry, side, int, where) for side in ('height', 'width'))
+        name = _field(entry, 'file_name', str, where)
+        images[_field(entry, 'id', (int, str), where)] = name, size
     records = []
     for position, entry in enumerate(_field(content, 'annotations', list, f'{path}')):
         where = f'{path}: annotations[{position}]'
         image_id = _field(entry, 'image_id', (int, str), where)
-        if image_id not in files:
+        if image_id not in images:
             raise ValueError(
                 f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
             )
@@ -218,7 +225,7 @@ def _read_records(
         records.append(
             _Record(
                 image_id,
-                files[image_id],
+                *images[image_id],
                 _field(entry, 'file_name', str, where),
                 np.asarray(ids, np.int64)[order],
                 np.asarray(labels, np.int32)[order],
