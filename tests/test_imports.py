@@ -20,7 +20,7 @@ ALLOWED = {
     'continual': {'types', 'resize'},
     'methods': {'types', 'model', 'losses', 'continual'},
     'data': {'types'},
-    'evaluation': {'types', 'resize', 'continual'},
+    'evaluation': {'types', 'resize', 'continual', 'data'},
     'port': {'types', 'model'},
     'accumulation': set(),
     'optimizer': set(),
@@ -39,7 +39,7 @@ ALLOWED = {
     'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
-    'evaluator': {'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
+    'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
 }
 
 

@@ -18,6 +18,7 @@ from simcis_jax.data.source import Example
 class _Record(NamedTuple):
     image_id: str | int
     image_file: str
+    size: tuple[int, int]  # height, width
     panoptic_file: str
     segment_ids: np.ndarray  # [n] int64, ascending
     labels: np.ndarray  # [n] int32
@@ -81,6 +82,10 @@ class CocoPanoptic:
         record = self._records[index]
         return frozenset(record.labels[~record.crowd].tolist())
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, from the JSON."""
+        return self._records[index].size
+
 
 def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
     """Opens the layout root/images/SPLIT, root/panoptic_SPLIT, root/panoptic_SPLIT.json."""
@@ -100,18 +105,19 @@ def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
 def _read_records(
     content: dict[str, Any], label_of: dict[int, int], path: pathlib.Path
 ) -> list[_Record]:
-    files = {}
+    images = {}
     for position, entry in enumerate(field(content, 'images', list, f'{path}')):
         where = f'{path}: images[{position}]'
         image_id = field(entry, 'id', (int, str), where)
-        if image_id in files:
+        if image_id in images:
             raise ValueError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
-        files[image_id] = field(entry, 'file_name', str, where)
+        size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
+        images[image_id] = field(entry, 'file_name', str, where), size
     records, annotated = [], set()
     for position, entry in enumerate(field(content, 'annotations', list, f'{path}')):
         where = f'{path}: annotations[{position}]'
         image_id = field(entry, 'image_id', (int, str), where)
-        if image_id not in files:
+        if image_id not in images:
             raise ValueError(
                 f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
             )
@@ -137,7 +143,7 @@ def _read_records(
         records.append(
             _Record(
                 image_id,
-                files[image_id],
+                *images[image_id],
                 field(entry, 'file_name', str, where),
                 np.asarray(ids, np.int64)[order],
                 np.asarray(labels, np.int32)[order],

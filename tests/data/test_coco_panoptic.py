@@ -22,7 +22,7 @@ def write(root, *, ids=IDS, edit=None):
     colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     cv2.imwrite(str(root / 'panoptic_val/a.png'), colors[..., ::-1])
     content = {
-        'images': [{'id': 5, 'file_name': 'a.png'}],
+        'images': [{'id': 5, 'file_name': 'a.png', 'width': 4, 'height': 3}],
         'annotations': [
             {
                 'image_id': 5,
@@ -153,6 +153,7 @@ def annotation(content):
     [
         (lambda c: c.pop('images'), ("field 'images'",)),
         (lambda c: c['images'][0].pop('file_name'), ('images[0]', "'file_name'")),
+        (lambda c: c['images'][0].update(height='3'), ('images[0]', "'height'")),
         (lambda c: annotation(c).pop('segments_info'), ('annotations[0]', "'segments_info'")),
         (lambda c: annotation(c)['segments_info'][0].pop('id'), ('annotations[0]', "'id'")),
         (lambda c: annotation(c).update(image_id=6), ('annotations[0]', 'image_id 6')),
