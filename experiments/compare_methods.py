@@ -92,7 +92,8 @@ def compare(argv: list[str]) -> None:
                 num_classes = len(results['stages'][-1]['per_class'])
             table.setdefault(method, []).append(scores(results, base))
             (out / 'comparison.json').write_text(json.dumps(table, indent=2))
-    text = f'PQ (semantic runs: mIoU) after the last stage, seeds {", ".join(SEEDS.value)}\n{format_scores(table)}\n'
+    seeds = ', '.join(SEEDS.value)
+    text = f'PQ (semantic runs: mIoU) after the last stage, seeds {seeds}\n{format_scores(table)}\n'
     (out / 'comparison.txt').write_text(text)
     print(f'\n{text}')
 
