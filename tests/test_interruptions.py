@@ -127,7 +127,8 @@ def test_two_processes_may_not_use_a_folder_at_once(tmp_path):
     workdir = tmp_path / 'run'
     code = (
         'import sys, time; from simcis_jax.workdir import Workdir\n'
-        'Workdir(sys.argv[1], {}).claim(); print("claimed", flush=True); time.sleep(600)'
+        'workdir = Workdir(sys.argv[1], {}); workdir.claim()\n'
+        'print("claimed", flush=True); time.sleep(600)'
     )
     other = subprocess.Popen([sys.executable, '-c', code, workdir], stdout=subprocess.PIPE)
     try:
