@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import simcis_jax
-from simcis_jax import settings
+from simcis_jax import interruption, settings
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
 
@@ -59,10 +59,12 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         ValueError: a value is unknown, impossible, or not the one the folder was started with.
         OSError: a file is missing or cannot be read or written.
         FloatingPointError: a loss is not finite.
+        Interrupted: SIGTERM or Ctrl-C came while training; a SystemExit.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    trainer = Trainer(settings.from_config(config), Workdir(workdir, config))
-    return trainer.evaluate() if mode == 'evaluate' else trainer.run()
+    with Workdir(workdir, config) as folder:
+        trainer = Trainer(settings.from_config(config), folder)
+        return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -85,6 +87,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         stop(f'unexpected arguments {argv[1:]}; values are set with --config.GROUP.KEY=VALUE.')
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
+    interruption.stop_at_once()
     try:
         run(CONFIG.value, WORKDIR.value, MODE.value)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -61,6 +61,7 @@ class TrainingSettings:
     seed: int = 0
     log_every: int = 50  # Steps.
     checkpoint_every: int = 5_000  # Steps; the end of a stage is always kept.
+    skip_nonfinite: int = 0  # Steps of a stage that may be left out because of inf or NaN.
 
 
 @dataclasses.dataclass(frozen=True)

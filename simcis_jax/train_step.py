@@ -33,6 +33,7 @@ class TrainState:
     opt_state: Any
     memory: Memory
     key: Array  # Random key of the stage.
+    skipped: Array  # [] int32, steps of this stage that changed nothing: they were not finite.
 
 
 def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
@@ -73,7 +74,8 @@ def make_train_step(
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
     `teacher_params` is None in the first stage; so a run traces the step twice. The batch is global
-    and split over the mesh; everything else is on every device. The state is donated.
+    and split over the mesh; everything else is on every device. The state is donated. A step with
+    a metric that is not finite leaves parameters, optimizer and memory as they were.
 
     Args:
         model: student and teacher alike.
@@ -169,10 +171,21 @@ def make_train_step(
             'gradient_norm': optax.tree.norm(gradients),
             'targets': num_targets / batch_size,
         }
-        state = state.replace(
-            step=state.step + 1, params=params, opt_state=opt_state, memory=memory
+        finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
+        skipped = state.skipped + jnp.int32(~finite)
+        params, opt_state, memory = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state, memory),
+            (state.params, state.opt_state, state.memory),
         )
-        return state, metrics
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            memory=memory,
+            skipped=skipped,
+        )
+        return state, metrics | {'skipped_steps': skipped}
 
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(

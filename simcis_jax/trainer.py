@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,39 +10,29 @@ import jax
 import jax.numpy as jnp
 
 from simcis_jax import accumulation, parallel, starting_point
-from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluator import Evaluator
+from simcis_jax.interruption import StopRequest
 from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.nonfinite import NonfiniteSteps
 from simcis_jax.optimizer import make_optimizer
 from simcis_jax.progress import Progress, duration
 from simcis_jax.settings import Settings
 from simcis_jax.stage_data import check_images, stage_arrays, survey_batches, training_batches
+from simcis_jax.step_loop import run_steps
 from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
 from simcis_jax.types import Batch, StageArrays
 from simcis_jax.workdir import Workdir
-
-# Metrics worth a place in the progress line; the log has them all.
-SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
-
-
-def check_finite(numbers: Mapping[str, float], stage: Stage, step: int) -> None:
-    """Raises FloatingPointError naming the metrics that are not finite."""
-    broken = sorted(name for name, value in numbers.items() if not math.isfinite(value))
-    if broken:
-        raise FloatingPointError(
-            f'stage {stage.number}, step {step}: {", ".join(broken)} is not finite; the newest '
-            'checkpoint is from before. Lower optimizer.base_learning_rate or later_learning_rate.'
-        )
 
 
 class Trainer:
     """Everything that stays the same over the stages of a run: data, model, compiled steps."""
 
     def __init__(self, settings: Settings, workdir: Workdir):
-        self.settings, self.workdir = settings, workdir
+        self.settings, self.workdir, self.stop = settings, workdir, StopRequest()
         training = settings.training
         data = settings.data
         self.train_source, self.val_source = (
@@ -102,6 +91,8 @@ class Trainer:
                         state = self.finished_state(self.stages[stage.index - 1])
                     state = self.train_stage(stage, state)
                 report = self.evaluate_stage(stage, state)
+            else:
+                state = None
             reports.append(report)
             results = self.write_results(reports)
         return results
@@ -136,9 +127,10 @@ class Trainer:
         adopted = None
         if training.init_from:
             adopted = starting_point.finished_stage(training.init_from, self.stages, self.fresh)
-        elif training.init_backbone:
+        else:
             params, _ = jax.eval_shape(self.fresh)
-            starting_point.with_backbone(params, training.init_backbone)
+            if training.init_backbone:
+                starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
         if adopted is None:
             return 0
@@ -180,34 +172,39 @@ class Trainer:
         # The step donates its state, so the teacher needs parameters of its own.
         teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
 
-        with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
+        folder = self.workdir.stage(stage.number)
+        damaged = discard_damaged(folder.checkpoints)
+        print(*damaged, sep='\n', end='\n' * bool(damaged))
+        with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
                 like = jax.eval_shape(lambda: self.new_state(stage, previous))
-                state = checkpoints.restore(parallel.replicated_like(self.mesh, like), data)
+                state = checkpoints.restore(parallel.replicated_like(self.mesh, like))
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
+                if damaged:
+                    print(f'stage {stage.number} has no checkpoint left: starting it anew')
                 state = self.begin_stage(stage, previous, teacher, arrays)
-            first = int(state.step)
-            log = self.workdir.metrics_log(stage.number, first)
-            progress = Progress(f'stage {stage.number} step', num_steps, 'steps', done=first)
-            for step in range(first + 1, num_steps + 1):
-                batch = self.train_step_inputs(next(data))
-                state, metrics = self.train_step(state, teacher, batch, arrays)
-                numbers = None
-                if step % self.settings.training.log_every == 0 or step == num_steps:
-                    numbers = {name: float(value) for name, value in metrics.items()}
-                    check_finite(numbers, stage, step)
-                    log.write(step, numbers, progress.rate)
-                    numbers = {n: v for n, v in numbers.items() if n in SHOWN}
-                if step == first + 1:
-                    jax.block_until_ready(metrics)
-                    progress.skip()  # The first step compiles.
-                else:
-                    progress.advance(numbers=numbers)
-                if step % self.settings.training.checkpoint_every == 0 or step == num_steps:
-                    checkpoints.save(state, data)
-            log.close()
-        return state
+            training = self.settings.training
+            with (
+                self.workdir.metrics_log(stage.number, int(state.step)) as log,
+                self.stop,
+            ):
+                return run_steps(
+                    lambda state, batch: self.train_step(
+                        state, teacher, self.train_step_inputs(batch), arrays
+                    ),
+                    state,
+                    data,
+                    stage=stage.number,
+                    num_steps=num_steps,
+                    training=training,
+                    checkpoints=checkpoints,
+                    log=log,
+                    nonfinite=NonfiniteSteps(
+                        stage.number, training.skip_nonfinite, data, self.train_source, folder.root
+                    ),
+                    stop=self.stop,
+                )
 
     def train_step_inputs(self, batch: Batch) -> Batch:
         """This process's rows of a batch, put on its devices."""
@@ -249,7 +246,8 @@ class Trainer:
         else:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
-        state = TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params), memory, key)
+        opt_state = jax.jit(optimizer.init)(params)
+        state = TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
         return parallel.put_replicated(self.mesh, state)
 
     def finished_state(self, stage: Stage) -> TrainState:
@@ -263,6 +261,7 @@ class Trainer:
                 opt_state=None,
                 memory=checkpoints.restore_memory(memory),
                 key=None,
+                skipped=None,
             )
 
     def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and how the same command finds it again.
 
 config.json                 the resolved config; another config is refused
+lock                        held by the process that uses the folder
 metrics.jsonl, tensorboard/ losses while training
 stage_N/checkpoints/        the last two checkpoints of a stage
 stage_N/evaluation.json     its scores; the stage is finished when this exists
@@ -11,23 +12,44 @@ results.json, results.txt   the table after the last finished stage
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from simcis_jax.evaluation import continual
+
+# What may differ when a run goes on: it changes neither the model nor its scores.
+MAY_CHANGE = (
+    'data.root',
+    'data.num_workers',
+    'training.log_every',
+    'training.checkpoint_every',
+    'training.skip_nonfinite',
+    'evaluation.num_pictures',
+)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds either the old or the new one, never a part."""
+    """Writes a text file so that a reader finds either the old or the new one, never a part.
+
+    Raises:
+        OSError: it cannot be written, such as when the disk is full; the old one is still there.
+    """
     part = path.with_name(path.name + '.part')
-    part.write_text(text)
-    os.replace(part, path)
+    try:
+        with part.open('w') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(f'{path} cannot be written: {error.strerror}.') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +108,8 @@ class MetricsLog:
             known = [line for line in lines if self._is_before(json.loads(line), first_step)]
             write_whole(self._path, ''.join(line + '\n' for line in known))
         self._file = self._path.open('a')
+        from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
+
         self._events = SummaryWriter(
             str(workdir / 'tensorboard' / f'stage_{stage}'), purge_step=first_step + 1
         )
@@ -93,49 +117,83 @@ class MetricsLog:
     def _is_before(self, record: Mapping, first_step: int) -> bool:
         return (record['stage'], record['step']) <= (self._stage, first_step)
 
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        self._events.close()
+
     def write(self, step: int, numbers: Mapping[str, float], rate: float) -> None:
-        """Adds one record."""
-        record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)} | numbers
+        """Adds one record; what is not finite is null, for JSON knows no NaN."""
+        record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)}
+        record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
         for name, value in numbers.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flushes both."""
-        self._file.close()
-        self._events.close()
-
 
 class Workdir:
-    """The folder of one run; nothing is written before `claim`."""
+    """The folder of one run; nothing is written before `claim`, and nobody else writes after it."""
 
     def __init__(self, root: str | Path, config: Mapping[str, Any]):
         self.root = Path(root)
         self._config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
+        self._lock = None
+
+    def __enter__(self) -> Workdir:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def claim(self) -> None:
-        """Makes the folder this config's, or finds that it is.
+        """Makes the folder this config's, or finds that it is; locks it until the `with` ends.
 
         Raises:
             ValueError: the folder holds a run of another config, or files that are no run.
+            OSError: another process uses the folder.
         """
         path = self.root / 'config.json'
+        if not path.exists() and self.root.exists():
+            others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
+            if others:
+                raise ValueError(
+                    f'{self.root} is not empty and holds no config.json of a run; choose an empty '
+                    'or new --workdir.'
+                )
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
         if path.exists():
-            difference = first_difference(json.loads(path.read_text()), self._config)
+            found = json.loads(path.read_text())
+            difference = first_difference(found, self._config, may_change=MAY_CHANGE)
             if difference:
                 raise ValueError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
                     '--workdir, or repeat that config to continue it.'
                 )
-            return
-        if self.root.exists() and any(self.root.iterdir()):
-            raise ValueError(
-                f'{self.root} is not empty and holds no config.json of a run; choose an empty or '
-                'new --workdir.'
-            )
-        self.root.mkdir(parents=True, exist_ok=True)
+            if found == self._config:
+                return
         write_whole(path, json.dumps(self._config, indent=2))
+
+    def _take_lock(self) -> None:
+        """The lock is the kernel's: it is gone as soon as the process is, however it ended."""
+        lock = (self.root / 'lock').open('a+')
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise OSError(
+                f'{self.root} is used by another process ({lock.read()}); wait for it, stop it, or '
+                'choose another --workdir.'
+            ) from error
+        lock.truncate(0)
+        lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+        lock.flush()
+        self._lock = lock
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""
@@ -151,14 +209,18 @@ class Workdir:
         write_whole(self.root / 'results.txt', continual.format_table(results) + '\n')
 
 
-def first_difference(old: Any, new: Any, path: str = '') -> str | None:
-    """Where two configs differ first, in words; None if they are equal."""
+def first_difference(
+    old: Any, new: Any, path: str = '', *, may_change: Collection[str] = ()
+) -> str | None:
+    """Where two configs differ first, in words; None if they differ in nothing else."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             here = f'{path}.{key}' if path else key
+            if here in may_change:
+                continue
             if key not in old or key not in new:
                 return f'{here} is only in {"the new config" if key in new else "that run"}'
-            found = first_difference(old[key], new[key], here)
+            found = first_difference(old[key], new[key], here, may_change=may_change)
             if found:
                 return found
         return None

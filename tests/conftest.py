@@ -10,6 +10,10 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 import jax
 import pytest
 from absl import flags
+from tiny import tiny_config
+
+from simcis_jax import main
+from simcis_jax.methods.simcis import SimCIS
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -18,6 +22,20 @@ def compilation_cache(tmp_path_factory):
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR keeps one.
         jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory):
+    """A finished run: folder, results, how often the step was traced. To change it, copy it."""
+    workdir = tmp_path_factory.mktemp('runs') / 'finished'
+    traces = []
+    with pytest.MonkeyPatch.context() as patch:
+        stored_queries = SimCIS.stored_queries
+        patch.setattr(
+            SimCIS, 'stored_queries', lambda self, *a: traces.append(1) or stored_queries(self, *a)
+        )
+        results = main.run(tiny_config(), str(workdir))
+    return workdir, results, len(traces)
 
 
 def pytest_configure(config):

@@ -40,6 +40,7 @@ def test_the_published_network_takes_a_step_with_a_teacher():
         make_optimizer(params, optimizer).init(params),
         method.init_memory(150, 256),
         jax.random.key(1),
+        jnp.int32(0),
     )
     teacher = jax.tree.map(jnp.copy, params)
     before = np.asarray(params['heads']['class_head']['dense']['kernel'])

@@ -4,35 +4,14 @@ import json
 import re
 
 import cv2
-import jax
 import numpy as np
 import pytest
+import runs
 from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.trainer import Trainer
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    """A finished run: its folder, results, and how often the step was traced."""
-    workdir = tmp_path_factory.mktemp('runs') / 'finished'
-    traces = []
-    with pytest.MonkeyPatch.context() as patch:
-        stored_queries = SimCIS.stored_queries
-        patch.setattr(
-            SimCIS, 'stored_queries', lambda self, *a: traces.append(1) or stored_queries(self, *a)
-        )
-        results = main.run(tiny_config(), str(workdir))
-    return workdir, results, len(traces)
-
-
-def newest_state(workdir, stage=3):
-    """The whole state of the newest checkpoint, as arrays."""
-    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
-        return {item: checkpoints.read(item) for item in ('params', 'memory', 'rest')}
 
 
 def test_results_hold_every_stage_group_and_the_average(finished):
@@ -70,7 +49,7 @@ def test_losses_are_logged_for_every_stage(finished):
 
 
 def test_the_bank_is_in_the_checkpoint(finished):
-    bank = newest_state(finished[0])['memory']
+    bank = runs.newest_state(finished[0])['memory']
     written = np.asarray(bank['written'])
     assert written.sum() > 0
     filled = np.abs(np.asarray(bank['queries'])).sum(axis=(1, 2)) > 0
@@ -82,38 +61,6 @@ def test_a_finished_run_prints_its_table_and_trains_nothing(finished, capsys, mo
     monkeypatch.setattr(Trainer, 'train_stage', None)
     assert main.run(tiny_config(), str(finished[0])) == finished[1]
     assert re.search(r'^avg', capsys.readouterr().out, re.MULTILINE)
-
-
-@pytest.mark.parametrize('stop_at', [5, 9])
-def test_an_interrupted_run_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, stop_at):
-    workdir = tmp_path / 'interrupted'
-    put_batch, calls = Trainer.train_step_inputs, []
-
-    def interrupt(self, batch):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        return put_batch(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, 'train_step_inputs', interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            main.run(tiny_config(), str(workdir))
-    assert main.run(tiny_config(), str(workdir)) == finished[1]
-    for a, b in zip(*map(leaves, (finished[0], workdir)), strict=True):
-        np.testing.assert_array_equal(a, b)
-    logs = [(w / 'metrics.jsonl').read_text() for w in (finished[0], workdir)]
-    without_rate = [re.sub(r'"steps_per_second": [\d.]+', '', log) for log in logs]
-    assert without_rate[0] == without_rate[1]
-
-
-def leaves(workdir):
-    arrays = jax.tree.leaves(newest_state(workdir))
-    is_key = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in arrays]
-    return [
-        np.asarray(jax.random.key_data(x) if key else x)
-        for x, key in zip(arrays, is_key, strict=True)
-    ]
 
 
 def test_another_config_may_not_use_the_folder(finished):

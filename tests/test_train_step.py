@@ -72,6 +72,7 @@ def update():
             make_optimizer(params, config.optimizer).init(params),
             memory,
             jax.random.key(1),
+            jnp.int32(0),
         )
         state = jax.tree.map(jnp.copy, state)  # The step donates it.
         return step(

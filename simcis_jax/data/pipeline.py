@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -48,38 +52,42 @@ class Augmentation(grain.transforms.RandomMap):
         return types.Batch(image=example.image, targets=targets)
 
 
-class TrainIterator(grain.DatasetIterator[types.Batch]):
-    """Batches from a position on; the state is that position, whatever prepares the batches.
+class TrainIterator(Iterator[types.Batch]):
+    """Batches from a position on, whatever prepares them.
 
     Grain's own iterators resume wrongly, without a word, when the number of workers has changed;
-    here the batches are random access, so a restored iterator just starts at another one.
+    here the batches are random access, so to resume is just to start at another position.
     """
 
     def __init__(
-        self, batches: grain.MapDataset[types.Batch], *, num_threads: int, num_workers: int
+        self,
+        batches: grain.MapDataset[types.Batch],
+        images: grain.MapDataset[np.ndarray],
+        *,
+        num_threads: int,
+        num_workers: int,
     ):
-        super().__init__()
-        self._batches = batches
+        self._batches, self._images = batches, images
         self._num_threads = num_threads
         self._num_workers = num_workers
-        self._position = 0
         self._running = None
+        self.position = 0  # Batches given so far.
 
     def __next__(self) -> types.Batch:
         if self._running is None:
-            self._running = iter(self._prefetched(self._batches[self._position :]))
+            self._running = iter(self._prefetched(self._batches[self.position :]))
         batch = next(self._running)
-        self._position += 1
+        self.position += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """The position, ready for JSON."""
-        return {'position': self._position}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Continues at a position that `get_state` gave."""
+    def seek(self, position: int) -> None:
+        """Continues at another position."""
         self.close()
-        self._position = state['position']
+        self.position = position
+
+    def at(self, position: int) -> tuple[types.Batch, np.ndarray]:
+        """The batch at a position, and the indices in the source of its images."""
+        return self._batches[position], self._images[position]
 
     def close(self) -> None:
         """Stops threads and workers; the next batch starts them again."""
@@ -94,9 +102,22 @@ class TrainIterator(grain.DatasetIterator[types.Batch]):
         # Grain hands absl flags to its workers; a notebook, unlike `app.run`, never parsed any.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        return dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=self._num_workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(
+            num_workers=self._num_workers, per_worker_buffer_size=2
         )
+        return dataset.mp_prefetch(options, worker_init_fn=_follow_parent)
+
+
+def _follow_parent(*_: int) -> None:
+    """Makes a worker end with its parent, and not before: a signal often goes to all of a job."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +148,6 @@ def train_iterator(
 ) -> TrainIterator:
     """Endless batches, shuffled anew each epoch; a function of the arguments and the position.
 
-    `get_state` and `set_state` are exact, also through `grain.checkpoint` in Orbax.
-
     Args:
         source: the data set.
         indices: the images to train on; fewer than `batch_size` are fine.
@@ -154,8 +173,14 @@ def train_iterator(
         .repeat(None)
         .random_map(Augmentation(**augmentation))
     )
-    batches = _process_batches(rows, batch_size, process_index, process_count)
-    return TrainIterator(batches, num_threads=num_threads, num_workers=num_workers)
+    # The same seed and operations shuffle the bare indices in the same way.
+    images = grain.MapDataset.source(np.asarray(indices)).seed(seed).shuffle().repeat(None)
+    return TrainIterator(
+        _process_batches(rows, batch_size, process_index, process_count),
+        _process_batches(images, batch_size, process_index, process_count),
+        num_threads=num_threads,
+        num_workers=num_workers,
+    )
 
 
 def epoch_batches(
@@ -196,8 +221,8 @@ def _rows(source: Source, indices: Sequence[int] | np.ndarray) -> grain.MapDatas
 
 
 def _process_batches(
-    rows: grain.MapDataset[types.Batch], batch_size: int, process_index: int, process_count: int
-) -> grain.MapDataset[types.Batch]:
+    rows: grain.MapDataset, batch_size: int, process_index: int, process_count: int
+) -> grain.MapDataset:
     """The batches of one process: of every `process_count` consecutive parts, its own."""
     if batch_size % process_count:
         raise ValueError(

@@ -3,10 +3,8 @@
 import itertools
 import pickle
 
-import grain
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from simcis_jax import types
@@ -122,31 +120,25 @@ def test_an_interrupted_iterator_goes_on_with_the_same_batches(interrupted_at):
     iterator = train(num_threads=3)
     take(iterator, interrupted_at)
     resumed = train()
-    resumed.set_state(iterator.get_state())
+    resumed.seek(iterator.position)
     for batch, expected in zip(take(resumed, 2), undisturbed[interrupted_at:], strict=False):
         assert_equal(batch, expected)
 
 
 def test_a_running_iterator_can_be_set_back():
     iterator = train()
-    state, expected = iterator.get_state(), next(iterator)
+    expected = next(iterator)
     take(iterator, 3)
-    iterator.set_state(state)
+    iterator.seek(0)
     assert_equal(next(iterator), expected)
 
 
-def test_orbax_saves_and_restores_the_position(tmp_path):
-    iterator = train()
-    take(iterator, 3)
-    with ocp.CheckpointManager(tmp_path) as manager:
-        manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
-        manager.wait_until_finished()
-        expected = next(iterator)
-        restored = train()
-        manager.restore(
-            3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(restored))
-        )
-    assert_equal(next(restored), expected)
+def test_a_batch_can_be_looked_up_with_its_images():
+    iterator = plain(6, indices=[4, 1, 3])
+    for position, batch in enumerate(take(plain(6, indices=[4, 1, 3]), 5)):
+        same, images = iterator.at(position)
+        assert_equal(same, batch)
+        assert images.tolist() == shown(batch)
 
 
 @pytest.mark.parametrize('process_count', [2, 4])
@@ -182,7 +174,7 @@ def test_worker_processes_change_no_batch():
     for batch, same in zip(take(iterator, 3), expected, strict=False):
         assert_equal(batch, same)
     other = train(num_workers=3)
-    other.set_state(iterator.get_state())
+    other.seek(iterator.position)
     for batch, same in zip(take(other, 2), expected[3:], strict=True):
         assert_equal(batch, same)
     iterator.close()

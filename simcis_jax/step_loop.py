@@ -1,0 +1,71 @@
+"""The step loop of a stage: batches in, a trained state and its checkpoints out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+from jax import Array
+
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.data.pipeline import TrainIterator
+from simcis_jax.interruption import Interrupted, StopRequest
+from simcis_jax.nonfinite import NonfiniteSteps
+from simcis_jax.progress import Progress
+from simcis_jax.settings import TrainingSettings
+from simcis_jax.train_step import TrainState
+from simcis_jax.types import Batch
+from simcis_jax.workdir import MetricsLog
+
+# Metrics worth a place in the progress line; the log has them all.
+SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
+
+
+def run_steps(
+    update: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]],
+    state: TrainState,
+    data: TrainIterator,
+    *,
+    stage: int,
+    num_steps: int,
+    training: TrainingSettings,
+    checkpoints: StageCheckpoints,
+    log: MetricsLog,
+    nonfinite: NonfiniteSteps,
+    stop: StopRequest,
+) -> TrainState:
+    """Trains from the step of `state` to the last of the stage.
+
+    Raises:
+        FloatingPointError: more steps than allowed were not finite.
+        Interrupted: a signal asked to stop; the last step is in a checkpoint.
+        OSError: a checkpoint could not be written.
+    """
+    first = int(state.step)
+    progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first)
+    data.seek(first)
+    for step in range(first + 1, num_steps + 1):
+        state, metrics = update(state, next(data))
+        nonfinite.add(step, metrics)
+        numbers = None
+        if step % training.log_every == 0 or step == num_steps:
+            nonfinite.check()
+            numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            log.write(step, numbers, progress.rate)
+            numbers = {n: v for n, v in numbers.items() if n in SHOWN}
+        if step == first + 1:
+            jax.block_until_ready(metrics)
+            progress.skip()  # The first step compiles.
+        else:
+            progress.advance(numbers=numbers)
+        is_due = step % training.checkpoint_every == 0 or step == num_steps
+        if is_due:
+            nonfinite.check()
+            checkpoints.save(step, state)
+        if stop.after_step():
+            if not is_due:
+                nonfinite.check()
+                checkpoints.save(step, state)
+            checkpoints.wait()
+            raise Interrupted(stop.number, f'after step {step} of stage {stage}')
+    return state

@@ -1,0 +1,35 @@
+"""What a run left behind, for comparing runs."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from simcis_jax.checkpointing import StageCheckpoints
+
+
+def newest_state(workdir: Path, stage: int = 3) -> dict:
+    """The whole state of the newest checkpoint, as arrays."""
+    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
+        return {item: checkpoints.read(item) for item in ('params', 'memory', 'rest')}
+
+
+def leaves(workdir: Path, stage: int = 3) -> list[np.ndarray]:
+    """The same as a flat list of numpy arrays."""
+    arrays = jax.tree.leaves(newest_state(workdir, stage))
+    is_key = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in arrays]
+    return [
+        np.asarray(jax.random.key_data(x) if key else x)
+        for x, key in zip(arrays, is_key, strict=True)
+    ]
+
+
+def assert_same(workdir: Path, other: Path) -> None:
+    """Bit for bit the same parameters, optimizer, bank, counts, results and logged losses."""
+    for a, b in zip(leaves(workdir), leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name in ('results.json', 'metrics.jsonl'):
+        texts = [(run / name).read_text() for run in (workdir, other)]
+        without_rate = [re.sub(r'"steps_per_second": [\d.]+', '', text) for text in texts]
+        assert without_rate[0] == without_rate[1], name

@@ -1,0 +1,113 @@
+"""Checkpoints that are torn, changed or cannot be written."""
+
+import resource
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simcis_jax import manifest
+from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
+
+PARAMS = {'layer': {'kernel': np.arange(4096, dtype=np.float32).reshape(64, 64)}}
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+    """Checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp('written') / 'checkpoints'
+    with StageCheckpoints(folder) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save_weights(step, PARAMS, {'bank': jnp.full(300, step)})
+    return folder
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy of them."""
+    return shutil.copytree(written, tmp_path / 'checkpoints')
+
+
+def newest_bank(folder):
+    with StageCheckpoints(folder) as checkpoints:
+        return np.asarray(checkpoints.read('memory')['bank'])
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def files_of(step):
+    return sorted(path for path in step.rglob('*') if path.is_file() and path.stat().st_size)
+
+
+def test_what_is_whole_stays(folder):
+    assert discard_damaged(folder) == []
+    assert (newest_bank(folder) == 4).all()
+
+
+@pytest.mark.parametrize('change', [truncate, flip, lambda path: path.unlink()])
+def test_any_damage_is_found_named_and_removed(written, tmp_path, change):
+    names = [path.relative_to(written) for path in files_of(written / '4')]
+    names = [name for name in names if len(name.parts) > 2 or name.name == manifest.NAME]
+    assert len(names) > 8
+    for name in names:
+        folder = shutil.copytree(written, tmp_path / 'checkpoints')
+        change(folder / name)
+        (message,) = discard_damaged(folder)
+        assert str(folder / '4') in message
+        assert name.name in message or name.name == manifest.NAME
+        assert (newest_bank(folder) == 2).all()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize('change', [truncate, flip, lambda path: path.unlink()])
+def test_files_that_hold_no_numbers_do_no_harm(folder, change):
+    for path in (folder / '4').glob('*'):
+        if path.is_file() and path.name != manifest.NAME:
+            change(path)
+    assert discard_damaged(folder) == []
+    assert (newest_bank(folder) == 4).all()
+
+
+def test_damage_is_an_error_for_who_only_reads(folder):
+    flip(files_of(folder / '4' / 'params')[-1])
+    with pytest.raises(ValueError, match=r'4 is damaged: params/.* delete .*evaluation\.json'):
+        newest_bank(folder)
+
+
+def test_of_damage_everywhere_nothing_is_left(folder):
+    for step in ('2', '4'):
+        (folder / step / manifest.NAME).unlink()
+    assert len(discard_damaged(folder)) == 2
+    with StageCheckpoints(folder) as checkpoints:
+        assert checkpoints.latest_step is None
+
+
+def test_what_was_never_finished_is_removed(folder):
+    (folder / '6.orbax-checkpoint-tmp-0' / 'params').mkdir(parents=True)
+    assert discard_damaged(folder) == []
+    assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(folder):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
+    with pytest.raises(
+        OSError, match=r'checkpoints: .* step 6 could not .* needs up to 0 MiB, \d+'
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))  # As a full disk does.
+        try:
+            with StageCheckpoints(folder) as checkpoints:
+                checkpoints.save_weights(6, {'layer': noise})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
+    assert (newest_bank(folder) == 4).all()

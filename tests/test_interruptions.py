@@ -1,0 +1,144 @@
+"""Stopped, killed or damaged runs end with the same numbers; others say why they cannot go on."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+from tiny import tiny_config
+
+from simcis_jax import main
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.trainer import Trainer
+from simcis_jax.workdir import Workdir
+
+
+def at_step(patch, number, action):
+    """Calls `action(batch)`, which returns a batch, before the number-th step of a run."""
+    put_batch, calls = Trainer.train_step_inputs, []
+
+    def hook(self, batch):
+        calls.append(1)
+        return put_batch(self, action(batch) if len(calls) == number else batch)
+
+    patch.setattr(Trainer, 'train_step_inputs', hook)
+
+
+def newest_step(workdir, stage):
+    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
+        return checkpoints.latest_step
+
+
+def test_a_crash_loses_the_steps_since_the_last_checkpoint(finished, tmp_path, monkeypatch):
+    def crash(_):
+        raise RuntimeError('the machine is gone')
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 9, crash)
+        with pytest.raises(RuntimeError):
+            main.run(tiny_config(), str(tmp_path))
+    assert newest_step(tmp_path, 2) == 2
+    assert main.run(tiny_config(), str(tmp_path)) == finished[1]
+    runs.assert_same(tmp_path, finished[0])
+
+
+def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monkeypatch, capsys):
+    def terminate(batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return batch
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, terminate)
+        with pytest.raises(SystemExit) as stopped:
+            main.run(tiny_config(), str(tmp_path))
+    assert stopped.value.code == 143
+    lines = capsys.readouterr().err.split('\n')
+    assert 'SIGTERM: stopped after step 5 of stage 1; the same command goes on from there.' in lines
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert newest_step(tmp_path, 1) == 5
+    # Another number of workers, and of checkpoints, is the same run.
+    changes = {'data.num_workers': 1, 'training.checkpoint_every': 3}
+    assert main.run(tiny_config(**changes), str(tmp_path)) == finished[1]
+    runs.assert_same(tmp_path, finished[0])
+
+
+def test_a_damaged_checkpoint_is_trained_again(finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    (workdir / 'stage_3' / 'evaluation.json').unlink()
+    (workdir / 'stage_3' / 'checkpoints' / '4' / 'rest' / 'manifest.ocdbt').unlink()
+    assert main.run(tiny_config(), str(workdir)) == finished[1]
+    output = capsys.readouterr().out
+    assert re.search(r'4 is damaged and was removed: rest/manifest.ocdbt is missing', output)
+    assert 'continuing stage 3 from step 2' in output
+    runs.assert_same(workdir, finished[0])
+
+
+def test_a_damaged_teacher_is_an_error(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    shutil.rmtree(workdir / 'stage_3')
+    (workdir / 'stage_2' / 'checkpoints' / '4' / 'params' / '_METADATA').write_text('{}')
+    with pytest.raises(ValueError, match='stage_2/checkpoints/4 is damaged: params/_METADATA has'):
+        main.run(tiny_config(), str(workdir))
+
+
+def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch, capsys):
+    changes = {'protocol.base': 12, 'training.log_every': 100, 'training.base_steps': 5}
+    changes['training.checkpoint_every'] = 2
+    poisoned = []
+
+    def poison(batch):
+        poisoned.append(batch)
+        boxes = np.full_like(batch.targets.boxes, np.nan)
+        return batch.replace(targets=batch.targets.replace(boxes=boxes))
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, poison)
+        with pytest.raises(FloatingPointError) as stopped:
+            main.run(tiny_config(**changes), str(tmp_path))
+    message = str(stopped.value)
+    assert re.match(r'stage 1, step 3: box, giou, gradient_norm, total not finite', message)
+    # Step 4 would have been saved.
+    assert newest_step(tmp_path, 1) == 2
+    saved = np.load(tmp_path / 'stage_1' / 'nonfinite_step_3_process_0.npz')
+    np.testing.assert_array_equal(saved['image'], poisoned[0].image)
+    np.testing.assert_array_equal(saved['boxes'], poisoned[0].targets.boxes)
+    ids = ', '.join(map(str, saved['image_id']))
+    assert f'images {ids}, is in {tmp_path}' in message
+
+    changes['training.skip_nonfinite'] = 1
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, poison)
+        main.run(tiny_config(**changes), str(tmp_path))
+    assert 'total not finite: left out, 1 of 1' in capsys.readouterr().out
+    np.testing.assert_array_equal(poisoned[1].image, poisoned[0].image)
+    (record,) = map(json.loads, (tmp_path / 'metrics.jsonl').read_text().splitlines())
+    assert record['skipped_steps'] == 1 and record['step'] == 5
+    assert all(np.isfinite(x).all() for x in runs.leaves(tmp_path, stage=1))
+
+
+def test_two_processes_may_not_use_a_folder_at_once(tmp_path):
+    workdir = tmp_path / 'run'
+    code = (
+        'import sys, time; from simcis_jax.workdir import Workdir\n'
+        'workdir = Workdir(sys.argv[1], {}); workdir.claim()\n'
+        'print("claimed", flush=True); time.sleep(600)'
+    )
+    other = subprocess.Popen([sys.executable, '-c', code, workdir], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b'claimed\n'
+        with pytest.raises(OSError, match=rf'run is used by another .*process {other.pid} on'):
+            Workdir(workdir, {}).claim()
+    finally:
+        other.kill()
+        other.wait()
+    with Workdir(workdir, {}) as mine:
+        mine.claim()
+    with Workdir(workdir, {}) as mine:  # The lock ends with the block.
+        mine.claim()
