@@ -137,10 +137,10 @@ class Trainer:
             params, _ = jax.eval_shape(self.fresh)
             starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
-        if adopted is None:
-            return 0
-        starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
-        return adopted.number
+        if adopted is not None:
+            starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
+        parallel.wait_for_all('workdir')
+        return adopted.number if adopted else 0
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
         """Writes and prints the table of these stages; returns it."""
@@ -177,7 +177,8 @@ class Trainer:
         teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
 
         folder = self.workdir.stage(stage.number)
-        damaged = discard_damaged(folder.checkpoints)
+        damaged = discard_damaged(folder.checkpoints) if folder.writes else []
+        parallel.wait_for_all('checkpoints')
         print(*damaged, sep='\n', end='\n' * bool(damaged))
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
