@@ -9,6 +9,7 @@ the newest finished stage again, such as the one of training.init_from.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import simcis_jax
-from simcis_jax import interruption, settings
+from simcis_jax import interruption, parallel, settings
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
 
@@ -31,6 +32,9 @@ MODE = flags.DEFINE_enum(
     'train: what is not finished yet, then evaluate. evaluate: the newest finished stage only.',
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'Run as one of several processes; see parallel.start_processes.'
+)
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
@@ -62,7 +66,7 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         Interrupted: SIGTERM or Ctrl-C came while training; a SystemExit.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
-    with Workdir(workdir, config) as folder:
+    with Workdir(workdir, config, writes=parallel.is_main()) as folder:
         trainer = Trainer(settings.from_config(config), folder)
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
@@ -87,8 +91,12 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         stop(f'unexpected arguments {argv[1:]}; values are set with --config.GROUP.KEY=VALUE.')
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
-    interruption.stop_at_once()
     try:
+        if DISTRIBUTED.value:
+            parallel.start_processes()
+            if not parallel.is_main():
+                sys.stdout = open(os.devnull, 'w')
+        interruption.stop_at_once()
         run(CONFIG.value, WORKDIR.value, MODE.value)
     except (ValueError, OSError, FloatingPointError) as error:
         if not is_for_user(error):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
@@ -14,6 +16,38 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'data'
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
+
+
+def start_processes() -> None:
+    """Joins this process with the others of the run; to be called before anything uses a device.
+
+    On TPU pods, SLURM, Open MPI and Kubernetes JAX finds them by itself. Elsewhere the environment
+    says JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+        ValueError: there is nothing to find them by.
+    """
+    count, index = (os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'))
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None, process_id=int(index) if index else None
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'--distributed: {error} On TPU pods, SLURM, Open MPI and Kubernetes the processes are '
+            'found; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and '
+            'JAX_PROCESS_ID.'
+        ) from error
+
+
+def is_main() -> bool:
+    """Whether this is process 0: the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(place: str) -> None:
+    """Until every process has come to this place."""
+    multihost_utils.sync_global_devices(place)
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -66,8 +100,16 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """The same arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    """The same arrays on every device; every process must hold them."""
+    sharding = NamedSharding(mesh, REPLICATED)
+
+    def put(x):
+        if getattr(x, 'sharding', None) == sharding:
+            return x
+        copies = [jax.device_put(x, device) for device in mesh.local_devices]
+        return jax.make_array_from_single_device_arrays(jnp.shape(x), sharding, copies)
+
+    return jax.tree.map(put, tree)
 
 
 def replicated_like(mesh: Mesh, shapes: Any) -> Any:

@@ -30,7 +30,7 @@ def run_steps(
     num_steps: int,
     training: TrainingSettings,
     checkpoints: StageCheckpoints,
-    log: MetricsLog,
+    log: MetricsLog | None,
     nonfinite: NonfiniteSteps,
     stop: StopRequest,
 ) -> TrainState:
@@ -51,7 +51,8 @@ def run_steps(
         if step % training.log_every == 0 or step == num_steps:
             nonfinite.check()
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            log.write(step, numbers, progress.rate)
+            if log is not None:
+                log.write(step, numbers, progress.rate)
             numbers = {n: v for n, v in numbers.items() if n in SHOWN}
         if step == first + 1:
             jax.block_until_ready(metrics)

@@ -132,15 +132,15 @@ class Trainer:
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
-        if adopted is None:
-            return 0
-        starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
-        return adopted.number
+        if adopted is not None:
+            starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
+        parallel.wait_for_all('workdir')
+        return adopted.number if adopted else 0
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
         """Writes and prints the table of these stages; returns it."""
         results = continual.results(reports)
-        if jax.process_index() == 0:
+        if parallel.is_main():
             self.workdir.write_results(results)
             print(continual.format_table(results), flush=True)
         return results
@@ -173,7 +173,8 @@ class Trainer:
         teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
 
         folder = self.workdir.stage(stage.number)
-        damaged = discard_damaged(folder.checkpoints)
+        damaged = discard_damaged(folder.checkpoints) if folder.writes else []
+        parallel.wait_for_all('checkpoints')
         print(*damaged, sep='\n', end='\n' * bool(damaged))
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
@@ -272,7 +273,7 @@ class Trainer:
             state.params, self.val_source, groups, title=f'stage {stage.number} evaluation'
         )
         report = {'stage': stage.number} | scores
-        if jax.process_index() == 0:
+        if parallel.is_main():
             print(continual.format_per_class(report))
             print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
             folder = self.workdir.stage(stage.number)

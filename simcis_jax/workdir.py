@@ -11,6 +11,7 @@ results.json, results.txt   the table after the last finished stage
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -57,6 +58,7 @@ class StageFolder:
     """The folder of one stage."""
 
     root: Path
+    writes: bool = True  # Of several processes, one.
 
     @property
     def number(self) -> int | None:
@@ -81,7 +83,7 @@ class StageFolder:
 
     def adopt(self, other: StageFolder) -> None:
         """Copies a finished stage of another run, its report last; does nothing the second time."""
-        if self.read_report() is None:
+        if self.writes and self.read_report() is None:
             shutil.copytree(
                 other.root,
                 self.root,
@@ -94,7 +96,8 @@ class StageFolder:
 
     def write_report(self, report: Mapping) -> None:
         """Writes the scores: from now on the stage is finished."""
-        write_whole(self.root / 'evaluation.json', json.dumps(report, indent=2))
+        if self.writes:
+            write_whole(self.root / 'evaluation.json', json.dumps(report, indent=2))
 
 
 class MetricsLog:
@@ -135,10 +138,16 @@ class MetricsLog:
 
 
 class Workdir:
-    """The folder of one run; nothing is written before `claim`, and nobody else writes after it."""
+    """The folder of one run; nothing is written before `claim`, and nobody else writes after it.
 
-    def __init__(self, root: str | Path, config: Mapping[str, Any]):
-        self.root = Path(root)
+    Args:
+        root: of the folder.
+        config: of the run.
+        writes: False for all processes of a run but one: they read only.
+    """
+
+    def __init__(self, root: str | Path, config: Mapping[str, Any], *, writes: bool = True):
+        self.root, self.writes = Path(root), writes
         self._config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
         self._lock = None
 
@@ -157,6 +166,8 @@ class Workdir:
             ValueError: the folder holds a run of another config, or files that are no run.
             OSError: another process uses the folder.
         """
+        if not self.writes:
+            return
         path = self.root / 'config.json'
         if not path.exists() and self.root.exists():
             others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
@@ -197,14 +208,20 @@ class Workdir:
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""
-        return StageFolder(self.root / f'stage_{number}')
+        return StageFolder(self.root / f'stage_{number}', self.writes)
 
-    def metrics_log(self, stage: int, first_step: int) -> MetricsLog:
-        """The log, cut back to `first_step` of `stage`."""
+    def metrics_log(
+        self, stage: int, first_step: int
+    ) -> contextlib.AbstractContextManager[MetricsLog | None]:
+        """The log, cut back to `first_step` of `stage`; None for a process that does not write."""
+        if not self.writes:
+            return contextlib.nullcontext()
         return MetricsLog(self.root, stage, first_step)
 
     def write_results(self, results: Mapping) -> None:
         """Writes the table as JSON and as text."""
+        if not self.writes:
+            return
         write_whole(self.root / 'results.json', json.dumps(results, indent=2))
         write_whole(self.root / 'results.txt', continual.format_table(results) + '\n')
 
