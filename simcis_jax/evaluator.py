@@ -149,7 +149,7 @@ class Evaluator:
         """Scores over the images that hold a seen class, and a picture of some of them.
 
         Args:
-            params: of the model, on all devices.
+            params: of the model; arrays over several processes must be the same on all devices.
             source: images and ground truth.
             groups: classes to average over, of `continual.class_groups`; `all` has been seen.
             title: of the progress line.

@@ -119,10 +119,12 @@ def replicated_like(mesh: Mesh, shapes: Any) -> Any:
 
 
 def local_replicas(mesh: Mesh, tree: Any) -> Any:
-    """What every device holds, as arrays of this process's devices alone; nothing is copied."""
+    """The same arrays on every device of this process; what lies there already is not copied."""
     sharding = NamedSharding(mesh, REPLICATED)
 
     def local(x):
+        if not isinstance(x, Array) or x.is_fully_addressable:
+            return jax.device_put(x, sharding)
         replicas = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(x.shape, sharding, replicas)
 

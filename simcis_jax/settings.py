@@ -72,7 +72,7 @@ class EvaluationSettings:
     batch_size: int = 8  # Global; rounded up to a multiple of the devices.
     short_side: int = 640
     max_side: int = 2560
-    padding: int = 32  # Sides become multiples of it. 64: half as many shapes, other results.
+    padding: int = 32  # Sides become multiples of it. More = fewer shapes, other results.
     object_mask_threshold: float = 0.3  # Of panoptic results.
     semantic_threshold: float = 0.4  # The same, of semantic results.
     overlap_threshold: float = 0.8

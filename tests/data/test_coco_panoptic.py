@@ -83,13 +83,14 @@ def test_an_example_holds_what_was_written(tmp_path):
     np.testing.assert_array_equal(example.crowd, [False, True, False])
 
 
-def test_classes_of_leaves_crowds_out_and_needs_no_picture(tmp_path):
+def test_classes_of_leaves_crowds_out_and_size_of_needs_no_picture_either(tmp_path):
     def edit(content):
         content['annotations'][0]['segments_info'][1]['category_id'] = 4
 
     root = write(tmp_path, edit=edit)
     (root / 'panoptic_val/a.png').unlink()
     assert open_split(root).classes_of(0) == {1, 2}
+    assert open_split(root).size_of(0) == (3, 4)
 
 
 def test_categories_can_be_given(tmp_path):
