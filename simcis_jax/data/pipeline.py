@@ -230,13 +230,28 @@ def evaluation_batches(
         return example, augment.resize_image(example.image, *shape)
 
     groups = collections.defaultdict(list)
-    for example, image in _map_ahead(load, indices, num_threads):
+    for example, image in map_ahead(load, indices, num_threads):
         padded = tuple(-(-side // multiple) * multiple for side in image.shape[:2])
         groups[padded].append((example, image))
         if len(groups[padded]) == batch_size:
             yield _evaluation_batch(groups.pop(padded), padded, batch_size)
     for padded, members in groups.items():
         yield _evaluation_batch(members, padded, batch_size)
+
+
+def map_ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], num_threads: int
+) -> Iterator[Any]:
+    """Results of `function` in order, with a few computed ahead in threads."""
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        items = iter(items)
+        pending = collections.deque(
+            pool.submit(function, item) for item in itertools.islice(items, 2 * num_threads)
+        )
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+            yield result
 
 
 def _rows(source: Source, indices: Sequence[int] | np.ndarray) -> grain.MapDataset[Example]:
@@ -282,18 +297,3 @@ def _evaluation_batch(
         real=np.arange(batch_size) < len(members),
         examples=[example for example, _ in members],
     )
-
-
-def _map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], num_threads: int
-) -> Iterator[Any]:
-    """Results of `function` in order, with a few computed ahead in threads."""
-    with futures.ThreadPoolExecutor(num_threads) as pool:
-        items = iter(items)
-        pending = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 2 * num_threads)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-            yield result
