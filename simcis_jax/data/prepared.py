@@ -50,12 +50,18 @@ class Prepared:
         if split not in classes:
             raise ValueError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
         self._classes = [frozenset(labels) for labels in classes[split]]
-        builder = tfds.builder_from_directory(self._folder)
-        self.name = f'{builder.name}_{split}'
-        self._split = split
         # Pictures are decoded by our own rules.
         decoders = {'image': tfds.decode.SkipDecoding()}
-        self._records = builder.as_data_source(split, decoders=decoders)
+        try:
+            builder = tfds.builder_from_directory(self._folder)
+            self._records = builder.as_data_source(split, decoders=decoders)
+        except Exception as error:  # TFDS has one of its own for everything that can be wrong.
+            raise ValueError(
+                f'{self._folder} is damaged ({" ".join(str(error).split())}); prepare the data set '
+                'again.'
+            ) from error
+        self.name = f'{builder.name}_{split}'
+        self._split = split
         if len(self._records) != len(self._classes):
             raise ValueError(
                 f'{self._folder} has {len(self._records)} records of {split} and lists '
