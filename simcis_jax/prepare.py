@@ -211,7 +211,10 @@ def _check_and_describe(root: Path, folder: Path, splits: Mapping[str, Download]
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Makes a folder and keeps other preparations out of it; the lock dies with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'{folder} cannot be made ({error.strerror}); choose --data_dir.') from None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

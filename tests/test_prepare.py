@@ -229,6 +229,13 @@ def test_two_preparations_at_once_do_no_harm(tmp_path):
     prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    make_tree(tmp_path / 'source')
+    (tmp_path / 'data').touch()
+    with pytest.raises(OSError, match='data/ade20k_semantic cannot be made.*--data_dir'):
+        prepare('ade20k_semantic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
+
+
 @pytest.mark.parametrize(
     ('kind', 'name', 'words'),
     [('ade20k', 'mine', 'has its own'), ('coco_panoptic', 'My-Set', 'lower-case letters')],

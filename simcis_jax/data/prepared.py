@@ -7,10 +7,12 @@ without touching a record. Any other reader of TFDS data sets can read them, too
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -143,26 +145,36 @@ def write_split(
     """Writes the records of a split, in order, into as many files as it takes.
 
     TFDS's own builders would keep a gigabyte in memory and need TensorFlow for more.
+
+    Raises:
+        OSError: a file cannot be written.
     """
-    shards, lengths, num_bytes, classes = [], [], 0, []
-    writer = None
-    for serialized, present in records:
-        if writer is None or lengths[-1] == _IMAGES_PER_FILE:
-            if writer is not None:
-                writer.close()
-            shards.append(folder / f'{split}.part-{len(shards)}')
-            lengths.append(0)
-            # One record a group is what random access needs.
-            writer = ArrayRecordWriter(f'{shards[-1]}', 'group_size:1')
-        writer.write(serialized)
-        lengths[-1] += 1
-        num_bytes += len(serialized)
-        classes.append(present)
-    if writer is not None:
-        writer.close()
-    for number, shard in enumerate(shards):
-        shard.rename(folder / f'{name}-{split}.array_record-{number:05}-of-{len(shards):05}')
+    parts, lengths, num_bytes, classes = [], [], 0, []
+    numbered = enumerate(records)
+    for number, shard in itertools.groupby(numbered, lambda pair: pair[0] // _IMAGES_PER_FILE):
+        parts.append(folder / f'{split}.part-{number}')
+        lengths.append(0)
+        with _writing(parts[-1]) as writer:
+            for _, (serialized, present) in shard:
+                writer.write(serialized)
+                lengths[-1] += 1
+                num_bytes += len(serialized)
+                classes.append(present)
+    for number, part in enumerate(parts):
+        part.rename(folder / f'{name}-{split}.array_record-{number:05}-of-{len(parts):05}')
     return WrittenSplit(lengths, num_bytes, classes)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
+    try:
+        # One record a group is what random access needs.
+        writer = ArrayRecordWriter(f'{path}', 'group_size:1')
+        yield writer
+        writer.close()
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise OSError(f'{path} cannot be written ({reason}); is the disk full?') from None
 
 
 def write_metadata(

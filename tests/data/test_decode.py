@@ -124,3 +124,12 @@ def test_exif_rotation_is_ignored(tmp_path):
     path.write_bytes(encoded[:2] + marker + encoded[2:])
     assert cv2.imread(str(path)).shape == (6, 2, 3)  # The tag is understood where it is read.
     assert decode.read_image(path).shape == (2, 6, 3)
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    path = pathlib.Path('/proc/self/mem')  # A file whose first page no process has.
+    if not path.is_file():
+        pytest.skip('only where /proc is')
+    with pytest.raises(OSError) as error:
+        decode.read_bytes(path)
+    assert_one_line(error, '/proc/self/mem cannot be read')

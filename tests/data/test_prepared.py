@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import resource
 import time
 
 import cv2
@@ -162,6 +163,19 @@ def test_files_that_are_cut_off_or_missing_are_an_error(tmp_path):
     with pytest.raises((OSError, ValueError)) as error:
         prepared.Prepared(root, 'train')[0]
     assert_one_line(error, 'tiny/1.0.0', 'prepare the data set again')
+
+
+def test_a_disk_that_is_full_is_an_error(tmp_path):
+    image = np.random.default_rng(0).bytes(1_000_000)
+    records = (prepared.to_record(image, make_example(0)[1]) for _ in range(8))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # Of any one file.
+    try:
+        with pytest.raises(OSError) as error:
+            prepared.write_split(tmp_path, 'tiny', 'train', records)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_one_line(error, 'train.part-0 cannot be written')
 
 
 def test_a_list_of_classes_of_another_length_is_an_error(tmp_path):
