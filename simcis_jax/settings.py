@@ -19,7 +19,7 @@ from simcis_jax.optimizer import OptimizerSettings
 class DataSettings:
     """Which images, and how they are augmented."""
 
-    name: str = 'coco_panoptic'  # Or 'semantic_folder', 'shapes' (built in).
+    name: str = 'coco_panoptic'  # Or 'semantic_folder', 'prepared', 'shapes' (built in).
     root: str = ''  # Folder of the data set.
     train_split: str = 'train'
     val_split: str = 'val'

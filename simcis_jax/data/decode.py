@@ -28,11 +28,15 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; check the folder and the file name.')
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f'{path} cannot be read ({error.strerror}).') from None
 
 
 def decode_image(encoded: bytes, where: object) -> np.ndarray:
