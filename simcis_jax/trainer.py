@@ -14,6 +14,7 @@ from simcis_jax import accumulation, parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
+from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluator import Evaluator
 from simcis_jax.model.mask2former import Mask2Former
@@ -140,6 +141,7 @@ class Trainer:
             params, _ = jax.eval_shape(self.fresh)
             starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
+        self.workdir.write_categories(category_entries(self.categories))
         if adopted is None:
             return 0
         starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and how the same command finds it again.
 
 config.json                 the resolved config; another config is refused
+categories.json             the classes, as COCO lists them
 metrics.jsonl, tensorboard/ losses while training
 stage_N/checkpoints/        the last two checkpoints of a stage
 stage_N/evaluation.json     its scores; the stage is finished when this exists
@@ -14,7 +15,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,10 @@ class Workdir:
             )
         self.root.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(self._config, indent=2))
+
+    def write_categories(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Records the classes, so that the model can be used where the data set is not."""
+        write_whole(self.root / 'categories.json', json.dumps(entries, indent=2))
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""

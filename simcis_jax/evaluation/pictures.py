@@ -164,7 +164,12 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     ok, png = cv2.imencode('.png', colors)
     if not ok:
         raise OSError(f'Cannot encode a picture of shape {image.shape} as PNG for {path}.')
-    Path(path).write_bytes(png.tobytes())
+    try:
+        Path(path).write_bytes(png.tobytes())
+    except OSError as error:
+        raise OSError(
+            f'{path} cannot be written: {error.strerror}; choose another folder.'
+        ) from error
 
 
 def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
