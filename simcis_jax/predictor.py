@@ -214,7 +214,11 @@ def load(
     known = _categories(folder.root.parent / 'categories.json', categories, values)
     protocol = values.protocol
     stages = make_stages(
-        len(known), base=protocol.base, increment=protocol.increment, order=protocol.order
+        len(known),
+        base=protocol.base,
+        increment=protocol.increment,
+        added=protocol.added,
+        order=protocol.order,
     )
     if folder.number > len(stages):
         raise ValueError(

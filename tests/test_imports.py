@@ -15,6 +15,7 @@ ALLOWED = {
     'types': set(),
     'resize': set(),
     'progress': set(),
+    'threads': set(),
     'model': {'types', 'resize'},
     'losses': {'types'},
     'continual': {'types', 'resize'},
@@ -40,6 +41,18 @@ ALLOWED = {
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
     'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
+    'predictor': {
+        'types',
+        'parallel',
+        'continual',
+        'data',
+        'model',
+        'checkpointing',
+        'settings',
+        'workdir',
+        'evaluator',
+    },
+    'prediction_folder': {'types', 'data', 'evaluation', 'predictor', 'workdir'},
 }
 
 
