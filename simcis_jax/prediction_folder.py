@@ -2,7 +2,7 @@
 
 panoptic/NAME.png   segment ids, R + 256 G + 256^2 B; 0 = nothing
 panoptic.json       the segments of all images, in COCO's panoptic format
-semantic/NAME.png   the class of every pixel, 255 = nothing
+semantic/NAME.png   the class of every pixel by the semantic rule, 255 = nothing
 overlay/NAME.png    a picture for people
 """
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,14 +19,15 @@ from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.category_list import read_categories, read_json
-from simcis_jax.data.pipeline import EvaluationBatch
-from simcis_jax.evaluator import make_predictor
+from simcis_jax.data.evaluation_batches import EvaluationBatch, canvas_side
+from simcis_jax.evaluator import make_predictor, make_tasks
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import EvaluationSettings, Settings
 from simcis_jax.types import Categories
 from simcis_jax.workdir import StageFolder
 
-PADDING = 32  # The network's coarsest stride.
+# Results of larger images are made at this size and enlarged: every query has a mask of it.
+MAX_RESULT_SIDE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,7 @@ class Prediction:
     labels: np.ndarray  # [K] int32, class of segment k at k - 1.
     names: tuple[str, ...]  # [K] of these classes.
     scores: np.ndarray  # [K] float32, class scores in 0..1.
-
-    @property
-    def label_map(self) -> np.ndarray:
-        """[H, W] int32, the class of every pixel; -1 = nothing."""
-        return np.append(np.int32(-1), self.labels)[self.segment_map]
+    label_map: np.ndarray  # [H, W] int32, class of every pixel by the semantic rule; -1 = nothing.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +48,7 @@ class PreparedImage:
     key: Hashable  # Whatever tells the caller which image it is.
     image: np.ndarray  # [H, W, 3] uint8, RGB.
     resized: np.ndarray  # [h, w, 3] uint8
+    result_size: tuple[int, int]  # Height and width at which segments are made.
 
 
 class Predictor:
@@ -71,19 +70,13 @@ class Predictor:
         seen: np.ndarray | None,
         evaluation: EvaluationSettings,
     ):
-        num_devices = jax.device_count()
+        mesh = parallel.make_local_mesh()
         self.categories, self.seen, self.evaluation = categories, seen, evaluation
-        self.batch_size = -(-evaluation.batch_size // num_devices) * num_devices
-        mesh = parallel.make_mesh(self.batch_size)
+        self.batch_size = -(-evaluation.batch_size // mesh.size) * mesh.size
         self._params = parallel.put_replicated(mesh, params)
         self._seen = None if seen is None else jnp.asarray(seen)
-        self._predict = make_predictor(
-            model,
-            mesh,
-            is_thing=categories.is_thing,
-            object_mask_threshold=evaluation.object_mask_threshold,
-            overlap_threshold=evaluation.overlap_threshold,
-        )
+        both = dataclasses.replace(evaluation, tasks=('panoptic', 'semantic'))
+        self._predict = make_predictor(model, mesh, tuple(make_tasks(categories, both).values()))
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.
@@ -114,7 +107,9 @@ class Predictor:
             short_side=self.evaluation.short_side,
             max_side=self.evaluation.max_side,
         )
-        return PreparedImage(key, image, resize_image(image, *shape))
+        enlarged = max(1.0, max(image.shape) / MAX_RESULT_SIDE)
+        result_size = tuple(max(1, round(side / enlarged)) for side in image.shape[:2])
+        return PreparedImage(key, image, resize_image(image, *shape), result_size)
 
     def predict(
         self, images: Iterable[PreparedImage]
@@ -135,39 +130,43 @@ class Predictor:
     def _groups(self, images: Iterable[PreparedImage]) -> Iterator[list[PreparedImage]]:
         groups = collections.defaultdict(list)
         for image in images:
-            padded = _padded(image)
+            padded = self._padded(image)
             groups[padded].append(image)
             if len(groups[padded]) == self.batch_size:
                 yield groups.pop(padded)
         yield from groups.values()
 
     def _start(self, members: list[PreparedImage]) -> Any:
-        image = np.zeros((self.batch_size, *_padded(members[0]), 3), np.uint8)
+        image = np.zeros((self.batch_size, *self._padded(members[0]), 3), np.uint8)
         size, original_size = np.ones((2, self.batch_size, 2), np.int32)
         for row, member in enumerate(members):
-            size[row], original_size[row] = member.resized.shape[:2], member.image.shape[:2]
+            size[row], original_size[row] = member.resized.shape[:2], member.result_size
             image[row, : size[row, 0], : size[row, 1]] = member.resized
-        real = np.arange(self.batch_size) < len(members)
-        batch = EvaluationBatch(image, size, original_size, real, examples=[])
+        canvas = tuple(map(canvas_side, original_size.max(axis=0).tolist()))
+        indices = tuple(range(len(members)))
+        batch = EvaluationBatch(image, size, original_size, canvas, indices, examples=[])
         return self._predict(self._params, self._seen, batch)
 
     def _finish(
         self, members: list[PreparedImage], output: Any
     ) -> Iterator[tuple[PreparedImage, Prediction]]:
-        output = jax.device_get(output)
+        panoptic, label_maps = jax.device_get(output)
+        label_maps = np.where(label_maps < len(self.categories), label_maps, -1)
         for row, member in enumerate(members):
-            height, width = member.image.shape[:2]
-            found = output.labels[row] >= 0  # Real segments come first.
-            labels = output.labels[row][found]
-            yield (
-                member,
-                Prediction(
-                    segment_map=output.segment_map[row, :height, :width],
-                    labels=labels,
-                    names=tuple(self.categories.names[label] for label in labels),
-                    scores=output.scores[row][found],
-                ),
+            found = panoptic.labels[row] >= 0  # Real segments come first.
+            labels = panoptic.labels[row][found]
+            prediction = Prediction(
+                segment_map=_as_large(panoptic.segment_map[row], member),
+                labels=labels,
+                names=tuple(self.categories.names[label] for label in labels),
+                scores=panoptic.scores[row][found],
+                label_map=_as_large(label_maps[row], member),
             )
+            yield member, prediction
+
+    def _padded(self, image: PreparedImage) -> tuple[int, int]:
+        padding = self.evaluation.padding
+        return tuple(-(-side // padding) * padding for side in image.resized.shape[:2])
 
 
 def load(
@@ -203,7 +202,7 @@ def load(
             'belongs to: --config=configs/NAME.py.'
         )
     values = settings.from_config(read_json(recorded, dict) if config is None else config)
-    evaluation = {'batch_size': jax.device_count()} | evaluation
+    evaluation = {'batch_size': jax.local_device_count()} | evaluation
     if any(evaluation.get(key, 1) < 1 for key in ('batch_size', 'short_side', 'max_side')):
         raise ValueError(
             f'batch_size, short_side and max_side must be 1 or more, got {evaluation}.'
@@ -251,7 +250,7 @@ def _categories(recorded: Path, given: str | Path | None, values: Settings) -> C
 
 
 def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
-    """The newest parameters in a folder, on one device."""
+    """The newest parameters in a folder, on every device."""
     size = values.data.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
@@ -259,9 +258,14 @@ def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
         if checkpoints.latest_step is None:
             raise ValueError(f'{folder.checkpoints} is empty; train the stage first.')
         checkpoints.check('params', params, 'model.* and the categories as they were there')
-        mesh = parallel.make_mesh(jax.device_count())
+        mesh = parallel.make_local_mesh()
         return checkpoints.restore_params(parallel.replicated_like(mesh, params))
 
 
-def _padded(image: PreparedImage) -> tuple[int, int]:
-    return tuple(-(-side // PADDING) * PADDING for side in image.resized.shape[:2])
+def _as_large(result: np.ndarray, member: PreparedImage) -> np.ndarray:
+    """The valid part of a result [*canvas] int32 at the size of its image."""
+    height, width = member.result_size
+    result = result[:height, :width]
+    if member.result_size == member.image.shape[:2]:
+        return result
+    return cv2.resize(result, member.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)

@@ -20,7 +20,7 @@ ALLOWED = {
     'losses': {'types'},
     'continual': {'types', 'resize'},
     'methods': {'types', 'model', 'losses', 'continual'},
-    'data': {'types'},
+    'data': {'types', 'threads'},
     'evaluation': {'types', 'resize', 'continual', 'data'},
     'port': {'types', 'model'},
     'accumulation': set(),

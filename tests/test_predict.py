@@ -12,10 +12,11 @@ from random_params import random_params
 from tiny import tiny_config
 
 from simcis_jax import predict, settings
+from simcis_jax import predictor as predictor_module
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import Shapes
 from simcis_jax.data.coco_panoptic import CocoPanoptic
-from simcis_jax.data.pipeline import evaluation_batches
+from simcis_jax.data.evaluation_batches import load_batches, plan_batches
 from simcis_jax.evaluation.pictures import write_png
 from simcis_jax.prediction_folder import PredictionFolder
 from simcis_jax.trainer import Trainer
@@ -79,9 +80,9 @@ def test_predictions_are_those_of_the_evaluation(run, predictor):
     assert sum(len(result.labels) for result in results) > 4
     params = trainer.finished_state(trainer.stages[1]).params
     # As many images at once: products of other shapes are rounded otherwise.
-    batches = evaluation_batches(source, range(4), batch_size=2, short_side=64, max_side=64)
-    for number, batch in enumerate(batches):
-        output = trainer.predict(params, predictor.seen, batch)
+    plan = plan_batches([(64, 64)] * 4, range(4), batch_size=2, short_side=64, max_side=64)
+    for number, batch in enumerate(load_batches(source, plan, batch_size=2)):
+        (output,) = trainer.evaluator.predict(params, predictor.seen, batch)
         for row, result in enumerate(results[2 * number : 2 * number + 2]):
             np.testing.assert_array_equal(result.segment_map, output.segment_map[row])
             np.testing.assert_array_equal(result.labels, output.labels[row][: len(result.labels)])
@@ -101,6 +102,18 @@ def test_a_result_is_as_large_as_its_image_and_says_names(predictor):
         assert result.segment_map.max() == len(result.labels) == len(result.scores)
         assert result.names == tuple(predictor.categories.names[label] for label in result.labels)
         assert ((result.scores > 0) & (result.scores <= 1)).all()
+
+
+def test_results_of_large_images_are_enlarged(predictor, monkeypatch):
+    image = image_of(96, 128)
+    small = predictor(cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA))
+    monkeypatch.setattr(predictor_module, 'MAX_RESULT_SIDE', 64)
+    large = predictor(image)
+    for name in ('segment_map', 'label_map'):
+        result = getattr(large, name)
+        assert result.shape == (96, 128)
+        np.testing.assert_array_equal(result, result[::2, ::2].repeat(2, 0).repeat(2, 1))
+    assert (large.segment_map[::2, ::2] == small.segment_map).mean() > 0.9
 
 
 def test_one_image_gives_what_it_gives_in_a_list(predictor):
@@ -162,11 +175,10 @@ def test_semantic_pngs_hold_labels_and_255(predictor, predicted):
     folder, out, _ = predicted
     values = cv2.imread(str(out / 'semantic' / '4.png'), cv2.IMREAD_UNCHANGED)
     result = predictor(image_of(90, 130, seed=4))
-    expected = np.full((90, 130), 255)
-    for number, label in enumerate(result.labels, start=1):
-        expected[result.segment_map == number] = label
+    expected = np.where(result.label_map < 0, 255, result.label_map)
     assert values.dtype == np.uint8
     np.testing.assert_array_equal(values, expected)
+    assert len(np.unique(values)) > 1
 
 
 def test_every_image_has_an_overlay(predicted):
@@ -300,7 +312,8 @@ def test_many_classes_need_16_bits(predictor, tmp_path):
     categories = Categories(names, (True,) * 300, ((1, 2, 3),) * 300)
     folder = PredictionFolder(tmp_path / 'out', categories, [tmp_path / 'a.jpg'])
     segment_map = np.array([[0, 1], [2, 2]], np.int32)
-    result = predict.Prediction(segment_map, np.array([299, 255]), ('', ''), np.ones(2))
+    label_map = np.array([[-1, 299], [255, 255]], np.int32)
+    result = predict.Prediction(segment_map, np.array([299, 255]), ('', ''), np.ones(2), label_map)
     folder.add(tmp_path / 'a.jpg', np.zeros((2, 2, 3), np.uint8), result)
     values = cv2.imread(str(tmp_path / 'out' / 'semantic' / 'a.png'), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(values, [[65535, 299], [255, 255]])
