@@ -27,10 +27,10 @@ from simcis_jax import types
 from simcis_jax.data import prepared
 from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
-from simcis_jax.data.pipeline import map_ahead
 from simcis_jax.data.source import Example
 from simcis_jax.main import is_for_user, stop
 from simcis_jax.progress import Progress
+from simcis_jax.threads import map_ahead
 
 SPLITS = ('train', 'val')
 # What the command takes, and the data sets it makes of it.
@@ -166,7 +166,7 @@ def _records(
     """The records of a split, made by all cores; what cannot be read goes to `skipped`."""
     progress = Progress(f'{dataset} {split}', len(images), 'images')
     load = functools.partial(_record_or_reason, images)
-    for result in map_ahead(load, range(len(images)), os.cpu_count() or 1):
+    for result in map_ahead(load, range(len(images)), num_threads=os.cpu_count() or 1):
         if isinstance(result, prepared.Record):
             yield result
         elif skip_bad:

@@ -13,6 +13,7 @@ from simcis_jax import accumulation, parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
+from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluator import Evaluator
 from simcis_jax.interruption import StopRequest
@@ -132,6 +133,7 @@ class Trainer:
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
+        self.workdir.write_categories(category_entries(self.categories))
         if adopted is not None:
             starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
         parallel.wait_for_all('workdir')

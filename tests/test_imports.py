@@ -15,11 +15,12 @@ ALLOWED = {
     'types': set(),
     'resize': set(),
     'progress': set(),
+    'threads': set(),
     'model': {'types', 'resize'},
     'losses': {'types'},
     'continual': {'types', 'resize'},
     'methods': {'types', 'model', 'losses', 'continual'},
-    'data': {'types'},
+    'data': {'types', 'threads'},
     'evaluation': {'types', 'resize', 'continual', 'data'},
     'port': {'types', 'model'},
     'accumulation': set(),
@@ -54,6 +55,18 @@ ALLOWED = {
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
     'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
+    'predictor': {
+        'types',
+        'parallel',
+        'continual',
+        'data',
+        'model',
+        'checkpointing',
+        'settings',
+        'workdir',
+        'evaluator',
+    },
+    'prediction_folder': {'types', 'data', 'evaluation', 'predictor', 'workdir'},
 }
 
 

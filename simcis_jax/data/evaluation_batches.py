@@ -11,14 +11,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from simcis_jax.data import augment
 from simcis_jax.data.source import Example, Source
+from simcis_jax.threads import map_ahead
 
 SMALLEST_CANVAS = 64  # Pixels of a side.
 
@@ -69,7 +68,7 @@ def plan_batches(
     for original, index in zip(sizes, indices, strict=True):
         size = augment.resized_shape(*original, short_side=short_side, max_side=max_side)
         padded = tuple(-(-side // padding) * padding for side in size)
-        canvas = tuple(map(_canvas_side, original))
+        canvas = tuple(map(canvas_side, original))
         groups[padded].append((canvas, int(index), size, tuple(original)))
     plan = []
     for padded, members in sorted(groups.items(), key=lambda item: (-np.prod(item[0]), item[0])):
@@ -122,7 +121,7 @@ def load_batches(
         for batch in plan
         for item in zip(batch.indices, batch.sizes, batch.original_sizes, strict=True)
     )
-    loaded = _map_ahead(load, items, num_threads)
+    loaded = map_ahead(lambda item: load(*item), items, num_threads=num_threads)
     for planned in plan:
         image = np.zeros((batch_size, *planned.padded, 3), np.uint8)
         size = np.ones((batch_size, 2), np.int32)
@@ -135,7 +134,7 @@ def load_batches(
         yield EvaluationBatch(image, size, original_size, planned.canvas, planned.indices, examples)
 
 
-def _canvas_side(side: int) -> int:
+def canvas_side(side: int) -> int:
     """The smallest of 64, 96, 128, 192, 256, 384, 512, 768, ... that holds `side`."""
     octave = SMALLEST_CANVAS
     while octave < side:
@@ -145,18 +144,3 @@ def _canvas_side(side: int) -> int:
 
 def _text(shape: Sequence[int]) -> str:
     return f'{shape[1]}x{shape[0]}'
-
-
-def _map_ahead(
-    function: Callable[..., Any], items: Iterable[tuple], num_threads: int
-) -> Iterator[Any]:
-    """Results of `function(*item)` in order, with a few computed ahead in threads."""
-    with futures.ThreadPoolExecutor(num_threads) as pool:
-        items = iter(items)
-        pending = collections.deque(
-            pool.submit(function, *item) for item in itertools.islice(items, 2 * num_threads)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, *item) for item in itertools.islice(items, 1))
-            yield result

@@ -1,9 +1,8 @@
 """Prepared data sets: TFDS data sets in ArrayRecord, written and read without TensorFlow.
 
 A record holds the image file as it was, the segment map, label and crowd flag of each segment.
-`metadata.json` holds the categories, and the classes and the size of every image, so that stages and
-evaluations can be laid out without touching a record. Any other reader of TFDS data sets can read
-them, too.
+`metadata.json` holds the categories, and classes and size of each image: stages and evaluations are
+laid out without touching a record. Any other reader of TFDS data sets can read them, too.
 """
 
 from __future__ import annotations
