@@ -16,9 +16,10 @@ def number(value: float) -> str:
     if 0 < abs(value) < 0.001:
         mantissa, exponent = f'{value:.2e}'.split('e')
         return f'{float(mantissa):g}e{int(exponent)}'
+    value = float(f'{value:.3g}')
     if abs(value) >= 10_000:
-        return f'{value / 1e6:.3g}M' if abs(value) >= 1e6 else f'{value / 1e3:.3g}k'
-    return f'{float(f"{value:.3g}"):g}'
+        return f'{value / 1e6:g}M' if abs(value) >= 1e6 else f'{value / 1e3:g}k'
+    return f'{value:g}'
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -126,14 +127,15 @@ def curve(
     y_ticks = powers_of_ten(low, high) if log else ticks(low, high)
     axes = Axes(360, 200, (0, spans[-1].end), y_ticks, log)
     shapes = []
-    every = -(-len(spans) // 12)  # Labels of so many stages fit.
+    free = 0.0  # Where the label before ends.
     for position, span in enumerate(spans):
         left, right = axes.px(span.start), axes.px(span.end)
         if position % 2:
             size = dict(width=f'{right - left:.1f}', height=axes.height - axes.top - axes.bottom)
             shapes.append(element('rect', x=f'{left:.1f}', y=axes.top, **size, class_='shade'))
-        if len(spans) > 1 and position % every == 0:
+        if len(spans) > 1 and left >= free:
             title = f'{"" if position else "stage "}{span.stage}'
+            free = left + 9 + 7 * len(title)
             shapes.append(_text(title, f'{left + 3:.1f}', axes.top - 6, 'start'))
     shapes += axes.frame()
     steps = [step for step in ticks(*axes.x) if step <= axes.x[1]]

@@ -64,12 +64,16 @@ def read_run(workdir: str | Path) -> RunFolder:
         for folder in folders
         if (report := folder.read_report()) is not None
     ]
+    finished = {report['stage'] for report in reports}
     return RunFolder(
         name=root.resolve().name,
         config=config,
         records=_read_records(root / 'metrics.jsonl'),
         reports=reports,
-        pictures={f.number: f.picture for f in folders if f.picture.is_file()},
+        # An unfinished stage may just be writing its picture.
+        pictures={
+            f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
+        },
         bank=_newest_bank(folders, reports, config),
     )
 
