@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from simcis_jax.evaluation.continual import GROUPS
+from simcis_jax.evaluation.continual import GROUPS, TABLES
 from simcis_jax.reporting import charts, statistics
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
 from simcis_jax.reporting.run_folder import RunFolder
@@ -13,24 +13,31 @@ from simcis_jax.reporting.statistics import ClassChange, Score
 
 
 class Kind(NamedTuple):
-    """A kind of results: which numbers of an evaluation belong together."""
+    """A kind of results: one of the tables of an evaluation."""
 
     title: str
     metric: str  # Of class groups.
     class_metric: str
-    others: Mapping[str, str]  # Title and metric of all classes.
+    columns: Mapping[str, tuple[str, str]]  # Metric and group by title.
 
 
-KINDS = (
-    Kind('PQ', 'pq', 'pq', {'SQ': 'sq', 'RQ': 'rq', 'PQ, seen only': 'pq_seen_only'}),
-    Kind('mIoU', 'miou', 'iou', {'mIoU, reference': 'miou_reference'}),
-    Kind('AP', 'ap', 'ap', {'AP50': 'ap50', 'AP75': 'ap75'}),
-)
+NOTES = {
+    'PQ': 'seen only: pixels of classes that come later are void.',
+    'mIoU': 'reference: as published, pixels that no class was given to are left out.',
+    'AP': 'Of things; stuff has no instances.',
+}
 
 
 def kinds(reports: Sequence[Mapping]) -> list[Kind]:
     """The kinds of results that the stages have."""
-    return [kind for kind in KINDS if any(kind.metric in report for report in reports)]
+    found = []
+    for title, columns in TABLES.items():
+        metric = columns[0][1]
+        if any(metric in report for report in reports):
+            class_metric = 'iou' if metric == 'miou' else metric
+            keys = {name: (metric, group) for name, metric, group in columns}
+            found.append(Kind(title, metric, class_metric, {'all': keys['all']} | keys))
+    return found
 
 
 def score_text(score: Score) -> str:
@@ -48,32 +55,24 @@ def change_text(change: Score) -> str:
 def by_group(run: RunFolder, kind: Kind) -> Element:
     """A kind of results by class group after each stage: chart and table."""
 
-    def score(report: Mapping, metric: str, group: str) -> Score:
-        return report.get(metric, {}).get(group)
-
-    columns = {group: (kind.metric, group) for group in ('all', *GROUPS[:-1])}
-    columns |= {'things': (kind.metric, 'all_things'), 'stuff': (kind.metric, 'all_stuff')}
-    columns |= {title: (metric, 'all') for title, metric in kind.others.items()}
     values = {
-        title: [score(report, *key) for report in run.reports] for title, key in columns.items()
+        title: [report.get(metric, {}).get(group) for report in run.reports]
+        for title, (metric, group) in kind.columns.items()
     }
-    present = [
-        title for title in columns if title in GROUPS or any(v is not None for v in values[title])
-    ]
     stages = [report['stage'] for report in run.reports]
     rows = [
         [
             str(stage),
             *(
                 Cell(score_text(values[title][i]), 'strong' if title == 'all' else None)
-                for title in present
+                for title in values
             ),
         ]
         for i, stage in enumerate(stages)
     ]
     averages = [
-        score_text(statistics.mean(values[title])) if columns[title][1] == 'all' else ''
-        for title in present
+        score_text(statistics.mean(values[title])) if group == 'all' else ''
+        for title, (_, group) in kind.columns.items()
     ]
     chart = charts.stage_chart(kind.title, stages, {group: values[group] for group in GROUPS})
     name = f'scores-{kind.metric}'
@@ -87,13 +86,13 @@ def by_group(run: RunFolder, kind: Kind) -> Element:
                 'div',
                 table(
                     f'{kind.title} in percent, after each stage',
-                    ['stage', *present],
+                    ['stage', *values],
                     rows,
                     foot=['average', *averages],
                 ),
                 note(
                     'base: the classes of stage 1; novel: all later ones; past: all but those of '
-                    'the stage itself, which are current.'
+                    f'the stage itself, which are current. {NOTES[kind.title]}'
                 ),
             ),
             class_='beside',
