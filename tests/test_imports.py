@@ -54,6 +54,7 @@ ALLOWED = {
     'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
+    'reporting': {'evaluation', 'continual', 'checkpointing', 'workdir', 'settings', 'progress'},
     'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
     'predictor': {
         'types',
