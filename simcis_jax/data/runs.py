@@ -1,4 +1,4 @@
-"""Runs of equal pixels: neighbours mostly share a segment, so that maps are short lists of these."""
+"""Runs of equal pixels: neighbours mostly share a segment, so maps are short lists of these."""
 
 from __future__ import annotations
 
