@@ -20,6 +20,7 @@ def panoptic() -> ConfigDict:
     config.data.update(name='prepared', root='data/ade20k_panoptic')
     config.model.dtype = 'bfloat16'  # The published runs use mixed precision, too.
     config.training.init_backbone = 'weights/R-50.pkl'
+    config.evaluation.tasks = ('panoptic', 'semantic', 'instance')
     return config
 
 
@@ -36,5 +37,5 @@ def semantic() -> ConfigDict:
         decoder_kl_weight=2.0,
         decoder_kl_temperature=4.0,
     )
-    config.evaluation.update(short_side=512, max_side=2048)
+    config.evaluation.update(tasks=('semantic',), short_side=512, max_side=2048)
     return config

@@ -41,11 +41,13 @@ def config_of(method: str, config: ConfigDict, base_run: Path, num_classes: int)
 
 
 def scores(results: dict, base: set[str]) -> dict[str, float]:
-    """PQ of one run after its last stage, by the base classes of the protocol."""
+    """PQ or mIoU of one run after its last stage, by the base classes of the protocol."""
     first, last = results['stages'][0], results['stages'][-1]
+    metric, of_class = ('pq', 'pq') if 'pq' in last else ('miou', 'iou')
 
     def mean(report, is_base):
-        values = [s['pq'] for name, s in report['per_class'].items() if (name in base) == is_base]
+        classes = report['per_class'].items()
+        values = [scores[of_class] for name, scores in classes if (name in base) == is_base]
         return float(np.mean([v for v in values if v is not None]))
 
     before, after = mean(first, True), mean(last, True)
@@ -53,9 +55,9 @@ def scores(results: dict, base: set[str]) -> dict[str, float]:
         'base, stage 1': before,
         'base': after,
         'novel': mean(last, False),
-        'all': last['pq']['all'],
+        'all': last[metric]['all'],
         'kept %': 100 * after / before if len(results['stages']) > 1 else float('nan'),
-        'avg': results['average']['pq'],
+        'avg': results['average'][metric],
     }
 
 
@@ -90,7 +92,8 @@ def compare(argv: list[str]) -> None:
                 num_classes = len(results['stages'][-1]['per_class'])
             table.setdefault(method, []).append(scores(results, base))
             (out / 'comparison.json').write_text(json.dumps(table, indent=2))
-    text = f'PQ after the last stage, seeds {", ".join(SEEDS.value)}\n{format_scores(table)}\n'
+    seeds = ', '.join(SEEDS.value)
+    text = f'PQ (semantic runs: mIoU) after the last stage, seeds {seeds}\n{format_scores(table)}\n'
     (out / 'comparison.txt').write_text(text)
     print(f'\n{text}')
 

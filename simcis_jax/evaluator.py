@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,146 +14,223 @@ from jax import Array
 from jax.sharding import Mesh
 
 from simcis_jax import parallel
-from simcis_jax.data.pipeline import EvaluationBatch, evaluation_batches
-from simcis_jax.data.source import Source, images_with
-from simcis_jax.evaluation import panoptic_quality, pictures
-from simcis_jax.evaluation.panoptic_quality import PQCounts
-from simcis_jax.evaluation.postprocess import (
-    PanopticSegmentation,
-    panoptic_inference,
-    resized_masks,
+from simcis_jax.data.evaluation_batches import (
+    EvaluationBatch,
+    describe,
+    load_batches,
+    plan_batches,
+)
+from simcis_jax.data.source import Example, Source, images_with
+from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluation.postprocess import resized_masks
+from simcis_jax.evaluation.tasks import (
+    ImagePredictions,
+    InstanceTask,
+    PanopticTask,
+    SemanticTask,
+    Task,
 )
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.progress import Progress
 from simcis_jax.settings import EvaluationSettings
+from simcis_jax.types import Categories
 
-# Originals are padded to multiples of this, so that similar sizes share one compiled function.
-OUTPUT_MULTIPLE = 32
+
+def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str, Task]:
+    """The tasks of the settings by name."""
+    tasks = {
+        'panoptic': PanopticTask(
+            categories, settings.object_mask_threshold, settings.overlap_threshold
+        ),
+        'semantic': SemanticTask(
+            categories,
+            settings.semantic_threshold,
+            settings.overlap_threshold,
+            settings.semantic_resize,
+        ),
+        'instance': InstanceTask(categories, settings.num_instances),
+    }
+    return {name: tasks[name] for name in settings.tasks}
 
 
 def make_predictor(
-    model: Mask2Former,
-    mesh: Mesh,
-    *,
-    is_thing: Sequence[bool],
-    object_mask_threshold: float,
-    overlap_threshold: float,
-) -> Callable[..., PanopticSegmentation]:
-    """Compiles `predict(params, seen, image, size, original_size, output_shape=)`.
+    model: Mask2Former, mesh: Mesh, tasks: Sequence[Task]
+) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
+    """Compiles `predict(params, seen, batch)`: one result a task, each [B, *canvas, ...] arrays.
 
-    Images [B, Hp, Wp, 3], valid up to `size` [B, 2], become segment maps [B, *output_shape] that
-    are valid up to `original_size` [B, 2]. The batch is split over the mesh.
+    The network is compiled once a padded shape; what follows takes seconds less to compile and is
+    compiled for the canvas too. The batch is split over the mesh. Only classes `seen` [C] bool are
+    predicted; None = all of them.
     """
-    is_thing = jnp.asarray(is_thing)
+    everywhere, split = parallel.REPLICATED, parallel.SPLIT
 
-    def predict(output_shape, params, seen, image, size, original_size):
+    def network(params, seen, image, size):
         predictions = model.apply({'params': params}, image, seen, size=size)
+        return predictions.class_logits[-1], predictions.mask_logits(-1)
 
-        def one(logits, masks, size, original_size):
+    def infer(padded, canvas, seen, *images):
+        def one(class_logits, coarse_masks, size, original_size):
             masks = resized_masks(
-                masks,
-                padded_size=image.shape[1:3],
+                coarse_masks,
+                padded_size=padded,
                 size=size,
                 original_size=original_size,
-                output_shape=output_shape,
+                output_shape=canvas,
             )
-            return panoptic_inference(
-                logits,
-                masks,
-                is_thing=is_thing,
-                seen=seen,
-                object_mask_threshold=object_mask_threshold,
-                overlap_threshold=overlap_threshold,
+            predictions = ImagePredictions(
+                class_logits, coarse_masks, masks, size, original_size, padded
             )
+            return tuple(task.infer(predictions, seen) for task in tasks)
 
-        images = (predictions.class_logits[-1], predictions.mask_logits(-1), size, original_size)
-        return jax.lax.map(lambda x: one(*x), images)
+        return jax.lax.map(lambda image: one(*image), images)  # One at a time: masks are large.
+
+    network = parallel.map_over_devices(
+        network, mesh, in_specs=(everywhere, everywhere, split, split), out_specs=split
+    )
 
     @functools.cache
-    def compiled(output_shape):
-        everywhere, split = parallel.REPLICATED, parallel.SPLIT
+    def inference(padded, canvas):
         return parallel.map_over_devices(
-            functools.partial(predict, output_shape),
+            functools.partial(infer, padded, canvas),
             mesh,
-            in_specs=(everywhere, everywhere, split, split, split),
+            in_specs=(everywhere, split, split, split, split),
             out_specs=split,
         )
 
-    def call(params: Any, seen: Array | None, batch: EvaluationBatch) -> PanopticSegmentation:
-        output_shape = tuple(
-            -(-int(side) // OUTPUT_MULTIPLE) * OUTPUT_MULTIPLE
-            for side in batch.original_size.max(axis=0)
-        )
-        inputs = parallel.put_batch(mesh, (batch.image, batch.size, batch.original_size))
-        return compiled(output_shape)(params, seen, *inputs)
+    def predict(params: Any, seen: Array | None, batch: EvaluationBatch) -> tuple:
+        arrays = (batch.image, batch.size, batch.original_size)
+        image, size, original_size = parallel.put_batch(mesh, arrays)
+        logits = network(params, seen, image, size)
+        return inference(image.shape[1:3], batch.canvas)(seen, *logits, size, original_size)
 
-    return call
+    return predict
 
 
-def evaluate(
-    predict: Callable[..., PanopticSegmentation],
-    params: Any,
-    source: Source,
-    seen: np.ndarray,
-    settings: EvaluationSettings,
-    *,
-    mask_unseen: bool = True,
-    progress: Progress | None = None,
-) -> tuple[PQCounts, np.ndarray]:
-    """PQ counts over the images that hold a seen class, and a picture of some of them.
+class Evaluator:
+    """What stays the same over the stages of a run: the tasks and their compiled functions.
 
-    Ground truth of classes not seen yet is neither missed nor void: what is predicted there counts
-    as wrong, as in the published results.
+    Every process works on its share of the images with its own devices; then all add the counts of
+    all, so each has the results that one process would have.
 
     Args:
-        predict: of `make_predictor`.
-        params: of the model.
-        source: images and ground truth.
-        seen: [C] bool.
-        settings: sizes and batch.
+        model: the network.
+        categories: its classes.
+        settings: sizes, thresholds and tasks.
         mask_unseen: predict seen classes only.
-        progress: told about every batch.
+        mesh: devices; None = all of this process.
     """
-    num_classes = len(source.categories)
-    indices = images_with(source, np.flatnonzero(seen))
-    batches = evaluation_batches(
-        source,
-        indices,
-        batch_size=settings.batch_size,
-        short_side=settings.short_side,
-        max_side=settings.max_side,
-    )
-    counts, rows, shown = PQCounts.zeros(num_classes), [], set()
-    # Pictures from all over the data set: neighbours are often frames of one video.
-    every = max(1, len(indices) // max(1, settings.num_pictures))
-    num_counted = 0
-    for batch in batches:
-        output = jax.device_get(predict(params, jnp.asarray(seen) if mask_unseen else None, batch))
-        for i, example in enumerate(batch.examples):
-            height, width = example.segment_map.shape
-            segment_map = output.segment_map[i, :height, :width]
-            counts += panoptic_quality.count(
-                segment_map,
-                output.labels[i],
-                example.segment_map,
-                example.labels,
-                example.crowd,
-                num_classes,
-                evaluated=seen,
-            )
-            num_counted += 1
-            if num_counted % every == 0 and len(rows) < settings.num_pictures:
-                known = np.where(seen[example.labels], example.labels, -1)
-                draw = functools.partial(pictures.overlay, categories=source.categories)
-                rows.append(
-                    (
-                        draw(example.image, np.zeros_like(segment_map), []),
-                        draw(example.image, example.segment_map, known),
-                        draw(example.image, segment_map, output.labels[i]),
-                    )
-                )
-                shown |= set(known) | set(output.labels[i])
-        if progress is not None:
-            progress.advance(len(batch.examples))
-    legend = pictures.legend(sorted(shown), source.categories)
-    return counts, pictures.grid(rows, legend=legend)
+
+    def __init__(
+        self,
+        model: Mask2Former,
+        categories: Categories,
+        settings: EvaluationSettings,
+        *,
+        mask_unseen: bool = True,
+        mesh: Mesh | None = None,
+    ):
+        self.categories, self.settings = categories, settings
+        self.mask_unseen = mask_unseen
+        self.mesh = parallel.make_local_mesh() if mesh is None else mesh
+        self.tasks = make_tasks(categories, settings)
+        self.predict = make_predictor(model, self.mesh, tuple(self.tasks.values()))
+        # Rows of a batch of one process: as many on each device.
+        num_devices = jax.process_count() * self.mesh.size
+        self.num_rows = -(-settings.batch_size // num_devices) * self.mesh.size
+
+    def evaluate(
+        self,
+        params: Any,
+        source: Source,
+        groups: Mapping[str, Sequence[int]],
+        *,
+        title: str = 'evaluation',
+    ) -> tuple[dict, np.ndarray]:
+        """Scores over the images that hold a seen class, and a picture of some of them.
+
+        Args:
+            params: of the model; arrays over several processes must be the same on all devices.
+            source: images and ground truth.
+            groups: classes to average over, of `continual.class_groups`; `all` has been seen.
+            title: of the progress line.
+
+        Returns:
+            The merged reports of the tasks, and a picture [H, W, 3] uint8: image, ground truth and
+            each task's results, in rows.
+        """
+        seen = np.isin(np.arange(len(self.categories)), groups['all'])
+        indices = images_with(source, groups['all'])
+        plan = plan_batches(
+            [source.size_of(index) for index in indices.tolist()],
+            indices,
+            batch_size=self.num_rows,
+            short_side=self.settings.short_side,
+            max_side=self.settings.max_side,
+            padding=self.settings.padding,
+        )
+        process = jax.process_index()
+        if process == 0:
+            print(f'{title}: {describe(plan)}', flush=True)
+        plan = plan[process :: jax.process_count()]
+        progress = Progress(title, sum(len(batch.indices) for batch in plan), 'images')
+
+        # Pictures from all over the data set: neighbours are often frames of one video.
+        every = max(1, len(indices) // max(1, self.settings.num_pictures))
+        shown = set(indices[every - 1 :: every][: self.settings.num_pictures].tolist())
+        counts, rows = [task.zeros() for task in self.tasks.values()], {}
+        batches = load_batches(source, plan, batch_size=self.num_rows)
+        for batch, results in self._results(params, seen, batches):
+            for row, (index, example) in enumerate(zip(batch.indices, batch.examples, strict=True)):
+                result = jax.tree.map(lambda x, row=row: x[row], results)
+                for i, task in enumerate(self.tasks.values()):
+                    counts[i] += task.count(result[i], example, seen)
+                if index in shown:
+                    rows[index] = self._picture_row(example, result, seen)
+            if process == 0:
+                progress.advance(len(batch.examples))
+
+        shares = parallel.gather_objects((counts, rows))
+        reports = []
+        for i, task in enumerate(self.tasks.values()):
+            total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
+            reports.append(task.report(total, groups))
+        rows = functools.reduce(operator.or_, (rows for _, rows in shares))
+        return continual.merge_reports(reports), self._picture(rows)
+
+    def _results(
+        self, params: Any, seen: np.ndarray, batches: Iterable[EvaluationBatch]
+    ) -> Iterator[tuple[EvaluationBatch, Any]]:
+        """Batches with their results; while one is counted, the devices work on the next."""
+        params = parallel.local_replicas(self.mesh, params)
+        seen = jnp.asarray(seen) if self.mask_unseen else None
+        running = None
+        for batch in batches:
+            upcoming = batch, self.predict(params, seen, batch)
+            if running is not None:
+                yield running[0], jax.device_get(running[1])
+            running = upcoming
+        if running is not None:
+            yield running[0], jax.device_get(running[1])
+
+    def _picture_row(
+        self, example: Example, result: tuple, seen: np.ndarray
+    ) -> tuple[list[np.ndarray], set[int]]:
+        """The image, its ground truth, the result of every task, and the labels among them."""
+        shape = example.segment_map.shape
+        known = np.where(seen[example.labels], example.labels, -1)
+        layers = [(np.zeros(shape, np.int32), np.zeros(0, int)), (example.segment_map, known)]
+        layers += [task.segments(result[i], shape) for i, task in enumerate(self.tasks.values())]
+        cells = [
+            pictures.overlay(example.image, segment_map, labels, self.categories)
+            for segment_map, labels in layers
+        ]
+        return cells, {int(label) for _, labels in layers for label in labels}
+
+    def _picture(self, rows: Mapping[int, tuple[list[np.ndarray], set[int]]]) -> np.ndarray:
+        names = ['prediction'] if len(self.tasks) == 1 else self.tasks
+        labels = sorted(set().union(*(labels for _, labels in rows.values())))
+        return pictures.grid(
+            [cells for _, (cells, _) in sorted(rows.items())],
+            titles=('image', 'ground truth', *names),
+            legend=pictures.legend(labels, self.categories),
+        )

@@ -71,16 +71,16 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses the command line; a config that is missing or has no such key ends the program."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = values(argv)
     except AttributeError as error:  # An override of a key that the config does not have.
         cause = error.args[0]  # The config's own error, whose text has the nearest key.
         stop('unknown config key ' + ' '.join(str(*getattr(cause, 'args', [cause])).split()))
     except flags.Error as error:
         stop(error)
-    path = flags.FLAGS['config'].config_filename
+    path = values['config'].config_filename
     if not Path(path).is_file():
         stop(f'the config {path} does not exist; see configs/ for those that do.')
     return rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,12 @@ def make_mesh(batch_size: int) -> Mesh:
             f'training.batch_size={batch_size} is global and must be a multiple of the '
             f'{num_devices} devices.'
         )
-    return jax.make_mesh((num_devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    return _make_mesh(jax.devices())
+
+
+def make_local_mesh() -> Mesh:
+    """The devices of this process in a row: for work that processes do apart."""
+    return _make_mesh(jax.local_devices())
 
 
 def map_over_devices(
@@ -86,7 +92,7 @@ def gather_rows(rows: Array) -> Array:
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """This process's rows of a batch as arrays that are split over all devices."""
+    """This process's rows of a batch as arrays that are split over all devices of the mesh."""
     sharding = NamedSharding(mesh, SPLIT)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
@@ -110,3 +116,34 @@ def replicated_like(mesh: Mesh, shapes: Any) -> Any:
     """Shapes and types, marked to live on every device: what a checkpoint is restored into."""
     sharding = NamedSharding(mesh, REPLICATED)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def local_replicas(mesh: Mesh, tree: Any) -> Any:
+    """The same arrays on every device of this process; what lies there already is not copied."""
+    sharding = NamedSharding(mesh, REPLICATED)
+
+    def local(x):
+        if not isinstance(x, Array) or x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        replicas = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, sharding, replicas)
+
+    return jax.tree.map(local, tree)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each process passed, in their order; every process must call it and gets all.
+
+    Bytes travel, not arrays: JAX would make 64-bit counts 32-bit ones.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    content = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(content.size))
+    rows = multihost_utils.process_allgather(np.resize(content, int(sizes.max())))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _make_mesh(devices: list[jax.Device]) -> Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types, devices=devices)

@@ -19,7 +19,7 @@ from simcis_jax.optimizer import OptimizerSettings
 class DataSettings:
     """Which images, and how they are augmented."""
 
-    name: str = 'coco_panoptic'  # Or 'semantic_folder', 'shapes' (built in).
+    name: str = 'coco_panoptic'  # Or 'semantic_folder', 'prepared', 'shapes' (built in).
     root: str = ''  # Folder of the data set.
     train_split: str = 'train'
     val_split: str = 'val'
@@ -66,14 +66,24 @@ class TrainingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """How predictions become segments."""
+    """What a model is scored on after each stage, and how predictions become results."""
 
-    batch_size: int = 8
+    tasks: tuple[str, ...] = ('panoptic',)  # Of 'panoptic', 'semantic', 'instance'.
+    batch_size: int = 8  # Global; rounded up to a multiple of the devices.
     short_side: int = 640
     max_side: int = 2560
-    object_mask_threshold: float = 0.3
+    padding: int = 32  # Sides become multiples of it. More = fewer shapes, other results.
+    object_mask_threshold: float = 0.3  # Of panoptic results.
+    semantic_threshold: float = 0.4  # The same, of semantic results.
     overlap_threshold: float = 0.8
+    semantic_resize: str = 'logits'  # Published: 'labels', decided at the size of the input.
+    num_instances: int = 100  # Of an image; those of stuff classes are left out afterwards.
     num_pictures: int = 8  # Rows of the picture after each stage.
+
+    def __post_init__(self):
+        # On the command line `panoptic,semantic` is one string.
+        names = tuple(name.strip() for entry in self.tasks for name in entry.split(','))
+        object.__setattr__(self, 'tasks', tuple(dict.fromkeys(names)))
 
 
 _MODEL_FIELDS = {
@@ -179,6 +189,20 @@ def _check_values(settings: Settings) -> None:
     if settings.protocol.setting not in SETTINGS:
         raise ValueError(
             f'protocol.setting={settings.protocol.setting!r} is unknown; one of {SETTINGS}.'
+        )
+    evaluation = settings.evaluation
+    if not evaluation.tasks:
+        raise ValueError("evaluation.tasks is empty; give one task at least, such as 'panoptic'.")
+    for key, value, known in (
+        *(('tasks', task, ('panoptic', 'semantic', 'instance')) for task in evaluation.tasks),
+        ('semantic_resize', evaluation.semantic_resize, ('logits', 'labels')),
+    ):
+        if value not in known:
+            raise ValueError(f'evaluation.{key} has {value!r}, which is none of {known}.')
+    if evaluation.padding < 32 or evaluation.padding % 32:
+        raise ValueError(
+            f'evaluation.padding={evaluation.padding} must be a multiple of 32, the coarsest '
+            'stride of the network.'
         )
     if list(settings.optimizer.milestones) != sorted(settings.optimizer.milestones):
         raise ValueError('optimizer.milestones must be fractions of a stage in rising order.')

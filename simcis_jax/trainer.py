@@ -8,15 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from simcis_jax import accumulation, parallel, starting_point
 from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
-from simcis_jax.data.source import images_with
+from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import continual, pictures
-from simcis_jax.evaluator import evaluate, make_predictor
+from simcis_jax.evaluator import Evaluator
 from simcis_jax.interruption import StopRequest
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.nonfinite import NonfiniteSteps
@@ -71,12 +70,8 @@ class Trainer:
         self.survey_step = make_survey_step(
             self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
         )
-        self.predict = make_predictor(
-            self.model,
-            self.mesh,
-            is_thing=self.categories.is_thing,
-            object_mask_threshold=settings.evaluation.object_mask_threshold,
-            overlap_threshold=settings.evaluation.overlap_threshold,
+        self.evaluator = Evaluator(
+            self.model, self.categories, settings.evaluation, mask_unseen=protocol.mask_unseen
         )
 
     # One run
@@ -133,10 +128,12 @@ class Trainer:
         adopted = None
         if training.init_from:
             adopted = starting_point.finished_stage(training.init_from, self.stages, self.fresh)
-        elif training.init_backbone:
+        else:
             params, _ = jax.eval_shape(self.fresh)
-            starting_point.with_backbone(params, training.init_backbone)
+            if training.init_backbone:
+                starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
+        self.workdir.write_categories(category_entries(self.categories))
         if adopted is not None:
             starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
         parallel.wait_for_all('workdir')
@@ -145,8 +142,9 @@ class Trainer:
     def write_results(self, reports: Sequence[Mapping]) -> dict:
         """Writes and prints the table of these stages; returns it."""
         results = continual.results(reports)
-        self.workdir.write_results(results)
-        print(continual.format_table(results), flush=True)
+        if parallel.is_main():
+            self.workdir.write_results(results)
+            print(continual.format_table(results), flush=True)
         return results
 
     def fresh(self, num_classes: int | None = None) -> tuple[Any, Any]:
@@ -271,23 +269,16 @@ class Trainer:
 
     def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
         """Scores a stage on all classes seen so far; writes the report and the picture."""
-        seen = np.isin(np.arange(len(self.categories)), stage.seen)
-        num_images = len(images_with(self.val_source, stage.seen))
         start = time.monotonic()
-        counts, picture = evaluate(
-            self.predict,
-            state.params,
-            self.val_source,
-            seen,
-            self.settings.evaluation,
-            mask_unseen=self.settings.protocol.mask_unseen,
-            progress=Progress(f'stage {stage.number} evaluation', num_images, 'images'),
-        )
         groups = continual.class_groups([s.current for s in self.stages], stage.index)
-        report = {'stage': stage.number} | continual.stage_report(counts, groups, self.categories)
-        print(continual.format_per_class(report))
-        print(f'evaluated {num_images} images in {duration(time.monotonic() - start)}', flush=True)
-        folder = self.workdir.stage(stage.number)
-        pictures.write_png(folder.picture, picture)
-        folder.write_report(report)
+        scores, picture = self.evaluator.evaluate(
+            state.params, self.val_source, groups, title=f'stage {stage.number} evaluation'
+        )
+        report = {'stage': stage.number} | scores
+        if parallel.is_main():
+            print(continual.format_per_class(report))
+            print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
+            folder = self.workdir.stage(stage.number)
+            pictures.write_png(folder.picture, picture)
+            folder.write_report(report)
         return report

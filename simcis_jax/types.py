@@ -31,6 +31,7 @@ class Categories:
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
     colors: tuple[tuple[int, int, int], ...]  # RGB, one a class, for pictures.
+    ids: tuple[int, ...] = ()  # Of the classes in the data set's files; () = their labels.
 
     def __post_init__(self):
         if len(set(self.names)) < len(self.names):

@@ -1,6 +1,7 @@
 """What a run leaves in its folder, and how the same command finds it again.
 
 config.json                 the resolved config; another config is refused
+categories.json             the classes, as COCO lists them
 lock                        held by the process that uses the folder
 metrics.jsonl, tensorboard/ losses while training
 stage_N/checkpoints/        the last two checkpoints of a stage
@@ -19,11 +20,9 @@ import math
 import os
 import shutil
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from tensorboardX import SummaryWriter
 
 from simcis_jax.evaluation import continual
 
@@ -113,6 +112,8 @@ class MetricsLog:
             known = [line for line in lines if self._is_before(json.loads(line), first_step)]
             write_whole(self._path, ''.join(line + '\n' for line in known))
         self._file = self._path.open('a')
+        from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
+
         self._events = SummaryWriter(
             str(workdir / 'tensorboard' / f'stage_{stage}'), purge_step=first_step + 1
         )
@@ -205,6 +206,11 @@ class Workdir:
         lock.write(f'process {os.getpid()} on {socket.gethostname()}')
         lock.flush()
         self._lock = lock
+
+    def write_categories(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Records the classes, so that the model can be used where the data set is not."""
+        if self.writes:
+            write_whole(self.root / 'categories.json', json.dumps(entries, indent=2))
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""

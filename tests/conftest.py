@@ -8,6 +8,7 @@ import os
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
+import parity
 import pytest
 from absl import flags
 from tiny import tiny_config
@@ -41,3 +42,11 @@ def finished(tmp_path_factory):
 def pytest_configure(config):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How well the arrays of the published code were met, if any were compared."""
+    if parity.ERRORS:
+        terminalreporter.section('relative errors against the published code')
+        for line in parity.table():
+            terminalreporter.write_line(line)

@@ -7,14 +7,13 @@ import sys
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from shrunken_params import shrunken_params
 
 from simcis_jax import convert
 from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
 from simcis_jax.port.torch_weights import BACKBONE, to_flax, to_torch
 from simcis_jax.starting_point import with_backbone
@@ -23,14 +22,7 @@ NUM_CLASSES, WIDTH, BANK_SIZE = 7, 4, 5
 
 
 def params_of(backbone):
-    model = Mask2Former(NUM_CLASSES, backbone, encoder_layers=2, decoder_layers=2)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 160, 160, 3)))['params']
-    rng = np.random.default_rng(0)
-    small = jax.tree.map(
-        lambda x: rng.normal(size=[min(n, WIDTH) for n in x.shape]).astype(np.float32), shapes
-    )
-    small['heads']['class_head']['dense']['kernel'] = rng.random((WIDTH, NUM_CLASSES), np.float32)
-    return small
+    return shrunken_params(NUM_CLASSES, backbone, WIDTH)
 
 
 @pytest.fixture(scope='module')

@@ -25,6 +25,10 @@ def test_results_hold_every_stage_group_and_the_average(finished):
     assert len(results['stages'][2]['per_class']) == 12
     means = [stage['pq']['all'] for stage in results['stages']]
     assert results['average']['pq'] == pytest.approx(np.mean(means))
+    table = (workdir / 'results.txt').read_text()
+    for metric, title in (('pq_seen_only', 'PQ'), ('miou', 'mIoU'), ('ap75', 'AP')):
+        assert results['stages'][2][metric]['all'] is not None
+        assert f'{title} at stage' in table
 
 
 def test_the_step_is_traced_twice_in_a_run(finished):

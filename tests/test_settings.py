@@ -28,11 +28,23 @@ def test_the_defaults_are_the_published_panoptic_setting():
         (dict(data__max_segments=101), r'data.max_segments=101 is more than'),
         (dict(model__queries='learned'), r'method.csl_weight, method.num_virtual_queries; set'),
         (dict(optimizer__milestones=(0.9, 0.5)), r'optimizer.milestones must be'),
+        (dict(evaluation__tasks=('depth',)), r"evaluation.tasks has 'depth', which is none of"),
+        (dict(evaluation__tasks=()), r'evaluation.tasks is empty'),
+        (dict(evaluation__semantic_resize='masks'), r"semantic_resize has 'masks', which is none"),
+        (dict(evaluation__padding=48), r'evaluation.padding=48 must be a multiple of 32'),
     ],
 )
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         from_config(config_with(**changes))
+
+
+@pytest.mark.parametrize(
+    'argument', [('semantic', 'instance'), ('semantic,instance',), ('semantic, instance,semantic',)]
+)
+def test_tasks_may_be_written_with_commas(argument):
+    settings = from_config(config_with(evaluation__tasks=argument))
+    assert settings.evaluation.tasks == ('semantic', 'instance')
 
 
 def test_an_unknown_group_is_refused():

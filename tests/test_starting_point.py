@@ -65,9 +65,8 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     assert [report['stage'] for report in results['stages']] == [2, 3]
     scores = [report['pq']['all'] for report in results['stages']]
     assert results['average']['pq'] == pytest.approx(np.mean(scores))
-    assert [line.split()[0] for line in (tmp_path / 'run/results.txt').read_text().splitlines()][
-        2:
-    ] == ['2', '3', 'avg']
+    table, *_ = (tmp_path / 'run/results.txt').read_text().split('\n\n')
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ['2', '3', 'avg']
     assert not (tmp_path / 'run' / 'stage_1').exists()
     assert not (folder / 'evaluation.json').exists()
 

@@ -16,7 +16,9 @@ def tiny_config(**changes):
         checkpoint_every=2,
         survey_images=6,
     )
-    config.evaluation.update(batch_size=4, num_pictures=2)
+    config.evaluation.update(
+        tasks=('panoptic', 'semantic', 'instance'), batch_size=4, num_pictures=2
+    )
     config.update_from_flattened_dict(changes)
     return config
 

@@ -7,7 +7,7 @@ from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.source import Source
 
-SOURCES = ('coco_panoptic', 'semantic_folder', 'shapes')
+SOURCES = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 
 
 def open_source(
@@ -36,4 +36,8 @@ def open_source(
         )
     if name == 'semantic_folder':
         return SemanticFolder(root, split)
+    if name == 'prepared':
+        from simcis_jax.data.prepared import Prepared  # TFDS is slow to import.
+
+        return Prepared(root, split)
     return coco_panoptic_split(root, split)

@@ -12,8 +12,8 @@ from typing import Any
 from simcis_jax import types
 
 
-def read_json(path: str | os.PathLike, kind: type) -> Any:
-    """The content of a JSON file, which is a `kind`.
+def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
+    """The content of a JSON file, which is a `kind`, dict or list.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -21,13 +21,13 @@ def read_json(path: str | os.PathLike, kind: type) -> Any:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; check the data set root.')
+        raise FileNotFoundError(f'{path} does not exist; check the path.')
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not JSON ({error}); replace the file.') from None
     if not isinstance(content, kind):
-        name = {dict: 'object', list: 'list'}[kind]
+        name = {dict: 'object', list: 'list'}.get(kind, 'object or list')
         raise ValueError(f'{path} holds a {type(content).__name__}; a JSON {name} is needed.')
     return content
 
@@ -96,8 +96,32 @@ def parse_categories(
             tuple(entry.get('color') or _made_up_color(label))
             for label, entry in enumerate(ordered)
         ),
+        ids=tuple(entry['id'] for entry in ordered),
     )
     return categories, {entry['id']: label for label, entry in enumerate(ordered)}
+
+
+def category_entries(categories: types.Categories) -> list[dict[str, Any]]:
+    """The entries from which `parse_categories` makes these categories."""
+    ids = categories.ids or range(len(categories))
+    columns = zip(ids, categories.names, categories.is_thing, categories.colors, strict=True)
+    return [
+        {'id': category_id, 'name': name, 'isthing': int(is_thing), 'color': list(color)}
+        for category_id, name, is_thing, color in columns
+    ]
+
+
+def read_categories(path: str | os.PathLike) -> types.Categories:
+    """The categories of a JSON file: a list of entries, or the field 'categories' of an object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    content = read_json(path, (list, dict))
+    if isinstance(content, dict):
+        content = field(content, 'categories', list, f'{path}')
+    return parse_categories(content, f'{path}')[0]
 
 
 def _made_up_color(label: int) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +18,7 @@ from simcis_jax.data.source import Example
 class _Record(NamedTuple):
     image_id: str | int
     image_file: str
+    size: tuple[int, int]  # height, width
     panoptic_file: str
     segment_ids: np.ndarray  # [n] int64, ascending
     labels: np.ndarray  # [n] int32
@@ -35,6 +36,7 @@ class CocoPanoptic:
         panoptic: folder of the PNGs, whose colour R + 256 G + 65536 B is a segment's id.
         annotations: the JSON file.
         categories: COCO category entries that replace those of the JSON.
+        image_file: the file below `images` of an image id, where the JSON has another.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
@@ -48,6 +50,7 @@ class CocoPanoptic:
         annotations: str | os.PathLike,
         *,
         categories: Sequence[Mapping[str, Any]] | None = None,
+        image_file: Callable[[str], str] | None = None,
     ):
         self._images = _existing_folder(images)
         self._panoptic = _existing_folder(panoptic)
@@ -57,29 +60,37 @@ class CocoPanoptic:
             categories = field(content, 'categories', list, f'{path}')
         self.categories, label_of = parse_categories(categories, f'{path}')
         self.name = path.stem
-        self._records = _read_records(content, label_of, path)
+        records = _read_records(content, label_of, path)
+        if image_file is not None:
+            records = [r._replace(image_file=image_file(str(r.image_id))) for r in records]
+        self._records = records
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
+        return self.read(index)[1]
+
+    def read(self, index: int) -> tuple[bytes, Example]:
+        """The encoded image at an index, and the example it belongs to."""
         record = self._records[index]
-        image = decode.read_image(self._images / record.image_file)
+        path = self._images / record.image_file
+        encoded = decode.read_bytes(path)
+        image = decode.decode_image(encoded, path)
         panoptic_path = self._panoptic / record.panoptic_file
         colors = decode.decode_colors(decode.read_bytes(panoptic_path), panoptic_path)
         decode.check_same_size(colors, panoptic_path, image, record.image_file)
-        return Example(
-            image=image,
-            segment_map=_segment_map(_segment_ids(colors), record.segment_ids, panoptic_path),
-            labels=record.labels,
-            crowd=record.crowd,
-            image_id=record.image_id,
-        )
+        segment_map = _segment_map(_segment_ids(colors), record.segment_ids, panoptic_path)
+        return encoded, Example(image, segment_map, record.labels, record.crowd, record.image_id)
 
     def classes_of(self, index: int) -> frozenset[int]:
         """Classes with at least one non-crowd segment in an image, from the JSON."""
         record = self._records[index]
         return frozenset(record.labels[~record.crowd].tolist())
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, from the JSON."""
+        return self._records[index].size
 
 
 def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
@@ -87,6 +98,28 @@ def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
     root = pathlib.Path(root)
     return CocoPanoptic(
         root / 'images' / split, root / f'panoptic_{split}', root / f'panoptic_{split}.json'
+    )
+
+
+def coco_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
+    """Opens COCO as it is unpacked: root/train2017, root/annotations/panoptic_train2017[.json]."""
+    root = pathlib.Path(root)
+    panoptic = root / 'annotations' / f'panoptic_{split}2017'
+    return CocoPanoptic(root / f'{split}2017', panoptic, panoptic.with_suffix('.json'))
+
+
+def cityscapes_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
+    """Opens Cityscapes: root/leftImg8bit/SPLIT/CITY, root/gtFine/cityscapes_panoptic_SPLIT[.json].
+
+    The JSON and its PNGs are those that cityscapesScripts makes; they name no image files.
+    """
+    root = pathlib.Path(root)
+    panoptic = root / 'gtFine' / f'cityscapes_panoptic_{split}'
+    return CocoPanoptic(
+        root / 'leftImg8bit' / split,
+        panoptic,
+        panoptic.with_suffix('.json'),
+        image_file=lambda image_id: f'{image_id.partition("_")[0]}/{image_id}_leftImg8bit.png',
     )
 
 
@@ -100,18 +133,19 @@ def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
 def _read_records(
     content: dict[str, Any], label_of: dict[int, int], path: pathlib.Path
 ) -> list[_Record]:
-    files = {}
+    images = {}
     for position, entry in enumerate(field(content, 'images', list, f'{path}')):
         where = f'{path}: images[{position}]'
         image_id = field(entry, 'id', (int, str), where)
-        if image_id in files:
+        if image_id in images:
             raise ValueError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
-        files[image_id] = field(entry, 'file_name', str, where)
+        size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
+        images[image_id] = field(entry, 'file_name', str, where), size
     records, annotated = [], set()
     for position, entry in enumerate(field(content, 'annotations', list, f'{path}')):
         where = f'{path}: annotations[{position}]'
         image_id = field(entry, 'image_id', (int, str), where)
-        if image_id not in files:
+        if image_id not in images:
             raise ValueError(
                 f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
             )
@@ -137,7 +171,7 @@ def _read_records(
         records.append(
             _Record(
                 image_id,
-                files[image_id],
+                *images[image_id],
                 field(entry, 'file_name', str, where),
                 np.asarray(ids, np.int64)[order],
                 np.asarray(labels, np.int32)[order],

@@ -1,7 +1,7 @@
 """From encoded pictures to arrays: images, class labels and segment ids, each by its own rules.
 
 Every picture is read as it is stored: an EXIF orientation is ignored, because annotations refer to
-the stored pixels. What cannot be read right is refused.
+the stored pixels, unless the caller asks for upright images. What cannot be read right is refused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # Colour types of PNG.
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
     """Reads an image file; see `decode_image`."""
-    return decode_image(read_bytes(path), path)
+    return decode_image(read_bytes(path), path, upright=upright)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -28,24 +28,30 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
+        OSError: it cannot be read.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; check the folder and the file name.')
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f'{path} cannot be read ({error.strerror}).') from None
 
 
-def decode_image(encoded: bytes, where: object) -> np.ndarray:
+def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.ndarray:
     """An image as RGB [H, W, 3] uint8; grey, CMYK, palette, alpha and 16 bits too.
 
     Args:
         encoded: the content of a JPEG, PNG or other image file.
         where: what errors call the file.
+        upright: turn the image as its EXIF orientation says.
 
     Raises:
         ValueError: the file is empty, cut off or no picture.
     """
-    image = _decode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, where)
+    as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(encoded, cv2.IMREAD_COLOR | as_stored, where)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -1,16 +1,13 @@
-"""From a source to the batches of a step: grain for training, a thread pool for evaluation."""
+"""From a source to the batches of a step, with grain."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -124,17 +121,6 @@ def _follow_parent(*_: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationBatch:
-    """Images of one padded shape; rows past the last real one are zero."""
-
-    image: np.ndarray  # [B, Hp, Wp, 3] uint8, RGB, padded bottom and right with 0.
-    size: np.ndarray  # [B, 2] int32, valid rows and columns of `image`; 1, 1 where not real.
-    original_size: np.ndarray  # [B, 2] int32, rows and columns of the ground truth, likewise.
-    real: np.ndarray  # [B] bool; real rows come first.
-    examples: list[Example]  # Ground truth of the real rows, at original size.
-
-
-@dataclasses.dataclass(frozen=True)
 class _Subset:
     """The images of a source at the given indices, as grain reads them."""
 
@@ -225,45 +211,6 @@ def epoch_batches(
     )
 
 
-def evaluation_batches(
-    source: Source,
-    indices: Sequence[int] | np.ndarray,
-    *,
-    batch_size: int,
-    short_side: int,
-    max_side: int,
-    multiple: int = 32,
-    num_threads: int = 4,
-) -> Iterator[EvaluationBatch]:
-    """Every image once, resized and grouped with others of the same padded shape.
-
-    Args:
-        source: the data set.
-        indices: the images.
-        batch_size: rows of a batch.
-        short_side: the shorter side of an image after resizing, in pixels.
-        max_side: limit of the longer side, which wins.
-        multiple: heights and widths are padded to multiples of this.
-        num_threads: threads that decode ahead.
-    """
-
-    def load(index: int) -> tuple[Example, np.ndarray]:
-        example = source[int(index)]
-        shape = augment.resized_shape(
-            *example.image.shape[:2], short_side=short_side, max_side=max_side
-        )
-        return example, augment.resize_image(example.image, *shape)
-
-    groups = collections.defaultdict(list)
-    for example, image in _map_ahead(load, indices, num_threads):
-        padded = tuple(-(-side // multiple) * multiple for side in image.shape[:2])
-        groups[padded].append((example, image))
-        if len(groups[padded]) == batch_size:
-            yield _evaluation_batch(groups.pop(padded), padded, batch_size)
-    for padded, members in groups.items():
-        yield _evaluation_batch(members, padded, batch_size)
-
-
 def _rows(source: Source, indices: Sequence[int] | np.ndarray) -> grain.MapDataset[Example]:
     if len(indices) == 0:
         raise ValueError(
@@ -289,36 +236,3 @@ def _process_batches(
 def _read_options(num_threads: int) -> grain.ReadOptions:
     # Grain's default would hold 500 batches in memory.
     return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)
-
-
-def _evaluation_batch(
-    members: list[tuple[Example, np.ndarray]], padded: tuple[int, int], batch_size: int
-) -> EvaluationBatch:
-    image = np.zeros((batch_size, *padded, 3), np.uint8)
-    size = np.ones((batch_size, 2), np.int32)
-    original_size = np.ones((batch_size, 2), np.int32)
-    for row, (example, resized) in enumerate(members):
-        size[row], original_size[row] = resized.shape[:2], example.image.shape[:2]
-        image[row, : size[row, 0], : size[row, 1]] = resized
-    return EvaluationBatch(
-        image=image,
-        size=size,
-        original_size=original_size,
-        real=np.arange(batch_size) < len(members),
-        examples=[example for example, _ in members],
-    )
-
-
-def _map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], num_threads: int
-) -> Iterator[Any]:
-    """Results of `function` in order, with a few computed ahead in threads."""
-    with futures.ThreadPoolExecutor(num_threads) as pool:
-        items = iter(items)
-        pending = collections.deque(
-            pool.submit(function, item) for item in itertools.islice(items, 2 * num_threads)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-            yield result

@@ -48,7 +48,8 @@ class SemanticFolder:
             )
         self._files = [(images[stem], labels[stem]) for stem in sorted(images)]
         with futures.ThreadPoolExecutor(num_threads) as pool:
-            self._classes = list(pool.map(self._present, range(len(self._files))))
+            found = list(pool.map(self._present, range(len(self._files))))
+        self._classes, self._sizes = zip(*found, strict=True) if found else ((), ())
 
     def __len__(self) -> int:
         return len(self._files)
@@ -63,9 +64,14 @@ class SemanticFolder:
         """Classes with at least one pixel in an image."""
         return self._classes[index]
 
-    def _present(self, index: int) -> frozenset[int]:
-        counts = np.bincount(self._labels(index).ravel(), minlength=VOID + 1)[:VOID]
-        return frozenset(np.flatnonzero(counts).tolist())
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image."""
+        return self._sizes[index]
+
+    def _present(self, index: int) -> tuple[frozenset[int], tuple[int, int]]:
+        labels = self._labels(index)
+        counts = np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]
+        return frozenset(np.flatnonzero(counts).tolist()), labels.shape
 
     def _labels(self, index: int) -> np.ndarray:
         """The labels [H, W] of an image, each a class or VOID."""

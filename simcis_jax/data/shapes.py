@@ -96,6 +96,11 @@ class Shapes:
             )
         return self._classes[index]
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width, the same for all."""
+        del index
+        return self._size, self._size
+
     def _layout(
         self, index: int
     ) -> tuple[np.random.Generator, list[shapes_scene.Region], np.ndarray]:

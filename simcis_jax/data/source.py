@@ -41,6 +41,10 @@ class Source(Protocol):
         """Classes with at least one non-crowd segment in an image, without decoding it."""
         ...
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, without decoding it."""
+        ...
+
 
 def images_with(source: Source, classes: Iterable[int]) -> np.ndarray:
     """Indices [n] of the images that hold at least one segment of `classes`, in order."""

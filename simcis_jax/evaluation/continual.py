@@ -12,7 +12,27 @@ from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.types import Categories
 
 GROUPS = ('base', 'novel', 'past', 'current', 'all')
-METRICS = ('pq', 'sq', 'rq', 'miou', 'miou_reference')
+METRICS = ('pq', 'sq', 'rq', 'pq_seen_only', 'miou', 'miou_reference', 'ap', 'ap50', 'ap75')
+# Columns of the table of each kind of results: title, metric, group.
+TABLES = {
+    'PQ': [
+        *((group, 'pq', group) for group in GROUPS),
+        ('SQ', 'sq', 'all'),
+        ('RQ', 'rq', 'all'),
+        ('things', 'pq', 'all_things'),
+        ('stuff', 'pq', 'all_stuff'),
+        ('seen only', 'pq_seen_only', 'all'),
+    ],
+    'mIoU': [
+        *((group, 'miou', group) for group in GROUPS),
+        ('reference', 'miou_reference', 'all'),
+    ],
+    'AP': [
+        *((group, 'ap', group) for group in GROUPS),
+        ('AP50', 'ap50', 'all'),
+        ('AP75', 'ap75', 'all'),
+    ],
+}
 
 
 def class_groups(stages: Sequence[Sequence[int]], stage: int) -> dict[str, tuple[int, ...]]:
@@ -36,17 +56,22 @@ def class_groups(stages: Sequence[Sequence[int]], stage: int) -> dict[str, tuple
     }
 
 
-def stage_report(
-    counts: PQCounts, groups: Mapping[str, Sequence[int]], categories: Categories
+def panoptic_report(
+    counts: PQCounts,
+    groups: Mapping[str, Sequence[int]],
+    categories: Categories,
+    *,
+    seen_only: PQCounts,
 ) -> dict:
     """PQ, SQ and RQ in percent of every group and class, ready for JSON (no score = None).
 
     Returns {'pq': {'base': .., 'base_things': .., 'base_stuff': .., 'novel': .., ...},
-    'sq': .., 'rq': .., 'per_class': {name: {'pq', 'sq', 'rq', 'tp', 'fp', 'fn'}}}, where
-    `per_class` lists the classes of the group `all`.
+    'sq': .., 'rq': .., 'pq_seen_only': .., 'per_class': {name: {'pq', 'sq', 'rq', 'tp', 'fp',
+    'fn'}}}, where `per_class` lists the classes of the group `all`. `pq_seen_only` is the PQ of the
+    counts `seen_only`, for which pixels of classes not seen yet are void.
     """
     names = ('pq', 'sq', 'rq')
-    report = {name: {} for name in names}
+    report = {name: {} for name in (*names, 'pq_seen_only')}
     for group, classes in groups.items():
         parts = {
             group: classes,
@@ -57,6 +82,7 @@ def stage_report(
             scores = pq_scores(counts, members)
             for name in names:
                 report[name][part] = _json_number(scores[name])
+            report['pq_seen_only'][part] = _json_number(pq_scores(seen_only, members)['pq'])
     per_class = counts.per_class()
     report['per_class'] = {
         categories.names[c]: {name: _json_number(per_class[name][c]) for name in names}
@@ -66,7 +92,7 @@ def stage_report(
     return report
 
 
-def semantic_stage_report(
+def semantic_report(
     confusion: np.ndarray, groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:
     """Both mIoU in percent of every group, and the IoU of every class, ready for JSON.
@@ -75,15 +101,37 @@ def semantic_stage_report(
     {name: {'iou'}}}; no score = None.
     """
     scores = {group: miou_scores(confusion, classes) for group, classes in groups.items()}
-    per_class = iou(confusion)
-    return {
+    report = {
         name: {group: _json_number(scores[group][name]) for group in groups}
         for name in ('miou', 'miou_reference')
-    } | {
-        'per_class': {
-            categories.names[c]: {'iou': _json_number(per_class[c])} for c in groups['all']
-        }
     }
+    return report | {'per_class': _per_class({'iou': iou(confusion)}, groups, categories)}
+
+
+def instance_report(
+    scores: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[int]], categories: Categories
+) -> dict:
+    """AP in percent of every group and class, ready for JSON, from `average_precision`.
+
+    Returns {'ap': {'base': .., 'novel': .., ...}, 'ap50': {..}, 'ap75': {..}, 'per_class':
+    {name: {'ap', 'ap50', 'ap75'}}}; no score = None: stuff, and things without a true instance.
+    """
+    report = {
+        name: {group: _mean(values[list(classes)]) for group, classes in groups.items()}
+        for name, values in scores.items()
+    }
+    return report | {'per_class': _per_class(scores, groups, categories)}
+
+
+def merge_reports(reports: Sequence[Mapping]) -> dict:
+    """The reports of several kinds of results for one stage as one."""
+    merged = {name: scores for report in reports for name, scores in report.items()}
+    names = list(reports[0]['per_class'])
+    merged['per_class'] = {
+        name: {key: value for report in reports for key, value in report['per_class'][name].items()}
+        for name in names
+    }
+    return merged
 
 
 def results(stage_reports: Sequence[Mapping]) -> dict:
@@ -100,37 +148,19 @@ def results(stage_reports: Sequence[Mapping]) -> dict:
 def format_table(results: Mapping) -> str:
     """The results as aligned text: a row a stage, and the average over stages of `all`.
 
-    PQ (then SQ and RQ of all classes, PQ of things and stuff) or mIoU, whichever is there; '-'
-    stands where a group is empty.
+    One table each for PQ, mIoU and AP, as far as a stage has them; '-' stands where there is no
+    score.
     """
-    tables = {
-        'PQ': [
-            *((group, 'pq', group) for group in GROUPS),
-            ('SQ', 'sq', 'all'),
-            ('RQ', 'rq', 'all'),
-            ('things', 'pq', 'all_things'),
-            ('stuff', 'pq', 'all_stuff'),
-        ],
-        'mIoU': [
-            *((group, 'miou', group) for group in GROUPS),
-            ('reference', 'miou_reference', 'all'),
-        ],
-    }
-    texts = []
-    for title, columns in tables.items():
-        if not all(columns[0][1] in report for report in results['stages']):
+    stages, averages, texts = results['stages'], results['average'], []
+    for title, columns in TABLES.items():
+        if not any(columns[0][1] in report for report in stages):
             continue
         rows = [[f'{title} at stage', *(name for name, _, _ in columns)]]
-        for position, report in enumerate(results['stages'], start=1):
-            number = report.get('stage', position)
-            rows.append([str(number), *(_cell(report[metric][key]) for _, metric, key in columns)])
-        averages = results['average']
-        rows.append(
-            [
-                'avg',
-                *(_cell(averages.get(m) if key == 'all' else None, '') for _, m, key in columns),
-            ]
-        )
+        for position, report in enumerate(stages, start=1):
+            cells = (_cell(report.get(metric, {}).get(key)) for _, metric, key in columns)
+            rows.append([str(report.get('stage', position)), *cells])
+        cells = (_cell(averages.get(m) if key == 'all' else None, '') for _, m, key in columns)
+        rows.append(['avg', *cells])
         texts.append(_align(rows))
     return '\n\n'.join(texts)
 
@@ -142,6 +172,21 @@ def format_per_class(report: Mapping) -> str:
     rows = [['class', *(key.upper() for key in keys)]]
     rows += [[name, *(_cell(scores[key]) for key in keys)] for name, scores in per_class.items()]
     return _align(rows)
+
+
+def _per_class(
+    scores: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[int]], categories: Categories
+) -> dict:
+    return {
+        categories.names[c]: {name: _json_number(values[c]) for name, values in scores.items()}
+        for c in groups['all']
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean over those classes that have a score."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else None
 
 
 def _json_number(value: float) -> float | None:

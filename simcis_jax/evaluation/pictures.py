@@ -1,4 +1,4 @@
-"""Segmentations as pictures a person can read: overlays, and grids of them beside the truth."""
+"""Segmentations as pictures a person can read: overlays, legends, and grids beside the truth."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from simcis_jax.evaluation import drawing
+from simcis_jax.evaluation.drawing import INK, PAPER, Box
 from simcis_jax.types import Categories
 
-INK, PAPER = (40, 44, 52), (255, 255, 255)
 # Mixes a thing's class colour with white (positive) or black, so that neighbours can be told apart.
 SHADES = (0.0, 0.38, -0.3, 0.2, -0.15, 0.55, -0.45)
-FONT = cv2.FONT_HERSHEY_DUPLEX
-SUPERSAMPLING = 4  # Text is drawn this much larger and shrunk: vector fonts are rough when small.
+LegendEntry = tuple[str, tuple[int, int, int]]
 
 
 def overlay(
@@ -24,10 +24,14 @@ def overlay(
     labels: Sequence[int],
     categories: Categories,
     *,
-    alpha: float = 0.6,
-    min_side: int = 256,
+    alpha: float = 0.5,
+    min_side: int = 512,
+    max_side: int = 1600,
 ) -> np.ndarray:
     """Paints segments over an image: class colours, outlines between segments, class names.
+
+    A name stands in the middle of its segment, with a size that stays readable when the picture is
+    as wide as a phone. A segment with no room for it goes without: a legend has all names.
 
     Args:
       image: [H, W, 3] uint8, RGB.
@@ -35,7 +39,8 @@ def overlay(
       labels: [K], classes; -1 = no segment.
       categories: names, colours and which classes are things (whose shades vary).
       alpha: opacity of the colours.
-      min_side: smaller images are enlarged by a whole factor until no side is shorter.
+      min_side: smaller images are enlarged until no side is shorter, as far as `max_side` allows.
+      max_side: larger images are shrunk until no side is longer.
 
     Returns:
       [H', W', 3] uint8, RGB.
@@ -48,40 +53,71 @@ def overlay(
             f'An overlay needs image and segments of one size, got {image.shape[:2]} and '
             f'{segment_map.shape}; resize the segments to the image.'
         )
-    factor = max(1, -(-min_side // min(image.shape[:2])))
-    size = (image.shape[1] * factor, image.shape[0] * factor)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    segment_map = segment_map.repeat(factor, axis=0).repeat(factor, axis=1)
+    sides = segment_map.shape
+    scale = min(max(1.0, min_side / min(sides)), max_side / max(sides))
+    height, width = (max(1, round(side * scale)) for side in sides)
+    image = _resized(image, height, width)
     labels = np.asarray(labels, np.int64)
+    is_segment = np.concatenate([[False], labels >= 0])
+    segment_map = cv2.resize(
+        segment_map.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST
+    )
+    segment_map = np.where(is_segment[segment_map], segment_map, 0)
+    line_width = max(1.2, min(height, width) / 500)
+    sigma = max(scale / 2, 0.55 * line_width + 0.45)
+    segment_map, lines = drawing.outlined(segment_map, sigma, line_width)
 
-    colors = np.zeros((len(labels) + 1, 3))
-    opacity = np.zeros(len(labels) + 1)
-    shades = [itertools.cycle(SHADES) for _ in range(len(categories))]
-    for segment in _by_area(segment_map, labels):
-        label = labels[segment - 1]
-        shade = next(shades[label]) if categories.is_thing[label] else 0.0
-        colors[segment] = _shaded(categories.colors[label], shade)
-        opacity[segment] = alpha
-    weight = opacity[segment_map][..., None]
-    picture = (1 - weight) * image + weight * colors[segment_map]
-    picture = np.clip(picture, 0, 255).round().astype(np.uint8)
+    colors = _segment_colors(segment_map, labels, categories)
+    opacity = np.float32(alpha) * (segment_map > 0)[..., None]
+    picture = image + opacity * (colors[segment_map] - image)
+    picture += 0.9 * lines[..., None] * (np.float32(PAPER) - picture)
+    picture = picture.round().astype(np.uint8)
 
-    edges = _edges(segment_map)
-    picture[edges] = (0.25 * picture[edges] + 0.75 * np.array(PAPER)).round()
-    _write_names(picture, segment_map, labels, categories)
+    names = [categories.names[label] if label >= 0 else '' for label in labels]
+    _write_names(picture, segment_map, names, colors)
     return picture
 
 
-def legend(labels: Sequence[int], categories: Categories) -> list[tuple[str, tuple[int, int, int]]]:
+def legend(labels: Sequence[int], categories: Categories) -> list[LegendEntry]:
     """Name and colour of the classes among `labels`, in the order of the data set."""
     present = sorted({int(label) for label in labels if label >= 0})
     return [(categories.names[label], categories.colors[label]) for label in present]
 
 
+def with_legend(
+    picture: np.ndarray, legend: Sequence[LegendEntry], *, text_height: int | None = None
+) -> np.ndarray:
+    """A picture [H, W, 3] with names and colours below it: [H', W', 3] uint8, RGB.
+
+    Wider than the picture only if a name would not fit.
+    """
+    height, width = picture.shape[:2]
+    if not legend:
+        return picture
+    text_height = text_height or drawing.text_height_for(width, width)
+    swatch, gap = round(1.4 * text_height), round(0.6 * text_height)
+    entries = [swatch + drawing.text_width(name, text_height) for name, _ in legend]
+    full_width = max(width, max(entries) + 2 * gap)
+    places, x, y = [], gap, height + gap
+    for entry in entries:
+        if x > gap and x + entry + gap > full_width:
+            x, y = gap, y + round(1.7 * text_height)
+        places.append((x, y))
+        x += entry + 2 * gap
+    canvas = np.full((y + text_height + gap, full_width, 3), PAPER, np.uint8)
+    canvas[:height, :width] = picture
+    for (name, color), entry, (x, y) in zip(legend, entries, places, strict=True):
+        drawing.fill_rounded(canvas, Box(x, y, text_height, text_height), color)
+        drawing.write(
+            canvas, name, Box(x + swatch, y, entry - swatch, text_height), text_height, INK
+        )
+    return canvas
+
+
 def grid(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str] = ('image', 'ground truth', 'prediction'),
-    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+    legend: Sequence[LegendEntry] = (),
     *,
     cell_width: int = 384,
 ) -> np.ndarray:
@@ -98,139 +134,75 @@ def grid(
                 f'Row {number} of the grid has {len(row)} pictures for the {len(titles)} titles '
                 f'{tuple(titles)}; give one picture a title.'
             )
-    gap, text_height = 12, 15
-    head = 3 * text_height
-    cells = [[_fit_width(picture, cell_width) for picture in row] for row in rows]
+    gap, text_height = 12, 20
+    head = 2 * text_height
+    cells = [
+        [
+            _resized(cell, max(1, round(cell.shape[0] * cell_width / cell.shape[1])), cell_width)
+            for cell in row
+        ]
+        for row in rows
+    ]
     heights = [max(len(cell) for cell in row) for row in cells]
     width = gap + len(titles) * (cell_width + gap)
-    entries, foot = _flow(legend, width - 2 * gap, text_height)
-    canvas = np.full((head + sum(heights) + gap * len(heights) + foot, width, 3), PAPER, np.uint8)
+    canvas = np.full((head + sum(heights) + gap * len(heights), width, 3), PAPER, np.uint8)
 
     lefts = [gap + column * (cell_width + gap) for column in range(len(titles))]
     for left, title in zip(lefts, titles, strict=True):
-        _write(canvas, title, (left + cell_width // 2, head // 2), text_height, INK)
+        drawing.write(canvas, title, Box(left, 0, cell_width, head), text_height, INK)
     top = head
     for row, height in zip(cells, heights, strict=True):
         for left, cell in zip(lefts, row, strict=True):
             canvas[top : top + len(cell), left : left + cell_width] = cell
         top += height + gap
-    for (name, color), (x, y, text_width) in zip(legend, entries, strict=True):
-        x, y = x + gap, y + top
-        corners = (x, y - text_height // 2), (x + text_height, y + text_height // 2)
-        cv2.rectangle(canvas, *corners, color, cv2.FILLED)
-        cv2.rectangle(canvas, *corners, INK, 1)
-        _write(canvas, name, (x + text_height + 6 + text_width // 2, y), text_height, INK)
-    return canvas
+    return with_legend(canvas, legend, text_height=text_height)
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Writes [H, W, 3] uint8, RGB; raises OSError if that is not possible."""
-    ok, png = cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    """Writes RGB [H, W, 3] uint8 or grey [H, W] uint8 or uint16; raises OSError if it cannot."""
+    colors = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    ok, png = cv2.imencode('.png', colors)
     if not ok:
         raise OSError(f'Cannot encode a picture of shape {image.shape} as PNG for {path}.')
-    Path(path).write_bytes(png.tobytes())
+    try:
+        Path(path).write_bytes(png.tobytes())
+    except OSError as error:
+        raise OSError(
+            f'{path} cannot be written: {error.strerror}; choose another folder.'
+        ) from error
 
 
-def _by_area(segment_map: np.ndarray, labels: np.ndarray) -> list[int]:
-    """The ids of the segments that have a class and pixels, largest first."""
-    areas = np.bincount(segment_map.ravel(), minlength=len(labels) + 1)
-    order = 1 + np.argsort(-areas[1:], kind='stable')
-    return [int(segment) for segment in order if areas[segment] and labels[segment - 1] >= 0]
+def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    shrinks = width < picture.shape[1]
+    mode = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(picture, (width, height), interpolation=mode)
 
 
-def _shaded(color: Sequence[int], shade: float) -> np.ndarray:
-    """The colour mixed with white (shade > 0) or black (shade < 0)."""
-    target = 255 if shade > 0 else 0
-    return (1 - abs(shade)) * np.array(color, np.float64) + abs(shade) * target
-
-
-def _edges(segment_map: np.ndarray) -> np.ndarray:
-    """[H, W] bool, pixels whose right or lower neighbour is another segment."""
-    edges = np.zeros(segment_map.shape, bool)
-    edges[:, :-1] |= segment_map[:, :-1] != segment_map[:, 1:]
-    edges[:-1] |= segment_map[:-1] != segment_map[1:]
-    return edges
+def _segment_colors(
+    segment_map: np.ndarray, labels: np.ndarray, categories: Categories
+) -> np.ndarray:
+    """The colour of each segment, [K + 1, 3] in 0..255; things of one class differ in shade."""
+    colors = np.zeros((len(labels) + 1, 3), np.float32)
+    shades = [itertools.cycle(SHADES) for _ in range(len(categories))]
+    for segment in drawing.by_area(segment_map):
+        label = labels[segment - 1]
+        shade = next(shades[label]) if categories.is_thing[label] else 0.0
+        target = 255 if shade > 0 else 0
+        colors[segment] = (1 - abs(shade)) * np.array(categories.colors[label])
+        colors[segment] += abs(shade) * target
+    return colors
 
 
 def _write_names(
-    picture: np.ndarray, segment_map: np.ndarray, labels: np.ndarray, categories: Categories
+    picture: np.ndarray, segment_map: np.ndarray, names: Sequence[str], colors: np.ndarray
 ) -> None:
-    """Writes the class names, largest segment first, where none covers another.
-
-    Segments much smaller than their name, and those with no room near, go without.
-    """
-    height, width = segment_map.shape
-    text_height = int(np.clip(min(height, width) / 26, 10, 22))
-    free = np.ones((height, width), np.uint8)
-    for segment in _by_area(segment_map, labels):
-        name = categories.names[labels[segment - 1]]
-        box_width, box_height = _text_width(name, text_height) + 8, text_height + 6
-        mask = (segment_map == segment).astype(np.uint8)
-        if mask.sum() < 0.6 * box_width * box_height:
-            continue
-        # Centres around which a whole box is free; the border keeps boxes in the picture.
-        box_shape = np.ones((box_height, box_width), np.uint8)
-        room = cv2.erode(free, box_shape, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        # As deep inside the segment as there is room, or else as near to it.
-        depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
-        depth -= cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
-        depth[room == 0] = -np.inf
-        y, x = np.unravel_index(np.argmax(depth), depth.shape)
-        if depth[y, x] < -box_width / 3:
-            continue
-        left, top = x - box_width // 2, y - box_height // 2
-        box = np.s_[top : top + box_height, left : left + box_width]
-        picture[box] = (0.35 * picture[box] + 0.65 * np.array(INK)).round()
-        free[max(top - 2, 0) : top + box_height + 2, max(left - 2, 0) : left + box_width + 2] = 0
-        _write(picture, name, (x, y), text_height, PAPER)
-
-
-def _text_width(text: str, height: int) -> int:
-    (width, _), _ = cv2.getTextSize(text, FONT, _font_scale(height) * SUPERSAMPLING, SUPERSAMPLING)
-    return -(-width // SUPERSAMPLING)
-
-
-def _font_scale(height: int) -> float:
-    """The scale at which ascenders and descenders together are about `height` pixels high."""
-    return height / 30
-
-
-def _write(
-    picture: np.ndarray, text: str, center: tuple[int, int], height: int, color: Sequence[int]
-) -> None:
-    """Writes one line of text around a centre (x, y), in place."""
-    width = _text_width(text, height) + 2
-    ink = np.zeros((SUPERSAMPLING * (height + 4), SUPERSAMPLING * width), np.uint8)
-    origin = (SUPERSAMPLING, round(0.76 * len(ink)))
-    scale = _font_scale(height) * SUPERSAMPLING
-    cv2.putText(ink, text, origin, FONT, scale, 255, SUPERSAMPLING, cv2.LINE_AA)
-    ink = cv2.resize(ink, (width, height + 4), interpolation=cv2.INTER_AREA)[..., None] / 255
-    left, top = center[0] - width // 2, center[1] - (height + 4) // 2
-    box = np.s_[max(top, 0) : top + height + 4, max(left, 0) : left + width]
-    area = picture[box]
-    ink = ink[max(-top, 0) :, max(-left, 0) :][: area.shape[0], : area.shape[1]]
-    picture[box] = ((1 - ink) * area + ink * np.array(color)).round()
-
-
-def _fit_width(picture: np.ndarray, width: int) -> np.ndarray:
-    height = round(picture.shape[0] * width / picture.shape[1])
-    shrinks = width < picture.shape[1]
-    return cv2.resize(
-        picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
-
-
-def _flow(
-    legend: Sequence[tuple[str, tuple[int, int, int]]], width: int, text_height: int
-) -> tuple[list[tuple[int, int, int]], int]:
-    """Left edge, middle and text width of every legend entry in lines, and the height of all."""
-    line_height = 2 * text_height
-    places, x, y = [], 0, line_height // 2
-    for name, _ in legend:
-        text_width = _text_width(name, text_height)
-        entry = text_height + 6 + text_width
-        if x and x + entry > width:
-            x, y = 0, y + line_height
-        places.append((x, y, text_width))
-        x += entry + 24
-    return places, y + line_height // 2 + text_height // 2 if legend else 0
+    """Writes the name of each segment into it, on its colour; in place."""
+    text_height = drawing.text_height_for(*picture.shape[1::-1])
+    sizes = [
+        (drawing.text_width(name, text_height) + text_height, round(1.5 * text_height))
+        for name in names
+    ]
+    for segment, box in drawing.name_boxes(segment_map, sizes).items():
+        color = colors[segment]
+        drawing.fill_rounded(picture, box, color)
+        drawing.write(picture, names[segment - 1], box, text_height, drawing.text_color(color))

@@ -43,6 +43,7 @@ class Mask2Former(nn.Module):
     num_queries: int = 100
     queries: str = 'selected'
     stop_gradient: bool = True  # Between the selected queries and the decoder.
+    replay_own_boxes: bool = False  # Published: replayed queries start at other queries' boxes.
     width: int = 256
     num_heads: int = 8
     encoder_layers: int = 6
@@ -89,7 +90,6 @@ class Mask2Former(nn.Module):
         *,
         size: Array | None = None,
         replay_positions: Array | None = None,
-        replay_box_positions: Array | None = None,
     ) -> Predictions | tuple[Predictions, PredictionSets]:
         """Predictions of a batch of images.
 
@@ -100,8 +100,8 @@ class Mask2Former(nn.Module):
             size: [B, 2] valid rows and columns; None = everything is image.
             replay_positions: [B, Q] tokens that another model selected. If given, they are decoded
                 too, detached and without virtual queries; their predictions are returned second.
-            replay_box_positions: [B, Q] tokens whose boxes the replayed queries start from; None =
-                `replay_positions`. The published code starts from its own selection instead.
+                They start at their own tokens' boxes, or with `replay_own_boxes`, as in the
+                published code, at those of the tokens that this model selected.
 
         Raises:
             ValueError: the image is no multiple of the stride, or has fewer positions than queries.
@@ -141,9 +141,9 @@ class Mask2Former(nn.Module):
         )
         if replay_positions is None:
             return predictions
-        replayed, boxes = self.query_prealignment.at(candidates, replay_positions)
-        if replay_box_positions is not None:
-            _, boxes = self.query_prealignment.at(candidates, replay_box_positions)
+        replayed, replayed_boxes = self.query_prealignment.at(candidates, replay_positions)
+        if not self.replay_own_boxes:
+            boxes = replayed_boxes
         replayed, boxes = jax.lax.stop_gradient((replayed, boxes))
         no_virtual_queries = virtual_queries[:, :0]
         return predictions, self.decoder(replayed, boxes, no_virtual_queries, memory)

@@ -22,7 +22,7 @@ def write(root, *, ids=IDS, edit=None):
     colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     cv2.imwrite(str(root / 'panoptic_val/a.png'), colors[..., ::-1])
     content = {
-        'images': [{'id': 5, 'file_name': 'a.png'}],
+        'images': [{'id': 5, 'file_name': 'a.png', 'width': 4, 'height': 3}],
         'annotations': [
             {
                 'image_id': 5,
@@ -83,13 +83,14 @@ def test_an_example_holds_what_was_written(tmp_path):
     np.testing.assert_array_equal(example.crowd, [False, True, False])
 
 
-def test_classes_of_leaves_crowds_out_and_needs_no_picture(tmp_path):
+def test_classes_of_leaves_crowds_out_and_size_of_needs_no_picture_either(tmp_path):
     def edit(content):
         content['annotations'][0]['segments_info'][1]['category_id'] = 4
 
     root = write(tmp_path, edit=edit)
     (root / 'panoptic_val/a.png').unlink()
     assert open_split(root).classes_of(0) == {1, 2}
+    assert open_split(root).size_of(0) == (3, 4)
 
 
 def test_categories_can_be_given(tmp_path):
@@ -153,6 +154,7 @@ def annotation(content):
     [
         (lambda c: c.pop('images'), ("field 'images'",)),
         (lambda c: c['images'][0].pop('file_name'), ('images[0]', "'file_name'")),
+        (lambda c: c['images'][0].update(height='3'), ('images[0]', "'height'")),
         (lambda c: annotation(c).pop('segments_info'), ('annotations[0]', "'segments_info'")),
         (lambda c: annotation(c)['segments_info'][0].pop('id'), ('annotations[0]', "'id'")),
         (lambda c: annotation(c).update(image_id=6), ('annotations[0]', 'image_id 6')),

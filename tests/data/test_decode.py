@@ -7,28 +7,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from data.packed_png import png
 
 from simcis_jax.data import decode
 
 HERE = pathlib.Path(__file__).parent
 LABELS = np.array([[0, 1, 2, 3, 3], [1, 0, 3, 2, 1]])  # Fits 2 bits; 5 columns leave a part byte.
-
-
-def png(values, *, depth, color_type, palette=b''):
-    """A PNG [H, W] packed by hand, without any library of pictures."""
-    height, width = values.shape[:2]
-    rows = []
-    for row in values.reshape(height, -1):
-        bits = ''.join(f'{value:0{depth}b}' for value in row)
-        bits += '0' * (-len(bits) % 8)
-        rows.append(b'\0' + int(bits, 2).to_bytes(len(bits) // 8, 'big'))
-    header = struct.pack('>IIBBBBB', width, height, depth, color_type, 0, 0, 0)
-    chunks = [(b'IHDR', header), (b'PLTE', palette), (b'IDAT', zlib.compress(b''.join(rows)))]
-    encoded = b'\x89PNG\r\n\x1a\n'
-    for kind, data in [chunk for chunk in chunks if chunk[1]] + [(b'IEND', b'')]:
-        encoded += struct.pack('>I', len(data)) + kind + data
-        encoded += struct.pack('>I', zlib.crc32(kind + data))
-    return encoded
 
 
 def assert_one_line(error, *words):
@@ -140,3 +124,12 @@ def test_exif_rotation_is_ignored(tmp_path):
     path.write_bytes(encoded[:2] + marker + encoded[2:])
     assert cv2.imread(str(path)).shape == (6, 2, 3)  # The tag is understood where it is read.
     assert decode.read_image(path).shape == (2, 6, 3)
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    path = pathlib.Path('/proc/self/mem')  # A file whose first page no process has.
+    if not path.is_file():
+        pytest.skip('only where /proc is')
+    with pytest.raises(OSError) as error:
+        decode.read_bytes(path)
+    assert_one_line(error, '/proc/self/mem cannot be read')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simcis_jax import types
-from simcis_jax.data import augment, pipeline, shapes
+from simcis_jax.data import pipeline, shapes
 from simcis_jax.data.source import Example
 
 SETTINGS = dict(keep_classes=range(8), size=32, max_segments=8, scale_range=(0.5, 1.5))
@@ -212,66 +212,3 @@ def test_processes_share_an_epoch():
     for left, right, whole in zip(*parts, epoch(6), strict=True):
         rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), left, right)
         assert_equal(rows, whole)
-
-
-def evaluate(*sizes, **changes):
-    settings = dict(batch_size=2, short_side=16, max_side=64, multiple=8) | changes
-    return list(pipeline.evaluation_batches(Plain(*sizes), range(len(sizes)), **settings))
-
-
-def test_evaluation_batches_have_one_padded_shape_each():
-    batches = evaluate((16, 24), (24, 16), (32, 48), (17, 17), (24, 16))
-    shapes_seen = sorted((batch.image.shape[1:3], int(batch.real.sum())) for batch in batches)
-    assert shapes_seen == [((16, 16), 1), ((16, 24), 2), ((24, 16), 2)]
-    assert all(batch.image.shape[0] == 2 for batch in batches)
-
-
-def test_evaluation_shows_every_image_once_whatever_the_threads():
-    sizes = [(16 + 4 * (k % 3), 16 + 4 * (k % 5)) for k in range(23)]
-    for num_threads in (1, 5):
-        ids = [
-            example.image_id
-            for batch in evaluate(*sizes, batch_size=3, num_threads=num_threads)
-            for example in batch.examples
-        ]
-        assert sorted(ids) == list(range(23))
-
-
-def test_evaluation_keeps_the_ground_truth_at_its_size():
-    (batch,) = evaluate((32, 40), (32, 40))
-    np.testing.assert_array_equal(batch.original_size, [[32, 40], [32, 40]])
-    np.testing.assert_array_equal(batch.size, [[16, 20], [16, 20]])
-    assert [example.segment_map.shape for example in batch.examples] == [(32, 40), (32, 40)]
-
-
-def test_evaluation_pads_with_zeros_at_the_bottom_and_right():
-    (batch,) = evaluate((32, 40), (32, 40))
-    assert batch.image.shape == (2, 16, 24, 3)
-    assert (batch.image[0, :, :20] == 1).all() and (batch.image[1, :, :20] == 2).all()
-    assert not batch.image[:, :, 20:].any()
-
-
-def test_evaluation_limits_the_longer_side():
-    (batch,) = evaluate((20, 200), max_side=80)
-    np.testing.assert_array_equal(batch.size[0], [8, 80])
-
-
-def test_rows_that_complete_an_evaluation_batch_are_not_real():
-    (batch,) = evaluate((16, 16), batch_size=3)
-    np.testing.assert_array_equal(batch.real, [True, False, False])
-    assert len(batch.examples) == 1 and not batch.image[1:].any()
-
-
-def test_evaluation_resizes_as_training_does():
-    images = shapes.Shapes('val', size=48)
-    (batch,) = pipeline.evaluation_batches(images, [3], batch_size=1, short_side=32, max_side=64)
-    np.testing.assert_array_equal(batch.image[0], augment.resize_image(images[3].image, 32, 32))
-
-
-def test_a_broken_image_stops_evaluation():
-    with pytest.raises(IndexError):
-        list(
-            pipeline.evaluation_batches(
-                Plain((16, 16)), [0, 1], batch_size=1, short_side=16, max_side=16
-            )
-        )

@@ -75,9 +75,10 @@ def test_stuff_has_one_segment_a_class(images, examples):
         assert len(stuff) == len(set(stuff)) >= 1
 
 
-def test_classes_of_agrees_with_the_rendered_labels(images, examples):
+def test_classes_and_sizes_agree_with_the_rendered_examples(images, examples):
     for index, example in enumerate(examples):
         assert images.classes_of(index) == frozenset(example.labels.tolist())
+        assert images.size_of(index) == example.image.shape[:2]
 
 
 def test_mostly_hidden_things_lose_their_segment(monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -24,12 +25,15 @@ def counts_of(pq):
     return PQCounts(tp=ones, fp=ones, fn=ones, iou=pq / 50)
 
 
+def panoptic_report(counts, groups, categories=CATEGORIES):
+    """Of counts where half of what is wrong lies on classes that are not seen yet."""
+    seen_only = dataclasses.replace(counts, fp=counts.fp / 2)
+    return continual.panoptic_report(counts, groups, categories, seen_only=seen_only)
+
+
 def reports():
     counts = counts_of([10, 20, 30, 40, 50])
-    return [
-        continual.stage_report(counts, continual.class_groups(STAGES, stage), CATEGORIES)
-        for stage in range(3)
-    ]
+    return [panoptic_report(counts, continual.class_groups(STAGES, stage)) for stage in range(3)]
 
 
 def test_groups_of_the_first_stage():
@@ -100,29 +104,26 @@ def test_results_are_json():
 def test_average_is_the_mean_over_stages_of_all():
     counts = [counts_of([value] * 5) for value in (10, 20, 45)]
     stages = [
-        continual.stage_report(c, continual.class_groups(STAGES, stage), CATEGORIES)
-        for stage, c in enumerate(counts)
+        panoptic_report(c, continual.class_groups(STAGES, stage)) for stage, c in enumerate(counts)
     ]
     average = continual.results(stages)['average']
-    assert average == pytest.approx({'pq': 25, 'sq': 50, 'rq': 50})
+    assert average == pytest.approx({'pq': 25, 'sq': 50, 'rq': 50, 'pq_seen_only': 25 * 8 / 7})
 
 
 def test_the_table_reads_as_a_paper_prints_it():
     assert continual.format_table(continual.results(reports()[:2])).splitlines() == [
-        'PQ at stage  base  novel  past  current   all    SQ    RQ  things  stuff',
-        '------------------------------------------------------------------------',
-        '1            30.0      -     -     30.0  30.0  60.0  50.0       -   30.0',
-        '2            30.0   30.0  30.0     30.0  30.0  60.0  50.0       -   30.0',
-        'avg                                      30.0  60.0  50.0',
+        'PQ at stage  base  novel  past  current   all    SQ    RQ  things  stuff  seen only',
+        '-----------------------------------------------------------------------------------',
+        '1            30.0      -     -     30.0  30.0  60.0  50.0       -   30.0       34.3',
+        '2            30.0   30.0  30.0     30.0  30.0  60.0  50.0       -   30.0       34.3',
+        'avg                                      30.0  60.0  50.0                      34.3',
     ]
 
 
 def test_the_semantic_table_holds_both_counts():
     confusion = np.array([[2, 0, 0], [0, 2, 0], [2, 0, 0]])  # Half of class 0 is unclaimed.
     categories = Categories(('a', 'b'), (False, False), ((0, 0, 0),) * 2)
-    report = continual.semantic_stage_report(
-        confusion, continual.class_groups([[0], [1]], 1), categories
-    )
+    report = continual.semantic_report(confusion, continual.class_groups([[0], [1]], 1), categories)
     assert report['per_class'] == {'a': {'iou': 50.0}, 'b': {'iou': 100.0}}
     assert continual.format_table(continual.results([report])).splitlines() == [
         'mIoU at stage  base  novel  past  current   all  reference',
@@ -132,11 +133,68 @@ def test_the_semantic_table_holds_both_counts():
     ]
 
 
+def instance_scores():
+    """AP of `car` and `person`; the others have none."""
+    ap = np.array([np.nan, 20, np.nan, np.nan, np.nan])
+    return {'ap': ap, 'ap50': 2 * ap, 'ap75': ap}
+
+
+def test_the_instance_table_leaves_out_classes_without_a_true_instance():
+    stages = [
+        continual.instance_report(
+            instance_scores(), continual.class_groups(STAGES, stage), CATEGORIES
+        )
+        for stage in range(3)
+    ]
+    assert stages[2]['per_class']['person'] == {'ap': None, 'ap50': None, 'ap75': None}
+    assert continual.format_table(continual.results(stages)).splitlines() == [
+        'AP at stage  base  novel  past  current   all  AP50  AP75',
+        '---------------------------------------------------------',
+        '1               -      -     -        -     -     -     -',
+        '2               -      -     -        -     -     -     -',
+        '3               -   20.0     -     20.0  20.0  40.0  20.0',
+        'avg                                      20.0  40.0  20.0',
+    ]
+
+
+def test_reports_of_several_tasks_become_one():
+    groups = continual.class_groups(STAGES, 2)
+    confusion = np.diag([1, 2, 3, 4, 5, 0])
+    parts = [
+        reports()[2],
+        continual.semantic_report(confusion, groups, CATEGORIES),
+        continual.instance_report(instance_scores(), groups, CATEGORIES),
+    ]
+    merged = continual.merge_reports(parts)
+    assert merged['pq'] == parts[0]['pq'] and merged['ap'] == parts[2]['ap']
+    assert list(merged['per_class']['car']) == [
+        *('pq', 'sq', 'rq', 'tp', 'fp', 'fn', 'iou', 'ap', 'ap50', 'ap75'),
+    ]
+    assert merged['per_class']['sky']['ap'] is None and merged['per_class']['sky']['iou'] == 100
+    titles = [
+        line.split()[0]
+        for line in continual.format_table(continual.results([merged])).split('\n\n')
+    ]
+    assert titles == ['PQ', 'mIoU', 'AP']
+    rows = continual.format_per_class(merged).splitlines()
+    assert rows[-2].split()[-3:] == ['20.0', '40.0', '20.0']
+
+
+def test_a_stage_that_was_scored_otherwise_leaves_its_cells_empty():
+    confusion = np.diag([1, 1, 1, 1, 1, 0])
+    semantic = continual.semantic_report(confusion, continual.class_groups(STAGES, 2), CATEGORIES)
+    table = continual.format_table(continual.results([reports()[1], {'stage': 2} | semantic]))
+    rows = [line.split() for line in table.splitlines() if line[:1].isdigit()]
+    assert [row[0] for row in rows] == ['1', '2', '1', '2']
+    assert set(rows[1][1:]) == set(rows[2][1:]) == {'-'}
+    assert '-' not in rows[3]
+
+
 def test_the_class_table_shows_classes_that_do_not_occur():
     counts = counts_of([10, 20, 30, 40, 50])
     for part in (counts.tp, counts.fp, counts.fn, counts.iou):
         part[0] = 0
-    report = continual.stage_report(counts, continual.class_groups(STAGES, 1), CATEGORIES)
+    report = panoptic_report(counts, continual.class_groups(STAGES, 1))
     assert continual.format_per_class(report).splitlines() == [
         'class    PQ     SQ    RQ  TP  FP  FN',
         '------------------------------------',
@@ -159,7 +217,7 @@ def test_groups_equal_the_published_evaluator(stage):
         colors=((0, 0, 0),) * 150,
     )
     stages = [range(100), *(range(first, first + 10) for first in range(100, 150, 10))]
-    report = continual.stage_report(
+    report = panoptic_report(
         PQCounts(*(part.astype(np.int64) for part in (tp, fp, fn)), iou=iou),
         continual.class_groups(stages, stage),
         categories,

@@ -9,29 +9,20 @@ from scipy.optimize import linear_sum_assignment
 
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.matcher import (
-    LossWeights,
     class_cost,
     dice_cost,
     mask_cost,
     match,
-    matching_cost,
 )
 from simcis_jax.losses.point_sampling import sample_maps
 
 match_many = jax.jit(jax.vmap(match))
 assign = jax.jit(match)
-step_cost = jax.jit(matching_cost, static_argnames='weights')
 NUM_PROBLEMS = 100
 
 
 def unpacked(bits):
     return np.unpackbits(bits, axis=-1).astype(bool)
-
-
-def segment_map_of(masks):
-    """Masks [T, H, W] that do not overlap as one map [H, W]."""
-    assert masks.sum(axis=0).max() <= 1
-    return (masks * np.arange(1, len(masks) + 1)[:, None, None]).sum(axis=0).astype(np.int32)
 
 
 def random_valid(rng, num_targets):
@@ -204,29 +195,6 @@ def test_weighted_terms_and_their_assignment_are_the_published_ones(
     np.testing.assert_allclose(cost, components[f'match/{name}_cost'], rtol=1e-5, atol=1e-5)
     rows, columns = components[f'match/{name}_assign']
     np.testing.assert_array_equal(assign(cost, jnp.ones(4, bool))[0][columns], rows)
-
-
-def test_matching_cost_of_a_training_step_is_the_published_one():
-    golden = golden_weights.load('train_t1_pan')
-    for number, (prediction, index) in enumerate([('interm', 0), ('main', -1)]):
-        first = 0
-        for image in (0, 1):
-            queries = golden[f'assign/{prediction}/b{image}'][0]  # Only their masks are stored.
-            num_targets = len(queries)
-            cost = step_cost(
-                golden['logits'][number, image, queries],
-                golden['masks'][number, first : first + num_targets],
-                golden['boxes'][index, image, queries],
-                segment_map_of(unpacked(golden[f'gt/b{image}/masks_packed'])),
-                golden[f'gt/b{image}/labels'],
-                golden[f'targets/b{image}/boxes'],
-                golden_weights.recorded_points(f'match/{prediction}/b{image}', (196, 2)),
-                weights=LossWeights(),
-            )
-            expected = golden[f'cost/{prediction}/b{image}'][queries]
-            np.testing.assert_allclose(cost, expected, rtol=1e-4)
-            first += num_targets
-        assert first == len(golden['masks'][number])
 
 
 def test_costs_are_what_a_loop_computes():

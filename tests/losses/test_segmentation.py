@@ -1,4 +1,4 @@
-"""The loss terms of recorded training steps at their recorded points, and the corner cases."""
+"""Every loss term alone, and the corner cases; whole steps are in test_published_training.py."""
 
 import golden_weights
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simcis_jax.losses.matcher import LossWeights
-from simcis_jax.losses.point_sampling import keep_uncertain, uncertain_points
+from simcis_jax.losses.point_sampling import uncertain_points
 from simcis_jax.losses.segmentation import (
     Matches,
     PointSampling,
@@ -20,21 +20,12 @@ from simcis_jax.losses.segmentation import (
 )
 from simcis_jax.types import Predictions, Selection, Targets
 
-SETS = ['interm', *(f'aux{i}' for i in range(8)), 'main']
-NUM_POINTS = 196  # Of the recorded step.
-SLOTS = 10
-
 losses = jax.jit(segmentation_losses, static_argnames='sampling')
 
 
-def predictions_of(class_logits, boxes, virtual_logits=None, embeddings=None, features=None):
-    """Predictions [L, B, ...]; where no masks are given they are zero."""
-    sets, batch, num_queries, num_classes = class_logits.shape
-    if embeddings is None:
-        embeddings, features = jnp.zeros((sets, batch, num_queries, 1)), jnp.zeros((batch, 4, 4, 1))
-    if virtual_logits is None:
-        virtual_logits = jnp.zeros((sets, batch, 0, num_classes))
-    nothing = jnp.zeros((batch, 0))
+def predictions_of(class_logits, boxes, virtual_logits, embeddings, features):
+    """Predictions [L, B, ...] without a selection."""
+    nothing = jnp.zeros((len(features), 0))
     selection = Selection(token_logits=nothing, positions=nothing, queries=nothing)
     return Predictions(
         class_logits=jnp.asarray(class_logits),
@@ -44,127 +35,6 @@ def predictions_of(class_logits, boxes, virtual_logits=None, embeddings=None, fe
         mask_features=features,
         selection=selection,
     )
-
-
-def padded(values, fill):
-    values = np.asarray(values)
-    width = [(0, SLOTS - len(values))] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, width, constant_values=fill)
-
-
-@pytest.fixture(scope='module')
-def golden():
-    return golden_weights.load('train_t1_pan')
-
-
-def recorded_targets(golden, images=(0, 1)):
-    """Targets [2, T] of the recorded step; only these images have any."""
-    maps, labels, boxes = [], [], []
-    for image in (0, 1):
-        masks = np.unpackbits(golden[f'gt/b{image}/masks_packed'], axis=-1)
-        kept = len(masks) if image in images else 0
-        slots = np.arange(1, kept + 1)[:, None, None]
-        maps.append((masks[:kept] * slots).sum(axis=0).astype(np.uint8))
-        labels.append(padded(golden[f'gt/b{image}/labels'][:kept], -1))
-        boxes.append(padded(golden[f'targets/b{image}/boxes'][:kept], 0))
-    return Targets(
-        segment_map=jnp.asarray(np.stack(maps)),
-        labels=jnp.asarray(np.stack(labels)),
-        boxes=jnp.asarray(np.stack(boxes)),
-        dropped=jnp.zeros(2, jnp.int32),
-    )
-
-
-def recorded_matches(golden, sets):
-    queries = np.zeros((len(sets), 2, SLOTS), np.int32)  # Padding points at a real query.
-    for i, name in enumerate(sets):
-        for image in (0, 1):
-            rows, columns = golden[f'assign/{name}/b{image}']
-            queries[i, image, columns] = rows
-    return Matches(jnp.asarray(queries), jnp.zeros((), jnp.int32))
-
-
-def loss_name(name, term):
-    term = {'class': 'ce', 'box': 'bbox'}.get(term, term)
-    if name == 'interm':
-        return f'interm_loss_{term}'
-    return f'loss_{term}' + (f'_{name[-1]}' if name != 'main' else '')
-
-
-@pytest.fixture(scope='module', params=['', 'empty/'], ids=['two images', 'one without targets'])
-def step(golden, request):
-    """The terms we compute for a recorded step, and the prefix of the recorded ones."""
-    images, num_targets = ((0,), 3) if request.param else ((0, 1), 8)
-    logits = np.zeros((len(SETS), *golden['logits'].shape[1:]), np.float32)
-    logits[0], logits[-1] = golden['logits']  # The others are not stored.
-    terms = losses(
-        predictions_of(logits, golden['boxes']),
-        recorded_targets(golden, images),
-        recorded_matches(golden, SETS),
-        jax.random.split(jax.random.key(0)),
-        sampling=PointSampling(num_points=8),
-    )
-    return request.param, {name: np.asarray(term) / num_targets for name, term in terms.items()}
-
-
-@pytest.mark.parametrize('term', ['box', 'giou'])
-def test_box_terms_of_every_prediction_set_are_the_published_ones(golden, step, term):
-    prefix, terms = step
-    expected = [golden[f'{prefix}loss/{loss_name(name, term)}'] for name in SETS]
-    np.testing.assert_allclose(terms[term], expected, rtol=1e-5)
-
-
-def test_class_terms_are_the_published_ones(golden, step):
-    prefix, terms = step
-    expected = [golden[f'{prefix}loss/{loss_name(name, "class")}'] for name in (SETS[0], SETS[-1])]
-    np.testing.assert_allclose(terms['class'][[0, -1]], expected, rtol=1e-5)
-
-
-@jax.jit
-def recorded_mask_losses(logits, segment_map, slot, candidates, uniform):
-    points = keep_uncertain(logits, candidates, uniform, int(0.75 * NUM_POINTS))
-    return mask_losses_at(points, logits, segment_map, slot)
-
-
-@pytest.mark.parametrize('prefix, num_targets', [('', 8), ('empty/', 3)])
-@pytest.mark.parametrize('number, name', [(0, 'interm'), (1, 'main')])
-def test_mask_terms_at_the_recorded_points_are_the_published_ones(
-    golden, number, name, prefix, num_targets
-):
-    targets = recorded_targets(golden)
-    candidates = golden_weights.recorded_points(f'over/{name}', (num_targets, 3 * NUM_POINTS, 2))
-    uniform = golden_weights.recorded_points(f'rand/{name}', (num_targets, NUM_POINTS // 4, 2))
-    pairs = [(b, slot) for b in (0, 1) for slot in golden[f'assign/{name}/b{b}'][1]]
-    terms = [
-        recorded_mask_losses(
-            golden['masks'][number, i], targets.segment_map[b], slot, candidates[i], uniform[i]
-        )
-        for i, (b, slot) in enumerate(pairs[:num_targets])
-    ]
-    for term, values in zip(['mask', 'dice'], zip(*terms, strict=True), strict=True):
-        expected = golden[f'{prefix}loss/{loss_name(name, term)}']
-        np.testing.assert_allclose(sum(values) / num_targets, expected, rtol=1e-4)
-
-
-def test_class_term_with_virtual_queries_is_the_published_one():
-    golden = golden_weights.load('train_t2_pan_100-10')
-    labels = np.stack([padded(golden[f'targets/b{b}/labels'], -1) for b in (0, 1)])
-    targets = Targets(
-        segment_map=jnp.zeros((2, 8, 8), jnp.uint8),
-        labels=jnp.asarray(labels),
-        boxes=jnp.zeros((2, SLOTS, 4)),
-        dropped=jnp.zeros(2, jnp.int32),
-    )
-    logits = golden['logits'][None]
-    terms = losses(
-        predictions_of(logits[:, :, :100], np.zeros((1, 2, 100, 4)), logits[:, :, 100:]),
-        targets,
-        recorded_matches(golden, ['main']),
-        jax.random.split(jax.random.key(0)),
-        virtual_labels=jnp.asarray(golden['vq/targets']),
-        sampling=PointSampling(num_points=8),
-    )
-    np.testing.assert_allclose(terms['class'] / 10, [golden['loss/loss_ce']], rtol=1e-5)
 
 
 def test_focal_loss_is_the_published_one():
@@ -355,7 +225,9 @@ def perfect_case():
         dropped=jnp.zeros(1, jnp.int32),
     )
     boxes = jnp.zeros((2, 1, 5, 4))
-    predictions = predictions_of(logits, boxes, None, jnp.asarray(embeddings), features)
+    predictions = predictions_of(
+        logits, boxes, jnp.zeros((2, 1, 0, 3)), jnp.asarray(embeddings), features
+    )
     return predictions, targets, orders
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import golden_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -223,26 +222,6 @@ def test_exactly_the_matched_rows_are_stored():
     np.testing.assert_array_equal(memory.queries[1, 0], features[0, 0])
     np.testing.assert_array_equal(memory.queries[4], [features[0, 2], features[1, 3]])
     assert not memory.queries.at[1, 0].set(0).at[4].set(0).any()
-
-
-def test_the_rows_a_published_step_stores_are_stored():
-    golden = golden_weights.load('train_t1_pan')
-    queries, labels = np.zeros((1, 2, 5), np.int32), np.full((2, 5), -1)
-    for image in (0, 1):
-        rows, columns = golden[f'assign/store/b{image}']
-        queries[0, image, columns] = rows
-        labels[image, : len(columns)] = golden[f'gt/b{image}/labels']
-    numbers = jnp.broadcast_to(jnp.arange(100.0)[None, :, None], (2, 100, 1))
-    student = predictions()
-    student = student.replace(selection=student.selection.replace(queries=numbers))
-    truth = targets([[0] * SLOTS] * IMAGES).replace(labels=jnp.asarray(labels))
-    stored, labels = SimCIS().stored_queries(
-        student, truth, Matches(jnp.asarray(queries), jnp.zeros((), jnp.int32))
-    )
-    images, rows = np.nonzero(labels >= 0)  # Images in order, and queries in each.
-    np.testing.assert_array_equal(images, golden['store/image'])
-    np.testing.assert_array_equal(stored[images, rows, 0], golden['store/query'])
-    np.testing.assert_array_equal(labels[images, rows], golden['store/class'])
 
 
 def test_the_bank_of_all_devices_does_not_depend_on_how_images_are_shared():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,27 +30,19 @@ def params():
     return random_params(Mask2Former(**SMALL).init, image())
 
 
-@jax.jit
-def predict(params, seen, virtual_queries, positions, box_positions):
-    """Predictions and those of the replay pass; one compilation for all tests."""
-    return Mask2Former(**SMALL).apply(
-        params,
-        image(),
-        seen,
-        virtual_queries,
-        replay_positions=positions,
-        replay_box_positions=box_positions,
-    )
+@functools.partial(jax.jit, static_argnames='own_boxes')
+def predict(params, seen, virtual_queries, positions, own_boxes=False):
+    """Predictions and those of the replay pass; one compilation for nearly all tests."""
+    model = Mask2Former(**SMALL, replay_own_boxes=own_boxes)
+    return model.apply(params, image(), seen, virtual_queries, replay_positions=positions)
 
 
-def replay(params, seen=(True,) * 5, positions=None, box_positions=None):
-    """The same with three virtual queries; positions are by default those of the own selection."""
+def replay(params, seen=(True,) * 5, order=slice(None), **settings):
+    """The same with three virtual queries, replaying the own selection in some order."""
     seen, first = jnp.array(seen), jnp.broadcast_to(jnp.arange(6), (2, 6))
     virtual_queries = jax.random.normal(jax.random.key(2), (2, 3, 16))
-    own = predict(params, seen, virtual_queries, first, first)[0].selection.positions
-    positions = own if positions is None else own[:, positions]
-    box_positions = own if box_positions is None else own[:, box_positions]
-    return predict(params, seen, virtual_queries, positions, box_positions)
+    own = predict(params, seen, virtual_queries, first)[0].selection.positions
+    return predict(params, seen, virtual_queries, own[:, order], **settings)
 
 
 def test_padding_becomes_zero_and_the_rest_is_standardised():
@@ -69,9 +63,10 @@ def test_replaying_the_own_selection_repeats_the_predictions(params):
     assert predictions.virtual_class_logits.shape == (3, 2, 3, 5)
 
 
-def test_replayed_boxes_may_come_from_other_tokens(params):
-    predictions, replayed = replay(params, positions=np.arange(6)[::-1])
-    np.testing.assert_allclose(replayed.boxes[0], predictions.boxes[0], atol=1e-5)
+@pytest.mark.parametrize('own_boxes, order', [(False, slice(None, None, -1)), (True, slice(None))])
+def test_replayed_queries_start_at_their_own_boxes_or_as_published(params, own_boxes, order):
+    predictions, replayed = replay(params, order=slice(None, None, -1), own_boxes=own_boxes)
+    np.testing.assert_allclose(replayed.boxes[0], predictions.boxes[0][:, order], atol=1e-5)
     np.testing.assert_allclose(
         replayed.class_logits[0], predictions.class_logits[0][:, ::-1], rtol=1e-4, atol=1e-5
     )

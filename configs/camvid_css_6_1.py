@@ -1,0 +1,15 @@
+"""Continual semantic segmentation of CamVid: 6 base classes, then 5 stages of one.
+
+    python -m simcis_jax.main --config=configs/camvid_css_6_1.py \
+        --config.data.root=DIR --workdir=runs/camvid_css_6_1
+
+Everything but the protocol is as in camvid_css_6_5.
+"""
+
+from configs import camvid_css_6_5
+
+
+def get_config():
+    config = camvid_css_6_5.get_config()
+    config.protocol.increment = 1
+    return config

@@ -1,0 +1,252 @@
+"""Prepared data sets: TFDS data sets in ArrayRecord, written and read without TensorFlow.
+
+A record holds the image file as it was, the segment map, label and crowd flag of each segment.
+`metadata.json` holds the categories, and classes and size of each image: stages and evaluations are
+laid out without touching a record. Any other reader of TFDS data sets can read them, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from simcis_jax import types
+from simcis_jax.data import decode
+from simcis_jax.data.category_list import field, parse_categories, read_json
+from simcis_jax.data.source import Example
+
+VERSION = '1.0.0'
+_IMAGES_PER_FILE = 2048
+_MAX_SEGMENTS = np.iinfo(np.uint16).max
+_FILES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+
+
+class Prepared:
+    """One split of a prepared data set as a `Source`.
+
+    Args:
+        root: folder of the data set, DATA_DIR/NAME, or of one of its versions.
+        split: 'train' or 'val'.
+
+    Raises:
+        FileNotFoundError: no prepared data set is there.
+        ValueError: it has no such split, or is damaged.
+    """
+
+    def __init__(self, root: str | os.PathLike, split: str):
+        self._folder = _version_folder(pathlib.Path(root))
+        metadata = self._folder / 'metadata.json'
+        content = read_json(metadata, dict)
+        entries = field(content, 'categories', list, f'{metadata}')
+        self.categories, _ = parse_categories(entries, f'{metadata}')
+        classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
+        if split not in classes:
+            raise ValueError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
+        self._classes = [frozenset(labels) for labels in classes[split]]
+        self._sizes = [(height, width) for height, width in sizes[split]]
+        # Pictures are decoded by our own rules.
+        decoders = {'image': tfds.decode.SkipDecoding()}
+        try:
+            builder = tfds.builder_from_directory(self._folder)
+            self._records = builder.as_data_source(split, decoders=decoders)
+        except Exception as error:  # TFDS has one of its own for everything that can be wrong.
+            raise ValueError(
+                f'{self._folder} is damaged ({" ".join(str(error).split())}); prepare the data set '
+                'again.'
+            ) from error
+        self.name = f'{builder.name}_{split}'
+        self._split = split
+        if len(self._records) != len(self._classes):
+            raise ValueError(
+                f'{self._folder} has {len(self._records)} records of {split} and lists '
+                f'{len(self._classes)}; prepare the data set again.'
+            )
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f'{self.name} has images 0 to {len(self) - 1}, not {index}.')
+        try:
+            record = self._records[index]
+        except RuntimeError as error:
+            raise OSError(
+                f'{self._folder}: image {index} of {self._split} cannot be read '
+                f'({" ".join(str(error).split())}); prepare the data set again.'
+            ) from None
+        image_id = record['image_id'].decode()
+        return Example(
+            image=decode.decode_image(record['image'], f'{self._folder}: {image_id}'),
+            segment_map=record['segment_map'].astype(np.int32),
+            labels=record['labels'],
+            crowd=record['crowd'],
+            image_id=image_id,
+        )
+
+    def classes_of(self, index: int) -> frozenset[int]:
+        """Classes with at least one non-crowd segment in an image, without reading it."""
+        return self._classes[index]
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Height and width of an image in pixels, without reading it."""
+        return self._sizes[index]
+
+
+class Record(NamedTuple):
+    """An example as it is stored."""
+
+    serialized: bytes
+    classes: list[int]  # Ascending, with at least one non-crowd segment.
+    size: tuple[int, int]  # Height and width in pixels.
+
+
+def to_record(encoded_image: bytes, example: Example) -> Record:
+    """Serializes an example.
+
+    Args:
+        encoded_image: the image file, kept as it is.
+        example: what belongs to it; its pixels are not read.
+
+    Raises:
+        ValueError: it has more segments than the format can number.
+    """
+    if len(example.labels) > _MAX_SEGMENTS:
+        raise ValueError(
+            f'Image {example.image_id!r} has {len(example.labels)} segments; at most '
+            f'{_MAX_SEGMENTS} can be stored.'
+        )
+    serialized = _features().serialize_example(
+        {
+            'image': encoded_image,
+            'image_id': str(example.image_id),
+            'segment_map': example.segment_map.astype(np.uint16),
+            'labels': example.labels,
+            'crowd': example.crowd,
+        }
+    )
+    classes = np.unique(example.labels[~example.crowd]).tolist()
+    return Record(serialized, classes, example.segment_map.shape)
+
+
+class WrittenSplit(NamedTuple):
+    """What the metadata must know of a split."""
+
+    shard_lengths: list[int]
+    num_bytes: int
+    classes: list[list[int]]
+    sizes: list[tuple[int, int]]
+
+
+def write_split(
+    folder: pathlib.Path, name: str, split: str, records: Iterable[Record]
+) -> WrittenSplit:
+    """Writes the records of a split, in order, into as many files as it takes.
+
+    TFDS's own builders would keep a gigabyte in memory and need TensorFlow for more.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    parts, lengths, num_bytes, classes, sizes = [], [], 0, [], []
+    numbered = enumerate(records)
+    for number, shard in itertools.groupby(numbered, lambda pair: pair[0] // _IMAGES_PER_FILE):
+        parts.append(folder / f'{split}.part-{number}')
+        lengths.append(0)
+        with _writing(parts[-1]) as writer:
+            for _, record in shard:
+                writer.write(record.serialized)
+                lengths[-1] += 1
+                num_bytes += len(record.serialized)
+                classes.append(record.classes)
+                sizes.append(record.size)
+    for number, part in enumerate(parts):
+        part.rename(folder / f'{name}-{split}.array_record-{number:05}-of-{len(parts):05}')
+    return WrittenSplit(lengths, num_bytes, classes, sizes)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
+    try:
+        # One record a group is what random access needs.
+        writer = ArrayRecordWriter(f'{path}', 'group_size:1')
+        yield writer
+        writer.close()
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())
+        raise OSError(f'{path} cannot be written ({reason}); is the disk full?') from None
+
+
+def write_metadata(
+    folder: pathlib.Path,
+    categories: types.Categories,
+    splits: Mapping[str, WrittenSplit],
+    *,
+    description: str,
+) -> None:
+    """Writes what TFDS and `Prepared` need to read the files in `folder`, named after a version."""
+    rows = zip(categories.names, categories.is_thing, categories.colors, strict=True)
+    metadata = {
+        'categories': [
+            {'id': label, 'name': name, 'isthing': int(is_thing), 'color': list(color)}
+            for label, (name, is_thing, color) in enumerate(rows)
+        ],
+        'classes': {split: written.classes for split, written in splits.items()},
+        'sizes': {split: written.sizes for split, written in splits.items()},
+    }
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=_features(),
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=written.shard_lengths, num_bytes=written.num_bytes
+            )
+            for split, written in splits.items()
+        ],
+        filename_template=_FILES,
+        check_data=False,  # It would need TensorFlow.
+        description=description,
+        disable_shuffling=True,
+        metadata=tfds.core.MetadataDict(metadata),
+    )
+
+
+@functools.cache
+def _features() -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict(
+        {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'image_id': tfds.features.Text(),
+            # 0 = void, k = segment k, whose label and crowd flag are at k - 1.
+            'segment_map': tfds.features.Tensor(
+                shape=(None, None), dtype=np.uint16, encoding='zlib'
+            ),
+            'labels': tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            'crowd': tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+        }
+    )
+
+
+def _version_folder(root: pathlib.Path) -> pathlib.Path:
+    """The newest version below `root`, or `root` itself."""
+    if (root / 'dataset_info.json').is_file():
+        return root
+    versions = {}
+    for path in root.glob('*/dataset_info.json'):
+        if tfds.core.Version.is_valid(path.parent.name):
+            versions[tfds.core.Version(path.parent.name)] = path.parent
+    if not versions:
+        raise FileNotFoundError(
+            f'{root} holds no prepared data set; give the folder DATA_DIR/NAME that '
+            'python -m simcis_jax.prepare made.'
+        )
+    return versions[max(versions)]

@@ -1,0 +1,120 @@
+"""What prediction leaves in its folder.
+
+panoptic/NAME.png   segment ids, R + 256 G + 256^2 B; 0 = nothing
+panoptic.json       the segments of all images, in COCO's panoptic format
+semantic/NAME.png   the class of every pixel by the semantic rule, 255 = nothing
+overlay/NAME.png    a picture for people
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from simcis_jax.data.category_list import category_entries
+from simcis_jax.evaluation import pictures
+from simcis_jax.predictor import Prediction
+from simcis_jax.types import Categories
+from simcis_jax.workdir import write_whole
+
+KINDS = ('panoptic', 'semantic', 'overlay')
+
+
+class PredictionFolder:
+    """Writes predictions; `add` may be called from several threads.
+
+    Args:
+        root: the folder; files of an earlier prediction are replaced.
+        categories: the classes; their position is their label.
+        images: all images that may be added, whose folders below their common one are kept.
+    """
+
+    def __init__(self, root: str | Path, categories: Categories, images: Sequence[Path]):
+        self.root, self._categories = Path(root), categories
+        make_folder(self.root)
+        self.image_root = Path(os.path.commonpath([path.parent for path in images]))
+        names = [path.relative_to(self.image_root) for path in images]
+        stems = [name.with_suffix('') for name in names]
+        # One name for two images, as of x.jpg and x.png: then all keep their extensions.
+        outputs = names if len(set(stems)) < len(stems) else stems
+        self._names = {
+            path: (number, name.as_posix(), f'{output.as_posix()}.png')
+            for number, (path, name, output) in enumerate(zip(images, names, outputs, strict=True))
+        }
+        self._entries = {}
+
+    def add(self, path: Path, image: np.ndarray, prediction: Prediction) -> None:
+        """Writes the PNGs of one image [H, W, 3] uint8.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        number, name, output = self._names[path]
+        segment_map, labels = prediction.segment_map, prediction.labels
+        ids = np.stack([segment_map >> shift & 255 for shift in (0, 8, 16)], axis=-1)
+        overlay = pictures.overlay(image, segment_map, labels, self._categories)
+        legend = pictures.legend(labels, self._categories)
+        results = (
+            ids.astype(np.uint8),
+            self._semantic(prediction),
+            pictures.with_legend(overlay, legend),
+        )
+        for kind, result in zip(KINDS, results, strict=True):
+            target = self.root / kind / output
+            make_folder(target.parent)
+            pictures.write_png(target, result)
+        height, width = segment_map.shape
+        listed = {'id': number + 1, 'file_name': name, 'height': height, 'width': width}
+        self._entries[number] = listed, output, self._segments(prediction)
+
+    def write_json(self) -> None:
+        """Writes the segments of what was added, in the order of `images`."""
+        entries = [self._entries[number] for number in sorted(self._entries)]
+        content = {
+            'info': {'description': f'Predictions for images in {self.image_root}'},
+            'images': [image for image, _, _ in entries],
+            'annotations': [
+                {'image_id': image['id'], 'file_name': output, 'segments_info': segments}
+                for image, output, segments in entries
+            ],
+            'categories': category_entries(self._categories),
+        }
+        write_whole(self.root / 'panoptic.json', json.dumps(content))
+
+    def _semantic(self, prediction: Prediction) -> np.ndarray:
+        """[H, W] labels as grey values, of 16 bits (65535 = nothing) if 8 do not suffice."""
+        kind = np.uint8 if len(self._categories) <= 255 else np.uint16
+        return prediction.label_map.astype(kind)  # -1 becomes the largest value.
+
+    def _segments(self, prediction: Prediction) -> list[dict[str, Any]]:
+        ids = self._categories.ids or range(len(self._categories))
+        segments = []
+        for number, (label, score) in enumerate(
+            zip(prediction.labels, prediction.scores, strict=True), start=1
+        ):
+            mask = prediction.segment_map == number
+            segments.append(
+                {
+                    'id': number,
+                    'category_id': ids[label],
+                    'area': int(mask.sum()),
+                    'bbox': list(cv2.boundingRect(mask.astype(np.uint8))),
+                    'iscrowd': 0,
+                    'score': round(float(score), 4),
+                }
+            )
+        return segments
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; raises OSError with one line if that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'{path} cannot be made: {error.strerror}; choose another --out.') from error

@@ -1,0 +1,271 @@
+"""A finished stage as a function from images to segments."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simcis_jax import parallel, settings
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.stages import make_stages
+from simcis_jax.data import open_source
+from simcis_jax.data.augment import resize_image, resized_shape
+from simcis_jax.data.category_list import read_categories, read_json
+from simcis_jax.data.evaluation_batches import EvaluationBatch, canvas_side
+from simcis_jax.evaluator import make_predictor, make_tasks
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.settings import EvaluationSettings, Settings
+from simcis_jax.types import Categories
+from simcis_jax.workdir import StageFolder
+
+# Results of larger images are made at this size and enlarged: every query has a mask of it.
+MAX_RESULT_SIDE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The segments of one image; they never overlap."""
+
+    segment_map: np.ndarray  # [H, W] int32, as large as the image; 0 = nothing, k = segment k.
+    labels: np.ndarray  # [K] int32, class of segment k at k - 1.
+    names: tuple[str, ...]  # [K] of these classes.
+    scores: np.ndarray  # [K] float32, class scores in 0..1.
+    label_map: np.ndarray  # [H, W] int32, class of every pixel by the semantic rule; -1 = nothing.
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedImage:
+    """An image and what the network will see of it."""
+
+    key: Hashable  # Whatever tells the caller which image it is.
+    image: np.ndarray  # [H, W, 3] uint8, RGB.
+    resized: np.ndarray  # [h, w, 3] uint8
+    result_size: tuple[int, int]  # Height and width at which segments are made.
+
+
+class Predictor:
+    """Segments images; what a padded shape compiles is kept.
+
+    Args:
+        params: of the model, on the devices of the mesh.
+        model: the network.
+        categories: its classes.
+        seen: [C] bool, the classes that may be predicted; None = all of them.
+        evaluation: sizes, thresholds and images of a batch.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        model: Mask2Former,
+        categories: Categories,
+        seen: np.ndarray | None,
+        evaluation: EvaluationSettings,
+    ):
+        mesh = parallel.make_local_mesh()
+        self.categories, self.seen, self.evaluation = categories, seen, evaluation
+        self.batch_size = -(-evaluation.batch_size // mesh.size) * mesh.size
+        self._params = parallel.put_replicated(mesh, params)
+        self._seen = None if seen is None else jnp.asarray(seen)
+        both = dataclasses.replace(evaluation, tasks=('panoptic', 'semantic'))
+        self._predict = make_predictor(model, mesh, tuple(make_tasks(categories, both).values()))
+
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
+        """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.
+
+        Raises:
+            ValueError: an array is no such image.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            return self([images])[0]
+        prepared = [self.prepare(index, image) for index, image in enumerate(images)]
+        predictions = {image.key: prediction for image, prediction in self.predict(prepared)}
+        return [predictions[index] for index in range(len(prepared))]
+
+    def prepare(self, key: Hashable, image: np.ndarray) -> PreparedImage:
+        """Checks and resizes an image; safe in threads.
+
+        Raises:
+            ValueError: it is no RGB image [H, W, 3] uint8.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f'image {key} is {image.dtype} {list(image.shape)}; a predictor needs RGB images '
+                'uint8 [height, width, 3] with values 0 to 255.'
+            )
+        shape = resized_shape(
+            *image.shape[:2],
+            short_side=self.evaluation.short_side,
+            max_side=self.evaluation.max_side,
+        )
+        enlarged = max(1.0, max(image.shape) / MAX_RESULT_SIDE)
+        result_size = tuple(max(1, round(side / enlarged)) for side in image.shape[:2])
+        return PreparedImage(key, image, resize_image(image, *shape), result_size)
+
+    def predict(
+        self, images: Iterable[PreparedImage]
+    ) -> Iterator[tuple[PreparedImage, Prediction]]:
+        """Every image once with its prediction, as soon as images of its padded shape fill a batch.
+
+        While results are taken, the devices work on the next batch.
+        """
+        running = None
+        for members in self._groups(images):
+            upcoming = members, self._start(members)
+            if running is not None:
+                yield from self._finish(*running)
+            running = upcoming
+        if running is not None:
+            yield from self._finish(*running)
+
+    def _groups(self, images: Iterable[PreparedImage]) -> Iterator[list[PreparedImage]]:
+        groups = collections.defaultdict(list)
+        for image in images:
+            padded = self._padded(image)
+            groups[padded].append(image)
+            if len(groups[padded]) == self.batch_size:
+                yield groups.pop(padded)
+        yield from groups.values()
+
+    def _start(self, members: list[PreparedImage]) -> Any:
+        image = np.zeros((self.batch_size, *self._padded(members[0]), 3), np.uint8)
+        size, original_size = np.ones((2, self.batch_size, 2), np.int32)
+        for row, member in enumerate(members):
+            size[row], original_size[row] = member.resized.shape[:2], member.result_size
+            image[row, : size[row, 0], : size[row, 1]] = member.resized
+        canvas = tuple(map(canvas_side, original_size.max(axis=0).tolist()))
+        indices = tuple(range(len(members)))
+        batch = EvaluationBatch(image, size, original_size, canvas, indices, examples=[])
+        return self._predict(self._params, self._seen, batch)
+
+    def _finish(
+        self, members: list[PreparedImage], output: Any
+    ) -> Iterator[tuple[PreparedImage, Prediction]]:
+        panoptic, label_maps = jax.device_get(output)
+        label_maps = np.where(label_maps < len(self.categories), label_maps, -1)
+        for row, member in enumerate(members):
+            found = panoptic.labels[row] >= 0  # Real segments come first.
+            labels = panoptic.labels[row][found]
+            prediction = Prediction(
+                segment_map=_as_large(panoptic.segment_map[row], member),
+                labels=labels,
+                names=tuple(self.categories.names[label] for label in labels),
+                scores=panoptic.scores[row][found],
+                label_map=_as_large(label_maps[row], member),
+            )
+            yield member, prediction
+
+    def _padded(self, image: PreparedImage) -> tuple[int, int]:
+        padding = self.evaluation.padding
+        return tuple(-(-side // padding) * padding for side in image.resized.shape[:2])
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    categories: str | Path | None = None,
+    **evaluation: Any,
+) -> Predictor:
+    """The model of a stage, ready to predict the classes that it has seen.
+
+    Args:
+        checkpoint: folder stage_N of a run, or one that simcis_jax.convert made.
+        config: groups of values; None = those of the run.
+        categories: JSON file with COCO categories, in a list or as a field; None = those of the
+            run, or of the config's data set where the run has none.
+        **evaluation: keys of the config's group `evaluation` that replace those of the config.
+
+    Raises:
+        ValueError: it is no such folder, or config and categories do not fit the model.
+        OSError: a file is missing.
+    """
+    folder = StageFolder(Path(checkpoint))
+    if not folder.number or not folder.checkpoints.is_dir():
+        raise ValueError(
+            f'{checkpoint} must be a folder stage_N of a run, or one that simcis_jax.convert made; '
+            'it needs its checkpoints.'
+        )
+    recorded = folder.root.parent / 'config.json'
+    if config is None and not recorded.is_file():
+        raise ValueError(
+            f'{folder.root.parent} has no config.json of a run, so give the config that the model '
+            'belongs to: --config=configs/NAME.py.'
+        )
+    values = settings.from_config(read_json(recorded, dict) if config is None else config)
+    evaluation = {'batch_size': jax.local_device_count()} | evaluation
+    if any(evaluation.get(key, 1) < 1 for key in ('batch_size', 'short_side', 'max_side')):
+        raise ValueError(
+            f'batch_size, short_side and max_side must be 1 or more, got {evaluation}.'
+        )
+    values = dataclasses.replace(
+        values, evaluation=dataclasses.replace(values.evaluation, **evaluation)
+    )
+    known = _categories(folder.root.parent / 'categories.json', categories, values)
+    protocol = values.protocol
+    stages = make_stages(
+        len(known),
+        base=protocol.base,
+        increment=protocol.increment,
+        added=protocol.added,
+        order=protocol.order,
+    )
+    if folder.number > len(stages):
+        raise ValueError(
+            f'{checkpoint} is stage {folder.number}, but protocol.base and .increment make '
+            f'{len(stages)} stages.'
+        )
+    seen = stages[folder.number - 1].seen
+    model = Mask2Former(num_classes=len(known), **values.model)
+    return Predictor(
+        _params(folder, model, values),
+        model,
+        known,
+        np.isin(np.arange(len(known)), seen) if protocol.mask_unseen else None,
+        values.evaluation,
+    )
+
+
+def _categories(recorded: Path, given: str | Path | None, values: Settings) -> Categories:
+    if given or recorded.is_file():
+        return read_categories(given or recorded)
+    data = values.data
+    try:
+        source = open_source(data.name, data.val_split, root=data.root, size=data.size)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f'{recorded} does not exist, and the data set that has the class names cannot be '
+            f'opened ({error}); give --categories=FILE, a JSON with COCO categories.'
+        ) from None
+    return source.categories
+
+
+def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
+    """The newest parameters in a folder, on every device."""
+    size = values.data.size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
+    with StageCheckpoints(folder.checkpoints) as checkpoints:
+        if checkpoints.latest_step is None:
+            raise ValueError(f'{folder.checkpoints} is empty; train the stage first.')
+        checkpoints.check('params', params, 'model.* and the categories as they were there')
+        mesh = parallel.make_local_mesh()
+        return checkpoints.restore_params(parallel.replicated_like(mesh, params))
+
+
+def _as_large(result: np.ndarray, member: PreparedImage) -> np.ndarray:
+    """The valid part of a result [*canvas] int32 at the size of its image."""
+    height, width = member.result_size
+    result = result[:height, :width]
+    if member.result_size == member.image.shape[:2]:
+        return result
+    return cv2.resize(result, member.image.shape[1::-1], interpolation=cv2.INTER_NEAREST)

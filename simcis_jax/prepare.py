@@ -1,0 +1,251 @@
+"""The command that prepares real data sets: downloads in, TFDS data sets in ArrayRecord out.
+
+    python -m simcis_jax.prepare ade20k --source=DOWNLOADS --data_dir=DIR
+    python -m simcis_jax.prepare coco_panoptic --source=DOWNLOADS --data_dir=DIR
+    python -m simcis_jax.prepare cityscapes --source=DOWNLOADS --data_dir=DIR
+
+A config then reads DIR/NAME with data.name='prepared'. TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import functools
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from absl import logging
+
+from simcis_jax import types
+from simcis_jax.data import prepared
+from simcis_jax.data.ade20k import Ade20k
+from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
+from simcis_jax.data.source import Example
+from simcis_jax.main import is_for_user, stop
+from simcis_jax.progress import Progress
+from simcis_jax.threads import map_ahead
+
+SPLITS = ('train', 'val')
+# What the command takes, and the data sets it makes of it.
+KINDS = {
+    'ade20k': ('ade20k_panoptic', 'ade20k_semantic'),
+    'ade20k_panoptic': ('ade20k_panoptic',),
+    'ade20k_semantic': ('ade20k_semantic',),
+    'coco_panoptic': ('coco_panoptic',),
+    'cityscapes': ('cityscapes',),
+}
+NUM_IMAGES = {
+    'ade20k_panoptic': {'train': 20_210, 'val': 2_000},
+    'ade20k_semantic': {'train': 20_210, 'val': 2_000},
+    'coco_panoptic': {'train': 118_287, 'val': 5_000},
+    'cityscapes': {'train': 2_975, 'val': 500},
+}
+
+
+class Download(Protocol):
+    """One split of a data set as it was downloaded."""
+
+    categories: types.Categories
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, index: int) -> tuple[bytes, Example]:
+        """The encoded image at an index, and the example it belongs to."""
+        ...
+
+
+def prepare(
+    kind: str,
+    source: str | os.PathLike,
+    data_dir: str | os.PathLike,
+    *,
+    name: str = '',
+    allow_partial: bool = False,
+    skip_bad: bool = False,
+) -> list[str]:
+    """Prepares what `kind` stands for; a data set appears whole or not at all.
+
+    Args:
+        kind: one of KINDS.
+        source: folder of the download; for 'coco_panoptic' also the layout of a folder source.
+        data_dir: where DATA_DIR/NAME is made.
+        name: name of a data set in COCO panoptic format that is not COCO.
+        allow_partial: take a download that is not complete.
+        skip_bad: leave out images that cannot be read right and list them in skipped.txt.
+
+    Returns:
+        One line for each data set, what it is and how to use it.
+
+    Raises:
+        ValueError: the download is not what it should be, or something else is there already.
+        OSError: a file or folder is missing or cannot be written.
+    """
+    if name and kind != 'coco_panoptic':
+        raise ValueError(f'--name={name} is for coco_panoptic; {kind} has its own.')
+    if name and not re.fullmatch('[a-z][a-z0-9_]*', name):
+        raise ValueError(f'--name={name} must be of lower-case letters, digits and underscores.')
+    lines = []
+    for dataset in KINDS[kind]:
+        dataset = name or dataset
+        splits = {split: _open(kind, dataset, source, split, allow_partial) for split in SPLITS}
+        _check_counts(dataset, splits, allow_partial)
+        root = Path(data_dir) / dataset
+        with _locked(root):
+            folder = root / prepared.VERSION
+            if not folder.exists():
+                _write(root, folder, splits, skip_bad)
+            lines.append(_check_and_describe(root, folder, splits))
+    return lines
+
+
+def _open(
+    kind: str, dataset: str, source: str | os.PathLike, split: str, allow_partial: bool
+) -> Download:
+    if kind == 'cityscapes':
+        return cityscapes_split(source, split)
+    if kind == 'coco_panoptic':
+        is_coco = (Path(source) / 'annotations').is_dir()
+        return (coco_split if is_coco else coco_panoptic_split)(source, split)
+    content = dataset.removeprefix('ade20k_')
+    return Ade20k(source, split, content, allow_partial=allow_partial)
+
+
+def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: bool) -> None:
+    for split, images in splits.items():
+        expected = NUM_IMAGES.get(dataset, {}).get(split, len(images))
+        if len(images) == 0 or (len(images) != expected and not allow_partial):
+            way_out = 'complete the download, or take what there is with --allow_partial'
+            if dataset == 'coco_panoptic':
+                way_out += '; another data set needs a --name'
+            raise ValueError(
+                f'{dataset} has {expected} {split} images, found were {len(images)}; {way_out}.'
+            )
+
+
+def _write(root: Path, folder: Path, splits: Mapping[str, Download], skip_bad: bool) -> None:
+    """Writes a version beside its place, and moves it there when it is whole."""
+    incomplete = root / 'incomplete'
+    shutil.rmtree(incomplete, ignore_errors=True)  # Of a preparation that was killed.
+    part = incomplete / folder.name
+    part.mkdir(parents=True)
+    try:
+        skipped = []
+        written = {
+            split: prepared.write_split(
+                part, root.name, split, _records(root.name, split, images, skip_bad, skipped)
+            )
+            for split, images in splits.items()
+        }
+        if empty := [split for split, content in written.items() if not content.classes]:
+            raise ValueError(f'No image of {empty[0]} can be read; the first: {skipped[0]}')
+        prepared.write_metadata(
+            part,
+            splits['train'].categories,
+            written,
+            description='Images with one segment map and the classes of its segments.',
+        )
+        if skipped:
+            (part / 'skipped.txt').write_text(''.join(f'{line}\n' for line in skipped))
+        part.rename(folder)
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+
+
+def _records(
+    dataset: str, split: str, images: Download, skip_bad: bool, skipped: list[str]
+) -> Iterator[prepared.Record]:
+    """The records of a split, made by all cores; what cannot be read goes to `skipped`."""
+    progress = Progress(f'{dataset} {split}', len(images), 'images')
+    load = functools.partial(_record_or_reason, images)
+    for result in map_ahead(load, range(len(images)), num_threads=os.cpu_count() or 1):
+        if isinstance(result, prepared.Record):
+            yield result
+        elif skip_bad:
+            skipped.append(f'{split}: {result}')
+        else:
+            raise ValueError(f'{result} --skip_bad leaves out such images.')
+        progress.advance()
+
+
+def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
+    try:
+        return prepared.to_record(*images.read(index))
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def _check_and_describe(root: Path, folder: Path, splits: Mapping[str, Download]) -> str:
+    """What is in the folder, in words; it must be what the download holds."""
+    skipped, sizes = [], {}
+    if (folder / 'skipped.txt').exists():
+        skipped = (folder / 'skipped.txt').read_text().splitlines()
+    for split, images in splits.items():
+        sizes[split] = len(prepared.Prepared(folder, split))
+        lost = sum(line.startswith(f'{split}: ') for line in skipped)
+        if sizes[split] + lost != len(images):
+            raise ValueError(
+                f'{folder} holds {sizes[split]} {split} images, the download {len(images)}: it was '
+                'prepared from another one; remove it to prepare it anew.'
+            )
+    categories = splits['train'].categories
+    words = ', '.join(f'{size} {split}' for split, size in sizes.items())
+    if skipped:
+        words += f' images, {len(skipped)} skipped (see {folder / "skipped.txt"})'
+    else:
+        words += ' images'
+    return (
+        f'{root}: {words}, {len(categories)} classes, {sum(categories.is_thing)} of them things; '
+        f'use it with --config.data.name=prepared --config.data.root={root}'
+    )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and keeps other preparations out of it; the lock dies with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f'{folder} cannot be made ({error.strerror}); choose --data_dir.') from None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f'{folder} is being prepared by another process; wait for it.') from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; bad input ends it with one line."""
+    parser = argparse.ArgumentParser(prog='simcis_jax.prepare', allow_abbrev=False)
+    parser.add_argument('kind', choices=KINDS, help='What was downloaded.')
+    parser.add_argument('--source', required=True, help='Folder with the downloads.')
+    parser.add_argument('--data_dir', required=True, help='Folder of prepared data sets.')
+    parser.add_argument('--name', default='', help='Name of a data set that is not COCO.')
+    parser.add_argument('--allow_partial', action='store_true', help='Take a part of the images.')
+    parser.add_argument('--skip_bad', action='store_true', help='Leave out unreadable images.')
+    values = vars(parser.parse_args(arguments))
+    logging.set_verbosity(logging.WARNING)
+    try:
+        for line in prepare(values.pop('kind'), values.pop('source'), **values):
+            print(line)
+    except (ValueError, OSError) as error:
+        if not is_for_user(error):
+            raise
+        stop(error)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

@@ -1,0 +1,114 @@
+"""Everything a page needs of the folder of a run, finished or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual.stages import class_order
+from simcis_jax.workdir import StageFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """The query bank of a checkpoint."""
+
+    stage: int
+    step: int
+    queries: np.ndarray  # [C, K, D]
+    written: np.ndarray  # [C] entries ever written.
+    counts: np.ndarray  # [C] pseudo-labels in the survey before the stage.
+    names: tuple[str, ...]  # Of the labels.
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run as far as it got."""
+
+    name: str
+    config: Mapping[str, Mapping[str, Any]]
+    records: Sequence[Mapping[str, float]]  # Of metrics.jsonl, in order.
+    reports: Sequence[Mapping[str, Any]]  # Of the finished stages, in order.
+    pictures: Mapping[int, Path]  # Of those stages.
+    bank: Bank | None
+
+
+def read_run(workdir: str | Path) -> RunFolder:
+    """Reads the folder of a run of `simcis_jax.main`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    root = Path(workdir)
+    config_path = root / 'config.json'
+    if not config_path.is_file():
+        raise ValueError(
+            f'{root} holds no config.json of a run; give the --workdir of simcis_jax.main.'
+        )
+    try:
+        config = json.loads(config_path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{config_path} is not JSON ({error}); restore the file.') from None
+    if not isinstance(config, dict) or not all(isinstance(g, dict) for g in config.values()):
+        raise ValueError(f'{config_path} is no config of a run, which is groups of values.')
+    folders = [StageFolder(path) for path in root.glob('stage_*')]
+    folders = sorted((f for f in folders if f.number), key=lambda folder: folder.number)
+    reports = [
+        {'stage': folder.number} | report
+        for folder in folders
+        if (report := folder.read_report()) is not None
+    ]
+    finished = {report['stage'] for report in reports}
+    return RunFolder(
+        name=root.resolve().name,
+        config=config,
+        records=_read_records(root / 'metrics.jsonl'),
+        reports=reports,
+        # An unfinished stage may just be writing its picture.
+        pictures={
+            f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
+        },
+        bank=_newest_bank(folders, reports, config),
+    )
+
+
+def _read_records(path: Path) -> list[dict[str, float]]:
+    """The log; a last line that is still being written is left out."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith('}')]
+
+
+def _newest_bank(
+    folders: Sequence[StageFolder], reports: Sequence[Mapping], config: Mapping
+) -> Bank | None:
+    """The bank of the newest checkpoint that has one; None where no method kept one."""
+    for folder in reversed(folders):
+        if not folder.checkpoints.is_dir():
+            continue
+        with StageCheckpoints(folder.checkpoints) as checkpoints:
+            if checkpoints.latest_step is None or not checkpoints.has('memory'):
+                continue
+            memory = checkpoints.read('memory')
+            step = checkpoints.latest_step
+        if not {'queries', 'written', 'counts'} <= set(memory):
+            return None  # The memory of another method.
+        arrays = {name: np.asarray(memory[name]) for name in ('queries', 'written', 'counts')}
+        names = _class_names(reports, config, len(arrays['written']))
+        return Bank(folder.number, step, names=names, **arrays)
+    return None
+
+
+def _class_names(reports: Sequence[Mapping], config: Mapping, num_classes: int) -> tuple[str, ...]:
+    """Names of the labels; a class that was not scored yet is called by its label."""
+    names = [f'label {label}' for label in range(num_classes)]
+    learned = list(reports[-1]['per_class']) if reports else []
+    order = class_order(config['protocol']['order'], num_classes)
+    for label, name in zip(order, learned, strict=False):
+        names[label] = name
+    return tuple(names)

@@ -1,0 +1,202 @@
+"""Sections about scores: by class group, by the stage that taught the classes, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from simcis_jax.evaluation.continual import GROUPS, TABLES
+from simcis_jax.reporting import charts, statistics
+from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
+from simcis_jax.reporting.run_folder import RunFolder
+from simcis_jax.reporting.statistics import ClassChange, Score
+
+
+class Kind(NamedTuple):
+    """A kind of results: one of the tables of an evaluation."""
+
+    title: str
+    metric: str  # Of class groups.
+    class_metric: str
+    columns: Mapping[str, tuple[str, str]]  # Metric and group by title.
+
+
+NOTES = {
+    'PQ': 'seen only: pixels of classes that come later are void.',
+    'mIoU': 'reference: as published, pixels that no class was given to are left out.',
+    'AP': 'Of things; stuff has no instances.',
+}
+
+
+def kinds(reports: Sequence[Mapping]) -> list[Kind]:
+    """The kinds of results that the stages have."""
+    found = []
+    for title, columns in TABLES.items():
+        metric = columns[0][1]
+        if any(metric in report for report in reports):
+            class_metric = 'iou' if metric == 'miou' else metric
+            keys = {name: (metric, group) for name, metric, group in columns}
+            found.append(Kind(title, metric, class_metric, {'all': keys['all']} | keys))
+    return found
+
+
+def score_text(score: Score) -> str:
+    """A score in percent."""
+    return '–' if score is None else f'{score:.1f}'
+
+
+def change_text(change: Score) -> str:
+    """What was won, or with a minus sign lost."""
+    if change is None:
+        return '–'
+    return f'{change:+.1f}'.replace('-', '−') if abs(change) >= 0.05 else '0.0'
+
+
+def by_group(run: RunFolder, kind: Kind) -> Element:
+    """A kind of results by class group after each stage: chart and table."""
+
+    values = {
+        title: [report.get(metric, {}).get(group) for report in run.reports]
+        for title, (metric, group) in kind.columns.items()
+    }
+    stages = [report['stage'] for report in run.reports]
+    rows = [
+        [
+            str(stage),
+            *(
+                Cell(score_text(values[title][i]), 'strong' if title == 'all' else None)
+                for title in values
+            ),
+        ]
+        for i, stage in enumerate(stages)
+    ]
+    averages = [
+        score_text(statistics.mean(values[title])) if group == 'all' else ''
+        for title, (_, group) in kind.columns.items()
+    ]
+    chart = charts.stage_chart(kind.title, stages, {group: values[group] for group in GROUPS})
+    name = f'scores-{kind.metric}'
+    return section(
+        f'{kind.title} by stage',
+        name,
+        element(
+            'div',
+            element('figure', chart),
+            element(
+                'div',
+                table(
+                    f'{kind.title} in percent, after each stage',
+                    ['stage', *values],
+                    rows,
+                    foot=['average', *averages],
+                ),
+                note(
+                    'base: the classes of stage 1; novel: all later ones; past: all but those of '
+                    f'the stage itself, which are current. {NOTES[kind.title]}'
+                ),
+            ),
+            class_='beside',
+        ),
+    )
+
+
+def forgetting(run: RunFolder, kind: Kind) -> Element:
+    """The forgetting matrix of a kind of results."""
+    groups = statistics.class_groups(run.reports)
+    matrix = statistics.forgetting_matrix(run.reports, groups, kind.class_metric)
+    changes = statistics.changes(matrix, groups)
+    stages = [report['stage'] for report in run.reports]
+    highest = max((score for row in matrix for score in row if score is not None), default=0.0)
+    rows = []
+    for group, row, change in zip(groups, matrix, changes, strict=True):
+        if not group.names:
+            continue
+        names = ', '.join(group.names)
+        count = f'{len(group.names)} class{"es" if len(group.names) > 1 else ""}: '
+        head = element('span', f'stage {group.stages} ', element('small', count + names))
+        head.set('title', names)
+        cells = [
+            Cell('' if i < group.first else score_text(score), *_heat(score, highest))
+            for i, score in enumerate(row)
+        ]
+        rows.append([Cell(head), *cells, Cell(change_text(change), _won_or_lost(change))])
+    transfer = statistics.mean(changes)
+    text = (
+        'The classes learned in a stage (row) after every later stage (column). The diagonal is '
+        'how well they were learned; what fades to the right was forgotten.'
+    )
+    if transfer is not None:
+        text += f' Backward transfer, the mean of the changes: {change_text(transfer)}.'
+    return section(
+        f'Forgetting ({kind.title})',
+        f'forgetting-{kind.metric}',
+        note(text),
+        table(
+            f'{kind.title} of the classes of a stage after each stage',
+            ['learned in', *(f'after {stage}' for stage in stages), 'change'],
+            rows,
+            class_='heat',
+        ),
+    )
+
+
+def _heat(score: Score, highest: float) -> tuple[str | None, str | None]:
+    share = None if score is None or highest <= 0 else f'--share:{score / highest:.3f}'
+    return (None, None) if share is None else ('score', share)
+
+
+def _won_or_lost(change: Score) -> str | None:
+    if change is None or abs(change) < 0.05:
+        return None
+    return 'won' if change > 0 else 'lost'
+
+
+def by_class(run: RunFolder, kind: Kind) -> Element:
+    """Every class when it was learned and at the end."""
+    groups = statistics.class_groups(run.reports)
+    found = statistics.class_changes(run.reports, groups, kind.class_metric)
+    verdicts = [_won_or_lost(c.change) for c in found if c.change is not None]
+    text = 'Every class after the stage that taught it (ring) and after the last one (dot).'
+    if verdicts:
+        text += (
+            f' Of {len(verdicts)} classes {verdicts.count("lost")} lost, '
+            f'{verdicts.count("won")} won.'
+        )
+    rows = [
+        [
+            c.name,
+            c.group.stages,
+            score_text(c.learned),
+            score_text(c.last),
+            Cell('new' if c.is_new else change_text(c.change), _won_or_lost(c.change)),
+            Cell(_bar(c), 'track'),
+        ]
+        for c in found
+    ]
+    return section(
+        f'Classes ({kind.title})',
+        f'classes-{kind.metric}',
+        note(text),
+        table(
+            f'{kind.title} of each class, largest loss first',
+            ['class', 'stage', 'learned', 'last', 'change', Cell('0 to 100', 'track')],
+            rows,
+            class_='classes',
+        ),
+    )
+
+
+def _bar(c: ClassChange) -> Element | None:
+    """From the score when learned to the last one, on a track from 0 to 100."""
+    if c.last is None:
+        return None
+    learned = c.last if c.learned is None else c.learned
+    low, high = sorted((learned, c.last))
+    bar = element(
+        'i',
+        class_=f'bar {_won_or_lost(c.change) or ""}'.strip(),
+        style=f'left:{low:.1f}%;width:{high - low:.1f}%',
+    )
+    ring = element('i', class_='ring', style=f'left:{learned:.1f}%')
+    dot = element('i', class_='dot', style=f'left:{c.last:.1f}%')
+    return element('div', bar, ring, dot, aria_hidden='true')

@@ -1,0 +1,81 @@
+"""Draws a tiny data set into the layout in which ADE20K is downloaded."""
+
+import pathlib
+import shutil
+import tarfile
+import zipfile
+
+import cv2
+import numpy as np
+
+from simcis_jax.data.ade20k import CATEGORIES, LABEL_OF_INSTANCE
+
+FOLDERS = {'train': 'training', 'val': 'validation'}
+
+
+def make_tree(folder, num_train=4, num_val=2, *, classes=range(150), size=(60, 80), seed=0):
+    """Writes images, semantic and instance maps; returns `folder`.
+
+    As in the real data set, both maps disagree in places: instances reach over the stuff around
+    them, and things of the semantic map have no instance here and there.
+
+    Args:
+        folder: where ADEChallengeData2016 and annotations_instance are made.
+        num_train: images of the folders 'training'.
+        num_val: images of the folders 'validation'.
+        classes: labels to draw from, both stuff and things; an image shows up to seven of them.
+        size: height and width of the images; every other image is turned on its side.
+        seed: another seed is another data set.
+    """
+    folder = pathlib.Path(folder)
+    for split, count in (('train', num_train), ('val', num_val)):
+        for number in range(1, count + 1):
+            rng = np.random.default_rng([seed, split == 'val', number])
+            labels, instances = draw(rng, classes, size if number % 2 else size[::-1])
+            colors = np.array([(0, 0, 0), *CATEGORIES.colors])[labels]
+            image = np.clip(colors + rng.normal(0, 12, colors.shape), 0, 255).astype(np.uint8)
+            for kind, extension, picture in (
+                ('ADEChallengeData2016/images', 'jpg', image[..., ::-1]),
+                ('ADEChallengeData2016/annotations', 'png', labels),
+                ('annotations_instance', 'png', instances[..., ::-1]),
+            ):
+                path = folder / kind / FOLDERS[split] / f'ADE_{split}_{number:08}.{extension}'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture)
+    return folder
+
+
+def draw(rng, classes, size):
+    """A semantic map [H, W] uint8 (0 = void) and an instance map [H, W, 3] uint8."""
+    things = [label for label in classes if CATEGORIES.is_thing[label]]
+    stuff = [label for label in classes if not CATEGORIES.is_thing[label]]
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    labels = np.zeros(size, np.uint8)
+    edges = np.sort(rng.integers(4, size[0] - 4, 2))
+    for top, bottom in zip([2, *edges], [*edges, size[0]], strict=True):
+        labels[top:bottom] = rng.choice(stuff) + 1
+    instances = np.zeros((*size, 3), np.uint8)
+    for number in range(1, rng.integers(2, 6)):
+        label = rng.choice(things)
+        center = rng.uniform((0, 0), size)
+        radius = rng.uniform(0.1, 0.3) * min(size)
+        distance = np.hypot(rows - center[0], columns - center[1])
+        labels[distance < radius] = label + 1
+        category = int(np.flatnonzero(LABEL_OF_INSTANCE == label)[0])
+        # Wider than the semantic map says on one side, and missing on the other.
+        shifted = np.hypot(rows - center[0], columns - center[1] - 2) < radius
+        instances[shifted] = (category, number, 0)
+    return labels, instances
+
+
+def to_archives(folder):
+    """Turns a tree into the zip and the tar that are downloaded."""
+    folder = pathlib.Path(folder)
+    with zipfile.ZipFile(folder / 'ADEChallengeData2016.zip', 'w') as archive:
+        for path in sorted((folder / 'ADEChallengeData2016').rglob('*')):
+            archive.write(path, path.relative_to(folder))
+    with tarfile.open(folder / 'annotations_instance.tar', 'w') as archive:
+        archive.add(folder / 'annotations_instance', 'annotations_instance')
+    for name in ('ADEChallengeData2016', 'annotations_instance'):
+        shutil.rmtree(folder / name)
+    return folder

@@ -1,0 +1,198 @@
+"""Tests of the prepared format, on examples made up here."""
+
+import json
+import pickle
+import resource
+import time
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from simcis_jax import types
+from simcis_jax.data import pipeline, prepared, source
+from simcis_jax.data.source import Example
+
+CATEGORIES = types.Categories(
+    names=('sky', 'car', 'bus'),
+    is_thing=(False, True, True),
+    colors=((1, 2, 3), (4, 5, 6), (7, 8, 9)),
+)
+
+
+def make_example(number):
+    """Segments of the classes number % 3 and 1, the second a crowd, and an encoded image."""
+    image = np.full((4, 6, 3), number % 256, np.uint8)
+    segment_map = np.zeros((4, 6), np.int32)
+    segment_map[:2], segment_map[2, :3] = 1, 2
+    example = Example(
+        image=image,
+        segment_map=segment_map,
+        labels=np.array([number % 3, 1], np.int32),
+        crowd=np.array([False, True]),
+        image_id=f'image {number}',
+    )
+    return cv2.imencode('.png', image)[1].tobytes(), example
+
+
+def write(root, counts):
+    folder = root / 'tiny/1.0.0'
+    folder.mkdir(parents=True)
+    written = {
+        split: prepared.write_split(
+            folder, 'tiny', split, (prepared.to_record(*make_example(i)) for i in range(count))
+        )
+        for split, count in counts.items()
+    }
+    prepared.write_metadata(folder, CATEGORIES, written, description='Tiny.')
+    return root / 'tiny'
+
+
+def assert_one_line(error, *words):
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message
+
+
+def test_what_is_written_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepared, '_IMAGES_PER_FILE', 4)
+    root = write(tmp_path, {'train': 9, 'val': 2})
+    names = [path.name for path in sorted((root / '1.0.0').glob('*train*'))]
+    assert names == [f'tiny-train.array_record-0000{i}-of-00003' for i in range(3)]
+    images = prepared.Prepared(root, 'train')
+    assert isinstance(images, source.Source) and images.name == 'tiny_train'
+    assert images.categories == CATEGORIES and len(images) == 9
+    for index in (8, 0, 3, 4):  # Any order, over the borders of files.
+        expected, example = make_example(index)[1], images[index]
+        assert example.image_id == f'image {index}'
+        for name in ('image', 'segment_map', 'labels', 'crowd'):
+            value = getattr(example, name)
+            np.testing.assert_array_equal(value, getattr(expected, name))
+            assert value.dtype == getattr(expected, name).dtype
+        assert images.classes_of(index) == {index % 3}
+    with pytest.raises(IndexError):
+        images[9]
+
+
+def test_an_example_without_segments_is_read(tmp_path):
+    _, example = make_example(0)
+    empty = Example(
+        example.image, 0 * example.segment_map, example.labels[:0], example.crowd[:0], 'empty'
+    )
+    record = prepared.to_record(make_example(0)[0], empty)
+    folder = tmp_path / '1.0.0'
+    folder.mkdir()
+    written = prepared.write_split(folder, 'tiny', 'val', [record])
+    prepared.write_metadata(folder, CATEGORIES, {'val': written}, description='')
+    images = prepared.Prepared(folder, 'val')
+    assert images[0].labels.shape == (0,) and images.classes_of(0) == frozenset()
+
+
+def test_tfds_reads_it_by_name(tmp_path):
+    write(tmp_path, {'train': 3})
+    records = tfds.data_source('tiny', split='train', data_dir=tmp_path)
+    np.testing.assert_array_equal(records[2]['image'], make_example(2)[1].image)
+    np.testing.assert_array_equal(records[2]['labels'], [2, 1])
+
+
+def test_workers_read_it(tmp_path):
+    images = prepared.Prepared(write(tmp_path, {'train': 5}), 'train')
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(images))[4].image, images[4].image)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_batches_of_threads(tmp_path):
+    images = prepared.Prepared(write(tmp_path, {'train': 20}), 'train')
+    batches = []
+    for num_workers in (0, 2):
+        iterator = pipeline.train_iterator(
+            images, indices=range(20), batch_size=4, seed=0, num_workers=num_workers,
+            keep_classes=[0, 1, 2], size=16, max_segments=4,
+        )  # fmt: skip
+        batches.append([next(iterator) for _ in range(7)])
+        iterator.close()
+    for left, right in zip(*batches, strict=True):
+        np.testing.assert_array_equal(left.image, right.image)
+        np.testing.assert_array_equal(left.targets.segment_map, right.targets.segment_map)
+
+
+def test_the_newest_version_is_taken(tmp_path):
+    root = write(tmp_path, {'train': 3})
+    (root / '1.0.0').rename(root / '1.10.0')
+    write(tmp_path, {'train': 1})
+    assert len(prepared.Prepared(root, 'train')) == 3
+    assert len(prepared.Prepared(root / '1.0.0', 'train')) == 1
+
+
+def test_a_folder_without_data_set_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        prepared.Prepared(tmp_path / 'nowhere', 'train')
+    assert_one_line(error, 'nowhere holds no prepared data set', 'simcis_jax.prepare')
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError) as error:
+        prepared.Prepared(write(tmp_path, {'train': 1, 'val': 1}), 'test')
+    assert_one_line(error, "['train', 'val'], not 'test'")
+
+
+def test_damaged_records_are_an_error(tmp_path):
+    root = write(tmp_path, {'train': 3})
+    (path,) = (root / '1.0.0').glob('*train*')
+    content = bytearray(path.read_bytes())
+    position = content.index(b'image 1') if b'image 1' in content else 200
+    content[position] ^= 255
+    path.write_bytes(content)
+    images = prepared.Prepared(root, 'train')
+    with pytest.raises(OSError) as error:
+        for index in range(3):
+            images[index]
+    assert_one_line(error, 'tiny/1.0.0: image', 'prepare the data set again')
+
+
+def test_files_that_are_cut_off_or_missing_are_an_error(tmp_path):
+    root = write(tmp_path, {'train': 3})
+    (path,) = (root / '1.0.0').glob('*train*')
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises((OSError, ValueError)) as error:
+        prepared.Prepared(root, 'train')[0]
+    assert_one_line(error, 'tiny/1.0.0', 'prepare the data set again')
+    path.unlink()
+    with pytest.raises((OSError, ValueError)) as error:
+        prepared.Prepared(root, 'train')[0]
+    assert_one_line(error, 'tiny/1.0.0', 'prepare the data set again')
+
+
+def test_a_disk_that_is_full_is_an_error(tmp_path):
+    image = np.random.default_rng(0).bytes(1_000_000)
+    records = (prepared.to_record(image, make_example(0)[1]) for _ in range(8))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # Of any one file.
+    try:
+        with pytest.raises(OSError) as error:
+            prepared.write_split(tmp_path, 'tiny', 'train', records)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_one_line(error, 'train.part-0 cannot be written')
+
+
+def test_a_list_of_classes_of_another_length_is_an_error(tmp_path):
+    root = write(tmp_path, {'train': 3})
+    path = root / '1.0.0/metadata.json'
+    content = json.loads(path.read_text())
+    content['classes']['train'].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as error:
+        prepared.Prepared(root, 'train')
+    assert_one_line(error, '3 records of train and lists 2')
+
+
+@pytest.mark.slow
+def test_twenty_thousand_images_open_in_two_seconds(tmp_path):
+    root = write(tmp_path, {'train': 20_210})
+    start = time.monotonic()
+    images = prepared.Prepared(root, 'train')
+    assert len(source.images_with(images, [2])) == 20_210 // 3
+    assert time.monotonic() - start < 2

@@ -1,0 +1,255 @@
+"""Mutated inputs: each is read right or refused with file and reason, never misread, never fatal.
+
+What a PNG holds is known from the array it was made of, what a JSON says from a loop over it. Of a
+damaged JPEG only the size can be known: its pixels have no checksum.
+"""
+
+import json
+import pathlib
+import struct
+
+import cv2
+import numpy as np
+import pytest
+from data.ade20k_tree import make_tree
+from data.packed_png import png
+from data.panoptic_tree import make_coco
+from data.test_ade20k import panoptic_by_loops
+
+from simcis_jax.data.ade20k import Ade20k
+from simcis_jax.data.coco_panoptic import coco_panoptic_split
+from simcis_jax.data.prepared import Prepared
+from simcis_jax.data.semantic_folder import SemanticFolder
+from simcis_jax.prepare import prepare
+
+REFUSED = 'must be refused'
+
+
+def with_exif(jpeg):
+    """A JPEG that asks to be shown a quarter turned: tag 0x0112 of a TIFF header is 6."""
+    tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    marker = b'\xff\xe1' + struct.pack('>H', len(tiff) + 8) + b'Exif\0\0' + tiff
+    return jpeg[:2] + marker + jpeg[2:]
+
+
+def image_variants(encoded):
+    """Other files of one image, and the RGB pixels each must be read as."""
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    wide = (image.astype(np.uint16) << 8) + 77
+    cmyk = pathlib.Path(__file__).parent / 'cmyk_red_8x6.jpg'
+    return {
+        encoded: image[..., ::-1],
+        with_exif(encoded): image[..., ::-1],
+        cv2.imencode('.png', grey)[1].tobytes(): np.repeat(grey[..., None], 3, axis=-1),
+        cv2.imencode('.png', wide)[1].tobytes(): image[..., ::-1],
+        cv2.imencode('.png', np.rot90(image))[1].tobytes(): REFUSED,  # Another size.
+        cmyk.read_bytes(): REFUSED,  # Likewise.
+    }
+
+
+def label_variants(encoded):
+    """Other files of one map of labels, and the labels each must be read as."""
+    labels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    return {
+        encoded: labels,
+        png(labels, depth=8, color_type=3, palette=bytes(range(256)) * 3): labels,
+        png(labels, depth=16, color_type=0): labels,
+        png(np.repeat(labels[..., None], 3, axis=-1), depth=8, color_type=2): REFUSED,
+        png(labels[:-1], depth=8, color_type=0): REFUSED,
+        png(np.full_like(labels, 200), depth=8, color_type=0): REFUSED,  # No such class.
+        cv2.imencode('.jpg', labels)[1].tobytes(): REFUSED,
+    }
+
+
+def color_variants(encoded):
+    """Other files of one map of colours, and the RGB colours each must be read as."""
+    colors = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    used, indices = np.unique(colors.reshape(-1, 3), axis=0, return_inverse=True)
+    indices = indices.reshape(colors.shape[:2])
+    opaque = np.concatenate([colors, np.full_like(colors[..., :1], 255)], axis=-1)
+    return {
+        encoded: colors,
+        png(indices, depth=8, color_type=3, palette=used.astype(np.uint8).tobytes()): colors,
+        png(opaque, depth=8, color_type=6): colors,
+        png(colors, depth=16, color_type=2): REFUSED,
+        png(indices, depth=8, color_type=0): REFUSED,
+        png(colors[:, :-1], depth=8, color_type=2): REFUSED,
+        cv2.imencode('.jpg', colors)[1].tobytes(): REFUSED,
+    }
+
+
+class Coco:
+    variants = {'images': image_variants, 'panoptic_train': color_variants}
+
+    def make(self, root):
+        return make_coco(root, num_val=0, official=False)
+
+    def read(self, root):
+        return list(coco_panoptic_split(root, 'train'))
+
+    def expected(self, files, pixels):
+        """Triples of image, map and labels, by loops over the JSON."""
+        content = json.loads(files['panoptic_train.json'])
+        categories = sorted(entry['id'] for entry in content['categories'])
+        names = {entry['id']: entry['file_name'] for entry in content['images']}
+        for annotation in content['annotations']:
+            colors = pixels[f'panoptic_train/{annotation["file_name"]}'].astype(int)
+            ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+            segments = sorted(annotation['segments_info'], key=lambda segment: segment['id'])
+            segment_map = np.zeros(ids.shape, int)
+            for number, segment in enumerate(segments, start=1):
+                segment_map[ids == segment['id']] = number
+            assert set(np.unique(ids)) - {0} == {segment['id'] for segment in segments}
+            labels = [categories.index(segment['category_id']) for segment in segments]
+            yield pixels[f'images/train/{names[annotation["image_id"]]}'], segment_map, labels
+
+
+class Semantic:
+    variants = {'images': image_variants, 'semantic_train': label_variants}
+
+    def make(self, root):
+        rng = np.random.default_rng(0)
+        for kind, extension, high, shape in (
+            ('images/train', 'jpg', 256, (24, 32, 3)),
+            ('semantic_train', 'png', 3, (24, 32)),
+        ):
+            (root / kind).mkdir(parents=True)
+            for name in 'abc':
+                picture = rng.integers(0, high, shape, dtype=np.uint8)
+                picture[picture == 2] = 255  # Void, in the labels.
+                cv2.imwrite(str(root / kind / f'{name}.{extension}'), picture)
+        names = [{'id': 0, 'name': 'sky'}, {'id': 1, 'name': 'road'}]
+        (root / 'categories.json').write_text(json.dumps(names))
+        return root
+
+    def read(self, root):
+        return list(SemanticFolder(root, 'train'))
+
+    def expected(self, files, pixels):
+        entries = json.loads(files['categories.json'])
+        for name in 'abc':
+            labels = pixels[f'semantic_train/{name}.png']
+            present = [label for label in range(len(entries)) if (labels == label).any()]
+            segment_map = np.zeros(labels.shape, int)
+            for number, label in enumerate(present, start=1):
+                segment_map[labels == label] = number
+            assert set(np.unique(labels)) <= {*range(len(entries)), 255}
+            yield pixels[f'images/train/{name}.jpg'], segment_map, present
+
+
+class Ade:
+    variants = {
+        'ADEChallengeData2016/images': image_variants,
+        'ADEChallengeData2016/annotations': label_variants,
+        'annotations_instance': color_variants,
+    }
+
+    def make(self, root):
+        return make_tree(root, num_train=3, num_val=0, size=(24, 32))
+
+    def read(self, root):
+        return list(Ade20k(root, 'train', 'panoptic'))
+
+    def expected(self, files, pixels):
+        for number in range(1, 4):
+            name = f'training/ADE_train_{number:08}'
+            segment_map, labels = panoptic_by_loops(
+                pixels[f'ADEChallengeData2016/annotations/{name}.png'],
+                pixels[f'annotations_instance/{name}.png'],
+            )
+            yield pixels[f'ADEChallengeData2016/images/{name}.jpg'], segment_map, labels
+
+
+def mutate(rng, content, others):
+    """A damaged copy of the bytes of a file, or the content of another file."""
+    content = bytearray(content)
+    position, length = int(rng.integers(len(content))), int(rng.integers(1, 9))
+    match rng.integers(6):
+        case 0:
+            del content[position:]
+        case 1:
+            content[position] ^= 1 << int(rng.integers(8))
+        case 2:
+            for at in rng.integers(0, len(content), length):
+                content[at] ^= 1 << int(rng.integers(8))
+        case 3:
+            content[position : position + length] = bytes(length)
+        case 4:
+            content[position:position] = rng.bytes(length)
+        case 5:
+            return others[rng.integers(len(others))]
+    return bytes(content)
+
+
+def check(source, root, files, known):
+    """Reads the files; returns whether they were refused."""
+    try:
+        examples = source.read(root)
+    except (ValueError, OSError) as error:
+        assert str(root) in str(error) and '\n' not in str(error)
+        return True
+    pixels = {}
+    for name, content in files.items():
+        pixels[name] = known.get((pathlib.Path(name).parent, content), 'not known')
+        assert pixels[name] is not REFUSED
+        if name.endswith('.png'):
+            assert not isinstance(pixels[name], str), 'A damaged PNG was read.'
+    expected = list(source.expected(files, pixels))
+    assert len(examples) == len(expected)
+    for example, (image, segment_map, labels) in zip(examples, expected, strict=True):
+        assert example.image.shape == (*segment_map.shape, 3) and example.image.dtype == np.uint8
+        if not isinstance(image, str):
+            np.testing.assert_array_equal(example.image, image)
+        np.testing.assert_array_equal(example.segment_map, segment_map)
+        np.testing.assert_array_equal(example.labels, labels)
+    return False
+
+
+@pytest.mark.parametrize('trials', [400, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('source', [Coco(), Semantic(), Ade()], ids=lambda s: type(s).__name__)
+def test_every_mutated_input_is_read_right_or_refused(tmp_path, source, trials):
+    root = source.make(tmp_path / 'data')
+    paths = sorted(path for path in root.rglob('*') if path.is_file())
+    files = {str(path.relative_to(root)): path.read_bytes() for path in paths}
+    known, variants = {}, {}
+    for name, content in files.items():
+        for folder, make_variants in source.variants.items():
+            if name.startswith(f'{folder}/'):
+                variants[name] = make_variants(content)
+                parent = pathlib.Path(name).parent
+                known |= {(parent, other): meant for other, meant in variants[name].items()}
+    assert not check(source, root, files, known)  # As long as nothing is damaged.
+    rng = np.random.default_rng(trials)
+    for name, content in files.items():
+        for other, meant in variants.get(name, {}).items():
+            (root / name).write_bytes(other)
+            refused = check(source, root, files | {name: other}, known)
+            assert refused == (meant is REFUSED), name
+        (root / name).write_bytes(content)
+    num_refused = 0
+    for _ in range(trials):
+        name = list(files)[rng.integers(len(files))]
+        content = mutate(rng, files[name], list(files.values()))
+        (root / name).write_bytes(content)
+        num_refused += check(source, root, files | {name: content}, known)
+        (root / name).write_bytes(files[name])
+    assert 0.3 * trials < num_refused < trials
+
+
+def test_prepare_skips_what_is_bad_and_keeps_the_rest(tmp_path):
+    root = make_tree(tmp_path / 'source', num_train=12, size=(24, 24))
+    whole = list(Ade20k(root, 'train', 'panoptic'))
+    rng, bad = np.random.default_rng(0), [1, 4, 5, 9]
+    for number in bad:
+        path = root / f'annotations_instance/training/ADE_train_{number:08}.png'
+        path.write_bytes(path.read_bytes()[: rng.integers(1, 100)])
+    prepare('ade20k_panoptic', root, tmp_path, allow_partial=True, skip_bad=True)
+    lines = (tmp_path / 'ade20k_panoptic/1.0.0/skipped.txt').read_text().splitlines()
+    assert [int(line.split('ADE_train_')[1][:8]) for line in lines] == bad
+    assert all('cut off, damaged or no PNG' in line for line in lines)
+    images = Prepared(tmp_path / 'ade20k_panoptic', 'train')
+    left = [example for number, example in enumerate(whole, start=1) if number not in bad]
+    for example, expected in zip(images, left, strict=True):
+        assert example.image_id == expected.image_id
+        np.testing.assert_array_equal(example.segment_map, expected.segment_map)

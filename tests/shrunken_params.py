@@ -1,0 +1,20 @@
+"""Parameters of the published networks, small enough to write and read many times."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simcis_jax.model.mask2former import Mask2Former
+
+
+def shrunken_params(num_classes, backbone, width):
+    """A network's parameters with no axis longer than `width`: the names are all there."""
+    model = Mask2Former(num_classes, backbone, encoder_layers=2, decoder_layers=2)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 160, 160, 3)))['params']
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(size=[min(n, width) for n in x.shape]).astype(np.float32), shapes
+    )
+    class_head = params['heads']['class_head']['dense']
+    class_head['kernel'] = rng.random((width, num_classes), np.float32)
+    return params

@@ -1,0 +1,214 @@
+"""Evaluation of images of many sizes, by one or several tasks, on one or several devices."""
+
+import contextlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import cv2
+import evaluated
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evaluated import CATEGORIES, GROUPS, SIZES, ColorNetwork, Rectangles
+
+from simcis_jax.data import augment
+from simcis_jax.evaluation import panoptic_quality
+from simcis_jax.evaluation.mean_iou import miou_scores
+from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
+from simcis_jax.evaluation.postprocess import panoptic_inference, semantic_inference
+
+TASKS = ('panoptic', 'semantic', 'instance')
+SEEN = np.arange(6) < 5
+
+
+@pytest.fixture(scope='module')
+def everything():
+    """All tasks at once: the report, the picture, the network's input shapes, and the output."""
+    traced, apply = [], ColorNetwork.apply
+
+    def spy(self, variables, image, *args, **kwargs):
+        traced.append(image.shape)
+        return apply(self, variables, image, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ColorNetwork, 'apply', spy)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            report, picture = evaluated.evaluate(tasks=TASKS)
+    return report, picture, traced, output.getvalue().splitlines()
+
+
+@pytest.fixture(scope='module')
+def alone():
+    """Report and picture of each task alone."""
+    return {task: evaluated.evaluate(tasks=(task,)) for task in TASKS}
+
+
+def resized(planes, shape):
+    """Planes [n, h, w] resized bilinearly by OpenCV."""
+    return np.stack([cv2.resize(plane, shape[::-1]) for plane in planes])
+
+
+def predictions(example):
+    """Class logits [Q, C] of one image alone, mask logits of its padded input, and its sizes."""
+    original = example.image.shape[:2]
+    size = augment.resized_shape(*original, short_side=63, max_side=160)
+    padded = tuple(-(-side // 32) * 32 for side in size)
+    image = np.zeros((1, *padded, 3), np.uint8)
+    image[0, : size[0], : size[1]] = augment.resize_image(example.image, *size)
+    colors = np.array(CATEGORIES.colors, np.float32)
+    result = ColorNetwork().apply({'params': {'colors': colors}}, image, SEEN, size=None)
+    masks = resized(np.asarray(result.mask_logits(-1)[0]), padded)
+    return result.class_logits[-1][0], masks, size, original
+
+
+def test_panoptic_scores_equal_those_of_single_images(everything):
+    strict, seen_only = PQCounts.zeros(6), PQCounts.zeros(6)
+    infer = jax.jit(panoptic_inference)
+    for example in map(Rectangles().__getitem__, range(len(SIZES))):
+        class_logits, masks, size, original = predictions(example)
+        result = infer(
+            class_logits,
+            resized(masks[:, : size[0], : size[1]], original),
+            is_thing=jnp.array(CATEGORIES.is_thing),
+            seen=SEEN,
+            object_mask_threshold=0.3,
+            overlap_threshold=0.6,
+        )
+        segments = (result.segment_map, result.labels, example.segment_map, example.labels)
+        rest = (example.crowd, 6)
+        strict += panoptic_quality.count(*segments, *rest, evaluated=SEEN)
+        seen_only += panoptic_quality.count(*segments, *rest, evaluated=SEEN, unseen_is_void=True)
+    for group, classes in GROUPS.items():
+        for metric in ('pq', 'sq', 'rq'):
+            expected = pq_scores(strict, classes)[metric]
+            assert everything[0][metric][group] == pytest.approx(expected, rel=1e-9)
+        expected = pq_scores(seen_only, classes)['pq']
+        assert everything[0]['pq_seen_only'][group] == pytest.approx(expected, rel=1e-9)
+    assert everything[0]['pq_seen_only']['all'] > everything[0]['pq']['all'] + 1
+
+
+def confusion_by_loops(resize):
+    """The confusion matrix of semantic results that are decided before or after the last resize."""
+    confusion = np.zeros((7, 7), int)
+    infer = jax.jit(semantic_inference)
+    for example in map(Rectangles().__getitem__, range(len(SIZES))):
+        class_logits, masks, size, original = predictions(example)
+        settings = dict(seen=SEEN, object_mask_threshold=0.4, overlap_threshold=0.6)
+        if resize == 'labels':
+            labels = np.asarray(infer(class_logits, masks, **settings))[: size[0], : size[1]]
+            one_hot = (labels == np.arange(7)[:, None, None]).astype(np.float32)
+            labels = resized(one_hot, original).argmax(axis=0)
+        else:
+            labels = infer(
+                class_logits, resized(masks[:, : size[0], : size[1]], original), **settings
+            )
+        for segment, label in zip(example.segment_map.ravel(), np.ravel(labels), strict=True):
+            true = example.labels[segment - 1] if segment else 6
+            confusion[label, true if true < 5 else 6] += 1
+    return confusion
+
+
+@pytest.mark.parametrize('resize', ['logits', 'labels'])
+def test_semantic_scores_equal_those_of_single_images(everything, resize):
+    report = everything[0]
+    if resize == 'labels':
+        report, _ = evaluated.evaluate(tasks=('semantic',), semantic_resize='labels')
+        assert report['miou'] != everything[0]['miou']
+    confusion = confusion_by_loops(resize)
+    for group, classes in GROUPS.items():
+        for metric, expected in miou_scores(confusion, classes).items():
+            assert report[metric][group] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_network_runs_once_for_all_tasks(everything, alone):
+    report, _, traced, _ = everything
+    assert len(traced) == len(set(traced)) == 4  # Once a padded shape, whatever the canvas.
+    for own, _ in alone.values():
+        per_class = own.pop('per_class')
+        assert own.items() <= report.items()
+        for name, scores in per_class.items():
+            assert scores.items() <= report['per_class'][name].items()
+
+
+def test_instances_are_things_of_seen_classes(everything):
+    per_class = everything[0]['per_class']
+    assert list(per_class) == ['sky', 'grass', 'car', 'person', 'bus']
+    assert [per_class[name]['ap'] is None for name in per_class] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    mean = np.mean([per_class[name]['ap50'] for name in ('person', 'bus')])
+    assert everything[0]['ap50']['novel'] == pytest.approx(mean)
+    assert per_class['car']['ap50'] > 5
+
+
+def test_the_picture_has_a_column_for_every_task(everything, alone):
+    column = 384 + 12
+    for _, picture in alone.values():
+        assert everything[1].shape[1] - picture.shape[1] == 2 * column
+        height = min(len(picture), len(everything[1])) - 100  # Above the legend.
+        np.testing.assert_array_equal(
+            picture[60:height, : 2 * column], everything[1][60:height, : 2 * column]
+        )
+
+
+def test_shapes_are_announced_and_progress_is_shown(everything):
+    lines = everything[3]
+    assert lines[0] == 'evaluation: 7 images, 4 network shapes, 5 output shapes'
+    assert lines[-1].startswith('evaluation 7/7') and lines[-1].endswith('left 0:00')
+
+
+def test_no_image_with_a_seen_class_gives_no_score(monkeypatch):
+    monkeypatch.setattr(Rectangles, 'classes_of', lambda self, index: frozenset())
+    report, _ = evaluated.evaluate(tasks=TASKS)
+    assert {report[metric]['all'] for metric in ('pq', 'miou', 'ap', 'ap50')} == {None}
+
+
+def run_processes(num_processes, num_devices):
+    """What each process prints as its result."""
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count={num_devices}'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, evaluated.__file__, str(index), str(num_processes), str(port)],
+            env=os.environ | {'XLA_FLAGS': flags},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(num_processes)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ('num_processes', 'num_devices'), [(1, 3), pytest.param(2, 2, marks=pytest.mark.slow)]
+)
+def test_devices_and_processes_share_the_images(everything, num_processes, num_devices):
+    outputs = run_processes(num_processes, num_devices)
+    assert ['7 images' in output for output in outputs] == [True] + [False] * (num_processes - 1)
+    for output in outputs:
+        result = json.loads(output.splitlines()[-1])
+        assert_close(result['report'], everything[0])
+        assert result['picture'] == int(everything[1].astype(int).sum())
+
+
+def assert_close(mine, other):
+    """Equal but for the order in which floating-point numbers were added."""
+    if isinstance(mine, dict):
+        assert mine.keys() == other.keys()
+        for key in mine:
+            assert_close(mine[key], other[key])
+    else:
+        assert mine == (None if other is None else pytest.approx(other, rel=1e-12))

@@ -1,0 +1,319 @@
+"""Tests of `simcis_jax.predict`, on one tiny model with random weights."""
+
+import dataclasses
+import json
+import struct
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from random_params import random_params
+from tiny import tiny_config
+
+from simcis_jax import predict, settings
+from simcis_jax import predictor as predictor_module
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.data import Shapes
+from simcis_jax.data.coco_panoptic import CocoPanoptic
+from simcis_jax.data.evaluation_batches import load_batches, plan_batches
+from simcis_jax.evaluation.pictures import write_png
+from simcis_jax.prediction_folder import PredictionFolder
+from simcis_jax.trainer import Trainer
+from simcis_jax.types import Categories
+from simcis_jax.workdir import StageFolder, Workdir
+
+SIZES = [(64, 64), (7, 300), (121, 33), (1, 1), (90, 130), (64, 64)]
+# Random weights are sure of nothing and fit nothing.
+SHOW_ALL = {'evaluation.object_mask_threshold': 0.0, 'evaluation.overlap_threshold': 0.0}
+
+
+def image_of(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A run as the trainer starts it, with random weights as its second stage; and its trainer."""
+    root = tmp_path_factory.mktemp('runs') / 'random'
+    config = tiny_config(**SHOW_ALL).to_dict()
+    trainer = Trainer(settings.from_config(config), Workdir(root, config))
+    trainer.start()
+    with StageCheckpoints(trainer.workdir.stage(2).checkpoints) as checkpoints:
+        params = random_params(lambda key: trainer.fresh()[0], seed=7, scale=0.5)
+        checkpoints.save_weights(0, params)
+    return root, trainer
+
+
+@pytest.fixture(scope='module')
+def predictor(run):
+    return predict.load(run[0] / 'stage_2', batch_size=2)
+
+
+@pytest.fixture(scope='module')
+def predicted(predictor, tmp_path_factory):
+    """A folder of images, some of them broken, the results, and what failed."""
+    folder = tmp_path_factory.mktemp('photos')
+    (folder / 'more').mkdir()
+    for number, size in enumerate(SIZES):
+        write_png(folder / f'{number}.png', image_of(*size, seed=number))
+    write_png(folder / 'more' / '0.png', image_of(50, 60, seed=7))
+    (folder / 'broken.jpg').write_bytes((folder / '0.png').read_bytes()[:100])
+    (folder / 'note.txt').write_text('no picture')
+    out = folder / 'out'
+    return folder, out, predict.predict_files(predictor, f'{folder}/**/*', out)
+
+
+def test_a_run_records_its_classes(run):
+    entries = json.loads((run[0] / 'categories.json').read_text())
+    assert [entry['name'] for entry in entries] == list(run[1].categories.names)
+    assert set(entries[0]) == {'id', 'name', 'isthing', 'color'}
+
+
+def test_predictions_are_those_of_the_evaluation(run, predictor):
+    _, trainer = run
+    example = Shapes('val', size=64)[0]
+    source = [dataclasses.replace(example, image=image_of(64, 64, seed=seed)) for seed in range(4)]
+    results = predictor([example.image for example in source])
+    assert sum(len(result.labels) for result in results) > 4
+    params = trainer.finished_state(trainer.stages[1]).params
+    # As many images at once: products of other shapes are rounded otherwise.
+    plan = plan_batches([(64, 64)] * 4, range(4), batch_size=2, short_side=64, max_side=64)
+    for number, batch in enumerate(load_batches(source, plan, batch_size=2)):
+        (output,) = trainer.evaluator.predict(params, predictor.seen, batch)
+        for row, result in enumerate(results[2 * number : 2 * number + 2]):
+            np.testing.assert_array_equal(result.segment_map, output.segment_map[row])
+            np.testing.assert_array_equal(result.labels, output.labels[row][: len(result.labels)])
+
+
+def test_only_classes_seen_by_the_stage_are_predicted(run, predictor):
+    stage = run[1].stages[1]
+    assert set(np.flatnonzero(predictor.seen)) == set(stage.seen) == set(range(10))
+    labels = np.concatenate([result.labels for result in predictor([image_of(64, 64)] * 3)])
+    assert len(labels) and set(labels.tolist()) <= set(stage.seen)
+
+
+def test_a_result_is_as_large_as_its_image_and_says_names(predictor):
+    images = [image_of(*size) for size in SIZES]
+    for image, result in zip(images, predictor(images), strict=True):
+        assert result.segment_map.shape == image.shape[:2]
+        assert result.segment_map.max() == len(result.labels) == len(result.scores)
+        assert result.names == tuple(predictor.categories.names[label] for label in result.labels)
+        assert ((result.scores > 0) & (result.scores <= 1)).all()
+
+
+def test_results_of_large_images_are_enlarged(predictor, monkeypatch):
+    image = image_of(96, 128)
+    small = predictor(cv2.resize(image, (64, 48), interpolation=cv2.INTER_AREA))
+    monkeypatch.setattr(predictor_module, 'MAX_RESULT_SIDE', 64)
+    large = predictor(image)
+    for name in ('segment_map', 'label_map'):
+        result = getattr(large, name)
+        assert result.shape == (96, 128)
+        np.testing.assert_array_equal(result, result[::2, ::2].repeat(2, 0).repeat(2, 1))
+    assert (large.segment_map[::2, ::2] == small.segment_map).mean() > 0.9
+
+
+def test_one_image_gives_what_it_gives_in_a_list(predictor):
+    images = [image_of(64, 64, seed=seed) for seed in range(3)]
+    alone = predictor(images[2])
+    np.testing.assert_array_equal(alone.segment_map, predictor(images)[2].segment_map)
+
+
+def test_a_known_shape_compiles_nothing(predictor):
+    predictor(image_of(64, 64))
+    compiled = []
+
+    def listen(name, *_, **__):
+        if name == '/jax/core/compile/backend_compile_duration':
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    predictor([image_of(64, 64, seed=1), image_of(63, 60)])
+    assert not compiled
+    jax.jit(lambda x: 3 * x)(1.0)
+    assert compiled  # What compiles is noticed.
+
+
+@pytest.mark.parametrize(
+    'image',
+    [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)],
+    ids=['float', 'grey', 'alpha'],
+)
+def test_arrays_that_are_no_rgb_image_are_refused(predictor, image):
+    with pytest.raises(ValueError, match=r'image 0 is .*; a predictor needs RGB images uint8'):
+        predictor([image])
+
+
+def test_the_json_read_back_is_the_prediction(predictor, predicted):
+    folder, out, _ = predicted
+    source = CocoPanoptic(folder, out / 'panoptic', out / 'panoptic.json')
+    assert source.categories == predictor.categories
+    content = json.loads((out / 'panoptic.json').read_text())
+    assert [image['file_name'] for image in content['images']] == [
+        *(f'{number}.png' for number in range(len(SIZES))),
+        'more/0.png',
+    ]
+    for index, size in enumerate([*SIZES, (50, 60)]):
+        example = source[index]
+        assert example.image.shape[:2] == size
+        result = predictor(example.image)
+        np.testing.assert_array_equal(example.segment_map, result.segment_map)
+        np.testing.assert_array_equal(example.labels, result.labels)
+        segments = content['annotations'][index]['segments_info']
+        for number, segment in enumerate(segments, start=1):
+            rows, columns = np.nonzero(example.segment_map == number)
+            left, top, width, height = segment['bbox']
+            assert segment['area'] == len(rows)
+            assert (left, top) == (columns.min(), rows.min())
+            assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
+
+
+def test_semantic_pngs_hold_labels_and_255(predictor, predicted):
+    folder, out, _ = predicted
+    values = cv2.imread(str(out / 'semantic' / '4.png'), cv2.IMREAD_UNCHANGED)
+    result = predictor(image_of(90, 130, seed=4))
+    expected = np.where(result.label_map < 0, 255, result.label_map)
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, expected)
+    assert len(np.unique(values)) > 1
+
+
+def test_every_image_has_an_overlay(predicted):
+    _, out, _ = predicted
+    for number in range(len(SIZES)):
+        assert cv2.imread(str(out / 'overlay' / f'{number}.png')) is not None
+
+
+def test_broken_files_are_listed_with_reasons(predicted):
+    folder, _, failed = predicted
+    assert set(failed) == {folder / 'broken.jpg', folder / 'note.txt'}
+    assert 'broken.jpg (100 bytes) cannot be decoded' in failed[folder / 'broken.jpg']
+
+
+def test_a_second_prediction_leaves_out_the_results_of_the_first(predictor, predicted):
+    folder, out, failed = predicted
+    assert predict.predict_files(predictor, f'{folder}/**/*.*', out).keys() >= failed.keys()
+    assert not list((out / 'overlay' / 'out').glob('**/*'))
+
+
+def test_images_of_one_name_keep_their_results_apart(predictor, tmp_path):
+    for name in ('a/x.jpg', 'b/x.png', 'b/x.jpg', 'b/x.jpg.png'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, image_of(64, 64))[1].tobytes())
+    assert not predict.predict_files(predictor, f'{tmp_path}/*/*', tmp_path / 'out')
+    content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
+    names = {image['file_name'] for image in content['images']}
+    assert names == {'a/x.jpg', 'b/x.png', 'b/x.jpg', 'b/x.jpg.png'}
+    for kind in ('panoptic', 'semantic', 'overlay'):
+        written = {
+            str(p.relative_to(tmp_path / 'out' / kind))
+            for p in (tmp_path / 'out' / kind).rglob('*.png')
+        }
+        assert written == {f'{name}.png' for name in names}
+
+
+def with_orientation(jpeg, orientation):
+    """The JPEG with an EXIF block that holds nothing but an orientation."""
+    entry = struct.pack('<HHIHH', 0x0112, 3, 1, orientation, 0)
+    exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, 1) + entry + struct.pack('<I', 0)
+    return jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + jpeg[2:]
+
+
+def test_photos_are_turned_upright(predictor, tmp_path):
+    image = image_of(40, 90)
+    jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    (tmp_path / 'a.jpg').write_bytes(with_orientation(jpeg, 6))
+    assert not predict.predict_files(predictor, f'{tmp_path}/a.jpg', tmp_path / 'out')
+    listed = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())['images'][0]
+    assert (listed['width'], listed['height']) == (40, 90)
+    panoptic = cv2.imread(str(tmp_path / 'out' / 'panoptic' / 'a.png'))
+    assert panoptic.shape[:2] == (90, 40)
+    upright = np.rot90(predict.read_image(tmp_path / 'a.jpg'), -1)
+    result = predictor(np.ascontiguousarray(upright))
+    np.testing.assert_array_equal(panoptic[..., 2], result.segment_map)
+
+
+def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
+    run, predicted, tmp_path, capsys
+):
+    command = [f'--checkpoint={run[0]}/stage_2', f'--images={predicted[0]}/[0b]*', '--batch_size=2']
+    with pytest.raises(SystemExit) as end:
+        predict.main([*command, f'--out={tmp_path}/out', '--object_mask_threshold=1'])
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert 'predicted 2/2' in printed.out
+    assert '1 images could not be predicted' in printed.err and 'broken.jpg' in printed.err
+    content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
+    assert len(content['images']) == 1
+    assert content['annotations'][0]['segments_info'] == []  # Nothing is surer than 1.
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--images=nothing/*.jpg'], 'fits no file'),
+        (['--checkpoint=nowhere/stage_1'], 'must be a folder stage_N'),
+        (['--short_side=0'], 'must be 1 or more'),
+        (['stray.jpg'], 'is the pattern of --images in quotes'),
+        (['--config.data.size=32'], 'unexpected'),
+        (['--config=nowhere.py'], 'nowhere.py does not exist'),
+    ],
+)
+def test_bad_input_is_one_line(run, predicted, tmp_path, capsys, arguments, message):
+    command = [f'--checkpoint={run[0]}/stage_2', f'--images={predicted[0]}/0.png']
+    with pytest.raises(SystemExit):
+        predict.main([*command, f'--out={tmp_path}/out', *arguments])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert 'error: ' in error and message in error
+
+
+@pytest.fixture
+def converted(run, tmp_path):
+    """The same weights in a folder without a run, as conversion makes it."""
+    folder = StageFolder(tmp_path / 'converted' / 'stage_2')
+    folder.adopt(StageFolder(run[0] / 'stage_2'))
+    return folder.root
+
+
+def test_a_model_without_a_run_needs_a_config(converted):
+    with pytest.raises(ValueError, match='has no config.json of a run, so give the config'):
+        predict.load(converted)
+
+
+def test_a_model_without_a_run_takes_classes_from_a_file_or_the_data_set(run, converted):
+    config = tiny_config(**SHOW_ALL).to_dict()
+    from_data = predict.load(converted, config=config)
+    assert from_data.categories.names == run[1].categories.names
+    config['data'] |= {'name': 'coco_panoptic', 'root': 'nowhere'}
+    from_file = predict.load(converted, config=config, categories=run[0] / 'categories.json')
+    assert from_file.categories.names == run[1].categories.names
+    with pytest.raises(ValueError, match='categories.json does not exist, and the data set'):
+        predict.load(converted, config=config)
+
+
+def test_a_config_that_does_not_fit_the_model_is_refused(converted):
+    with pytest.raises(ValueError, match='model.* and the categories as they were there'):
+        predict.load(converted, config=tiny_config(**{'model.width': 64}).to_dict())
+    with pytest.raises(ValueError, match='is stage 2, but protocol.base'):
+        predict.load(converted, config=tiny_config(**{'protocol.base': 12}).to_dict())
+
+
+def test_all_classes_compete_where_the_run_lets_them(converted):
+    config = tiny_config(**{'protocol.mask_unseen': False}).to_dict()
+    assert predict.load(converted, config=config).seen is None
+
+
+def test_many_classes_need_16_bits(predictor, tmp_path):
+    names = tuple(f'class {label}' for label in range(300))
+    categories = Categories(names, (True,) * 300, ((1, 2, 3),) * 300)
+    folder = PredictionFolder(tmp_path / 'out', categories, [tmp_path / 'a.jpg'])
+    segment_map = np.array([[0, 1], [2, 2]], np.int32)
+    label_map = np.array([[-1, 299], [255, 255]], np.int32)
+    result = predict.Prediction(segment_map, np.array([299, 255]), ('', ''), np.ones(2), label_map)
+    folder.add(tmp_path / 'a.jpg', np.zeros((2, 2, 3), np.uint8), result)
+    values = cv2.imread(str(tmp_path / 'out' / 'semantic' / 'a.png'), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(values, [[65535, 299], [255, 255]])

@@ -1,0 +1,256 @@
+"""Tests of the command that prepares data sets, from downloads to what a run reads."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from data.ade20k_tree import make_tree
+from data.panoptic_tree import make_cityscapes, make_coco
+
+from simcis_jax import prepare as prepare_module
+from simcis_jax.data import open_source
+from simcis_jax.data.ade20k import Ade20k
+from simcis_jax.prepare import main, prepare
+
+
+@pytest.fixture(scope='module')
+def ade20k(tmp_path_factory):
+    """A source and a folder with what was prepared from it."""
+    root = tmp_path_factory.mktemp('ade20k')
+    make_tree(root / 'source', num_train=5, num_val=2)
+    prepare('ade20k', root / 'source', root / 'data', allow_partial=True)
+    return root
+
+
+def damage(root, number=2):
+    path = root / f'ADEChallengeData2016/images/training/ADE_train_{number:08}.jpg'
+    path.write_bytes(path.read_bytes()[:300])
+    return path
+
+
+def files_below(root):
+    return sorted(path.name for path in root.rglob('*') if path.is_file())
+
+
+def ids_by_loops(png):
+    """The ids of a panoptic PNG, pixel by pixel."""
+    blue_green_red = cv2.imread(str(png)).astype(int)
+    return blue_green_red[..., 2] + 256 * blue_green_red[..., 1] + 65536 * blue_green_red[..., 0]
+
+
+def check_against_json(images, json_path, image_path):
+    """Compares a prepared split with its COCO panoptic files, segment by segment."""
+    content = json.loads(json_path.read_text())
+    assert len(images) == len(content['annotations'])
+    label_of = {
+        entry['id']: images.categories.names.index(entry['name']) for entry in content['categories']
+    }
+    for index, annotation in enumerate(content['annotations']):
+        example = images[index]
+        assert example.image_id == str(annotation['image_id'])
+        ids = ids_by_loops(json_path.with_suffix('') / annotation['file_name'])
+        for segment in annotation['segments_info']:
+            (slot,) = np.unique(example.segment_map[ids == segment['id']])
+            assert (example.segment_map == slot).sum() == segment['area']
+            assert example.labels[slot - 1] == label_of[segment['category_id']]
+            assert example.crowd[slot - 1] == segment['iscrowd']
+        assert (example.segment_map[ids == 0] == 0).all()
+        stored = cv2.imread(str(image_path(annotation['image_id'])))
+        np.testing.assert_array_equal(example.image, stored[..., ::-1])
+        assert images.classes_of(index) == {
+            label_of[segment['category_id']]
+            for segment in annotation['segments_info']
+            if not segment['iscrowd']
+        }
+
+
+@pytest.mark.parametrize('kind', ['panoptic', 'semantic'])
+def test_ade20k_is_read_as_it_was_prepared(ade20k, kind):
+    for split, count in (('train', 5), ('val', 2)):
+        images = open_source('prepared', split, root=str(ade20k / f'data/ade20k_{kind}'))
+        raw = Ade20k(ade20k / 'source', split, kind)
+        assert images.name == f'ade20k_{kind}_{split}' and images.categories == raw.categories
+        assert len(images) == count
+        for index in range(count):
+            example, expected = images[index], raw[index]
+            assert example.image_id == expected.image_id
+            for name in ('image', 'segment_map', 'labels', 'crowd'):
+                value = getattr(example, name)
+                np.testing.assert_array_equal(value, getattr(expected, name))
+                assert value.dtype == getattr(expected, name).dtype
+            assert images.classes_of(index) == set(expected.labels.tolist())
+
+
+def test_coco_is_prepared_from_its_layout(tmp_path):
+    make_coco(tmp_path / 'source')
+    (line,) = prepare('coco_panoptic', tmp_path / 'source', tmp_path, allow_partial=True)
+    assert '3 train, 2 val images, 3 classes, 2 of them things' in line
+    for split in ('train', 'val'):
+        check_against_json(
+            open_source('prepared', split, root=str(tmp_path / 'coco_panoptic')),
+            tmp_path / f'source/annotations/panoptic_{split}2017.json',
+            lambda number, split=split: tmp_path / f'source/{split}2017/{number:012}.jpg',
+        )
+
+
+def test_a_data_set_of_ones_own_needs_a_name_and_no_count(tmp_path):
+    make_coco(tmp_path / 'source', official=False)
+    with pytest.raises(ValueError, match='has 118287 train images, found were 3.*needs a --name'):
+        prepare('coco_panoptic', tmp_path / 'source', tmp_path)
+    prepare('coco_panoptic', tmp_path / 'source', tmp_path, name='mine')
+    check_against_json(
+        open_source('prepared', 'val', root=str(tmp_path / 'mine/1.0.0')),
+        tmp_path / 'source/panoptic_val.json',
+        lambda number: tmp_path / f'source/images/val/{number:012}.jpg',
+    )
+
+
+def test_cityscapes_is_prepared_from_its_layout(tmp_path):
+    make_cityscapes(tmp_path / 'source')
+    prepare('cityscapes', tmp_path / 'source', tmp_path, allow_partial=True)
+    for split in ('train', 'val'):
+        images = open_source('prepared', split, root=str(tmp_path / 'cityscapes'))
+        assert images.categories.names == ('road', 'sky', 'car')
+        folder = tmp_path / 'source/leftImg8bit' / split
+        check_against_json(
+            images,
+            tmp_path / f'source/gtFine/cityscapes_panoptic_{split}.json',
+            lambda name, folder=folder: next(folder.rglob(f'{name}_leftImg8bit.png')),
+        )
+
+
+def test_the_counts_of_the_real_data_set_are_asked_for(tmp_path, capsys):
+    make_tree(tmp_path / 'source')
+    with pytest.raises(SystemExit):
+        main(['ade20k', f'--source={tmp_path}/source', f'--data_dir={tmp_path}/data'])
+    message = capsys.readouterr().err
+    assert message.count('\n') == 1 and '--allow_partial' in message
+    assert 'ade20k_panoptic has 20210 train images, found were 4' in message
+    assert not (tmp_path / 'data').exists()
+
+
+def test_the_command_says_what_it_made_and_again_when_it_is_there(tmp_path, capsys):
+    make_tree(tmp_path / 'source')
+    arguments = [f'--source={tmp_path}/source', f'--data_dir={tmp_path}/data', '--allow_partial']
+    main(['ade20k_semantic', *arguments])
+    first = capsys.readouterr().out.splitlines()
+    assert first[0].startswith('ade20k_semantic train 4/4') and 'left 0:00' in first[0]
+    assert '4 train, 2 val images, 150 classes, 100 of them things' in first[-1]
+    root = tmp_path / 'data/ade20k_semantic'
+    assert first[-1].endswith(f'--config.data.name=prepared --config.data.root={root}')
+    main(['ade20k_semantic', *arguments])
+    assert capsys.readouterr().out.splitlines() == first[-1:]
+
+
+def test_what_was_prepared_from_another_download_is_refused(tmp_path):
+    make_tree(tmp_path / 'source')
+    prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+    make_tree(tmp_path / 'source', num_train=6)
+    with pytest.raises(ValueError, match='holds 4 train images, the download 6.*remove it'):
+        prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+
+
+def test_a_bad_file_ends_the_preparation_and_leaves_nothing(tmp_path):
+    path = damage(make_tree(tmp_path / 'source'))
+    with pytest.raises(ValueError) as error:
+        prepare('ade20k_panoptic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
+    assert str(path) in str(error.value) and '--skip_bad' in str(error.value)
+    assert files_below(tmp_path / 'data') == []
+    with pytest.raises(FileNotFoundError, match='holds no prepared data set'):
+        open_source('prepared', 'train', root=str(tmp_path / 'data/ade20k_panoptic'))
+
+
+def test_bad_files_can_be_skipped_and_are_listed(tmp_path):
+    path = damage(make_tree(tmp_path / 'source'))
+    options = dict(allow_partial=True, skip_bad=True)
+    lines = prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, **options)
+    listed = tmp_path / 'ade20k_panoptic/1.0.0/skipped.txt'
+    assert '3 train, 2 val images, 1 skipped' in lines[0] and str(listed) in lines[0]
+    (reason,) = listed.read_text().splitlines()
+    assert reason.startswith(f'train: {path} (300 bytes) cannot be decoded')
+    images = open_source('prepared', 'train', root=str(tmp_path / 'ade20k_panoptic'))
+    assert [images[i].image_id[-1] for i in range(len(images))] == ['1', '3', '4']
+    raw = Ade20k(tmp_path / 'source', 'train', 'panoptic')
+    assert images.classes_of(1) == set(raw[2].labels.tolist())
+    assert prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, **options) == lines
+
+
+def test_a_split_without_a_good_image_is_an_error(tmp_path):
+    damage(make_tree(tmp_path / 'source', num_train=1), 1)
+    with pytest.raises(ValueError, match='No image of train can be read; the first: train: '):
+        prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, allow_partial=True, skip_bad=True)
+
+
+def test_what_a_killed_preparation_left_is_cleared(tmp_path):
+    make_tree(tmp_path / 'source')
+    part = tmp_path / 'ade20k_semantic/incomplete/1.0.0'
+    part.mkdir(parents=True)
+    (part / 'train.part-7').write_bytes(b'half')
+    with pytest.raises(FileNotFoundError, match='holds no prepared data set'):
+        open_source('prepared', 'train', root=str(tmp_path / 'ade20k_semantic'))
+    prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+    assert [path.name for path in (tmp_path / 'ade20k_semantic').iterdir()] == ['1.0.0']
+    assert 'train.part-7' not in files_below(tmp_path)
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    make_tree(tmp_path / 'source')
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module.Progress, 'advance', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare('ade20k_semantic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
+    assert files_below(tmp_path / 'data') == []
+
+
+def hold(folder, ready, done):
+    with prepare_module._locked(folder):
+        ready.set()
+        done.wait(60)
+
+
+def test_two_preparations_at_once_do_no_harm(tmp_path):
+    make_tree(tmp_path / 'source')
+    context = multiprocessing.get_context('spawn')
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / 'ade20k_semantic', ready, done))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(ValueError, match='is being prepared by another process'):
+        prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+    done.set()
+    other.join()
+    prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    make_tree(tmp_path / 'source')
+    (tmp_path / 'data').touch()
+    with pytest.raises(OSError, match='data/ade20k_semantic cannot be made.*--data_dir'):
+        prepare('ade20k_semantic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'words'),
+    [('ade20k', 'mine', 'has its own'), ('coco_panoptic', 'My-Set', 'lower-case letters')],
+)
+def test_a_name_that_cannot_be_is_refused(tmp_path, kind, name, words):
+    with pytest.raises(ValueError, match=words):
+        prepare(kind, tmp_path, tmp_path, name=name)
+
+
+def test_the_command_needs_neither_torch_nor_tensorflow(tmp_path):
+    make_tree(tmp_path / 'source')
+    code = (
+        'import sys; from simcis_jax.prepare import main;'
+        f'main(["ade20k_semantic", "--source={tmp_path}/source", "--data_dir={tmp_path}",'
+        '"--allow_partial"]); print({"torch", "tensorflow"} & set(sys.modules))'
+    )
+    output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert output.returncode == 0 and output.stdout.splitlines()[-1] == 'set()'

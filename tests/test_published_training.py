@@ -1,0 +1,436 @@
+"""Whole training steps against those of the published code: losses, matches, gradients, updates.
+
+Weights, images, random points and the draw of virtual queries are the recorded ones. Everything
+else is computed here: teacher, pseudo-labels, matches, losses, gradients, the AdamW update. The
+published choice is fed where this code chooses otherwise on purpose: all prototypes select, all
+classes but one may be pseudo-labels, an image with a class outside the stage gets none, replayed
+queries start at the boxes of the student's selection, and the stored matches are a second set.
+"""
+
+import functools
+from types import SimpleNamespace
+
+import flax.traverse_util
+import golden_weights
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import parity
+import published
+import pytest
+from recorded import (
+    NUM_CLASSES,
+    NUM_POINTS,
+    SETS,
+    TERMS,
+    Case,
+    PublishedSimCIS,
+    drawn_queries,
+    ground_truth,
+    loss_name,
+    recorded_key,
+    slots_of,
+    stage_of,
+    stored,
+)
+
+from simcis_jax import parallel
+from simcis_jax.continual import virtual_query
+from simcis_jax.losses.matcher import LossWeights, matching_cost
+from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.optimizer import OptimizerSettings, make_optimizer
+from simcis_jax.port.torch_weights import to_torch
+from simcis_jax.train_step import MATCHING, SAMPLING, TrainState, make_train_step
+from simcis_jax.types import Batch
+
+TOLERANCE = 1e-4  # Norm of the difference over norm.
+SAMPLED = PointSampling(num_points=NUM_POINTS)
+
+TEACHER = dict(teacher_salt='S13:')
+CASES = (
+    Case('train_t1_pan'),
+    Case('train_t1_empty_gt', updates=False),
+    Case('train_t2_collect', salt='S13:', **TEACHER, updates=False),
+    Case('train_t2_pan_100-10', **TEACHER),
+    Case('train_t2_pan_100-5', **TEACHER, num_new=5, settings=dict(decoder_kl_weight=2.0)),
+    Case(
+        'train_t2_sem_100-10',
+        backbone='resnet101',
+        **TEACHER,
+        class_weight=2.0,
+        settings=dict(
+            decoder_kl_weight=2.0,
+            decoder_kl_temperature=4.0,
+            merge_classes=True,
+            pseudo_label_score=0.0,
+        ),
+    ),
+)
+SLOW = ('train_t2_pan_100-5', 'train_t2_sem_100-10')  # Each step compiles for half a minute.
+
+
+def params_of(cases):
+    return [
+        pytest.param(x, id=x.file, marks=[pytest.mark.slow] if x.file in SLOW else [])
+        for x in cases
+    ]
+
+
+def load(case):
+    """The file, with lists of numbers under the names of what they are numbers of."""
+    golden = published.without_useless_rows(golden_weights.load(case.file))
+    if 'input/images' not in golden:
+        golden['input/images'] = golden_weights.load('train_t1_pan')['input/images']
+    for names, lists in (
+        ('loss/names', ['loss/raw', 'loss/weighted']),
+        ('grad/names', ['grad/norm']),
+        ('grad/slice_names', ['grad/slices', 'opt/update', 'opt/update_norm']),
+    ):
+        for name in lists if names in golden else []:
+            values = golden.pop(name)
+            golden |= {
+                f'{name}/{key.decode()}': value
+                for key, value in zip(golden[names], values, strict=True)
+            }
+    # A virtual query that was matched to a target was stored; here they are not matched.
+    real = golden['store/query'] < published.NUM_QUERIES
+    for name in parity.names(golden, 'store/'):
+        golden[name] = golden[name][real]
+    return golden
+
+
+def prepare(case):
+    """What a recorded step starts from."""
+    golden = load(case)
+    image, size = published.padded(golden['input/images'])
+    drawn = drawn_queries(golden)
+    return SimpleNamespace(
+        case=case,
+        golden=golden,
+        image=image,
+        size=size,
+        drawn=drawn,
+        model=published.network(case.backbone),
+        method=PublishedSimCIS(**case.settings, drawn=drawn),
+        stage=stage_of(case),
+        truth=ground_truth(golden),
+        weights=LossWeights(classification=case.class_weight),
+        key=recorded_key(golden),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=('weights', 'sampling'))
+def matches_and_terms(student, targets, key, virtual_labels, weights, sampling):
+    """Matches and loss terms with the random keys of a first train step."""
+
+    def keys(stream):
+        step_key = jax.random.fold_in(jax.random.fold_in(key, 0), stream)
+        return jax.vmap(lambda row: jax.random.fold_in(step_key, row))(jnp.arange(2))
+
+    matches = match_targets(
+        student, targets, keys(MATCHING), weights=weights, num_points=sampling.num_points
+    )
+    terms = segmentation_losses(
+        student,
+        targets,
+        matches,
+        keys(SAMPLING),
+        virtual_labels=virtual_labels,
+        sampling=sampling,
+    )
+    return matches, terms
+
+
+@functools.partial(jax.jit, static_argnames='weights')
+def costs(class_logits, mask_logits, boxes, targets, points, weights):
+    """Costs [B, Q, T] of one prediction set."""
+    one = functools.partial(matching_cost, weights=weights)
+    return jax.vmap(one)(
+        class_logits,
+        mask_logits,
+        boxes,
+        targets.segment_map,
+        targets.labels,
+        targets.boxes,
+        points,
+    )
+
+
+def cost_arrays(start, predictions, arrays, targets):
+    """Costs of every matching, `targets` for the losses and for the bank, in published order."""
+    found = {}
+    for name in (*SETS, 'store'):
+        number = SETS.index(name) if name in SETS else -1
+        points = [
+            golden_weights.recorded_points(f'match/{name}/b{image}', (NUM_POINTS, 2))
+            for image in (0, 1)
+        ]
+        matrix = costs(
+            predictions.class_logits[number],
+            arrays[f'dec/{published.SETS[number]}/masks'],
+            predictions.boxes[number],
+            targets[name == 'store'],
+            np.stack(points),
+            start.weights,
+        )
+        for image in (0, 1):
+            slots = slots_of(start.golden, image, name)
+            found[f'cost/{name}/b{image}'] = np.asarray(matrix)[image][:, slots]
+    return found
+
+
+def assignment_arrays(start, matches):
+    """Rows of queries and of targets, queries ascending, as published."""
+    found = {}
+    for number, name in enumerate(SETS):
+        for image in (0, 1):
+            queries = matches.queries[number, image][slots_of(start.golden, image)]
+            order = np.argsort(queries)
+            found[f'assign/{name}/b{image}'] = np.stack([queries[order], order])
+    return found
+
+
+def target_arrays(start, targets, believed):
+    """The targets of the losses, and the pseudo-labels whether they were used or not."""
+    found = {}
+    for image in (0, 1):
+        slots = slots_of(start.golden, image)
+        num_truth = int(start.truth.valid[image].sum())
+        num_believed = int(believed.valid[image].sum())
+        pseudo = np.arange(num_truth, num_believed)
+        masks = believed.segment_map[image] == pseudo[:, None, None] + 1
+        found |= {
+            f'targets/b{image}/labels': targets.labels[image][slots],
+            f'targets/b{image}/boxes': targets.boxes[image][slots],
+            f'psd/b{image}/labels': believed.labels[image][pseudo],
+            f'psd/b{image}/boxes': believed.boxes[image][pseudo],
+            f'psd/b{image}/masks_packed': np.packbits(masks, axis=-1),
+        }
+    return found
+
+
+def loss_arrays(start, targets, terms, extra):
+    """Every loss, before and after weighting, and their sum."""
+    num_targets = int(targets.valid.sum())
+    raw, weighted = {}, {}
+    for name, values in terms.items():
+        weight = getattr(start.weights, 'classification' if name == 'class' else name)
+        for prediction, value in zip(SETS, values, strict=True):
+            raw[loss_name(prediction, name)] = value / num_targets
+            weighted[loss_name(prediction, name)] = weight * value / num_targets
+    for name, value in extra.items():
+        published_name = {'csl': 'interm_kl_loss', 'decoder_kl': 'kl_loss'}[name]
+        raw[published_name] = value / getattr(start.method, f'{name}_weight') / 2  # Images.
+        weighted[published_name] = value / 2
+    found = {f'loss/raw/{name}': value for name, value in raw.items()}
+    found |= {f'loss/weighted/{name}': value for name, value in weighted.items()}
+    return found | {'loss/total': sum(weighted.values())}
+
+
+@pytest.fixture(scope='module', params=params_of(CASES))
+def step(request):
+    """What the parts compute of a recorded step, up to its losses."""
+    start = prepare(request.param)
+    case, image, size = start.case, start.image, start.size
+    arrays, teacher, replay_positions = {}, None, None
+    targets = believed = start.truth
+    if case.teacher_salt is not None:
+        params = published.weights(case.teacher_salt, case.backbone)
+        teacher, found = published.forward(start.model, params, image, size)
+        arrays |= {
+            'teacher/topk': teacher.selection.positions,
+            'teacher/interm_logits': teacher.class_logits[0],
+            'teacher/pred_logits': teacher.class_logits[-1],
+            'teacher/pred_boxes': teacher.boxes[-1],
+            'teacher/pred_masks': found['dec/layer8/masks'],
+        }
+        believe, choose = map(jax.jit, (start.method.believed, start.method.targets))
+        believed = jax.device_get(believe(start.truth, teacher, start.stage))
+        targets = jax.device_get(choose(start.truth, teacher, start.stage))
+        arrays['collect/psd_num'] = start.method.survey(targets, start.stage)
+        if start.drawn is not None:
+            replay_positions = teacher.selection.positions
+    arrays |= target_arrays(start, targets, believed)
+
+    params = published.weights(case.salt, case.backbone)
+    queries = None if start.drawn is None else start.drawn.queries
+    student, found = published.forward(start.model, params, image, size, queries, replay_positions)
+    arrays |= found
+    matches, terms = matches_and_terms(
+        student,
+        targets,
+        start.key,
+        None if start.drawn is None else start.drawn.labels,
+        start.weights,
+        SAMPLED,
+    )
+    extra = {}
+    if teacher is not None:
+        replayed = PredictionSets(found.get('dec/distill/layer8/logits', np.zeros(1))[None], 0, 0)
+        extra = start.method.losses(student, replayed, teacher)
+    arrays |= cost_arrays(start, student, found, (targets, believed))
+    arrays |= assignment_arrays(start, matches)
+    arrays |= loss_arrays(start, targets, terms, extra)
+    arrays |= stored(start.method, student, believed, start.golden)
+    if start.drawn is not None:
+        counts, past = start.golden['vq/psd_counts'], np.asarray(start.stage.past)
+        weights = virtual_query.sampling_weights(counts, past, start.method.sampling_alpha)
+        arrays['vq/sample_weights'] = weights[past]
+    return SimpleNamespace(**vars(start), arrays=arrays)
+
+
+def compare(step, *beginnings, **how):
+    compared = [x for x in parity.names(step.golden, *beginnings) if '/attn_' not in x]
+    parity.compare(
+        step.case.file, step.golden, step.arrays, compared, **dict(tolerance=TOLERANCE) | how
+    )
+
+
+def compare_entries(step, *beginnings):
+    compared = parity.names(step.golden, *beginnings)
+    parity.compare_entries(step.case.file, step.golden, step.arrays, compared)
+
+
+def test_the_teacher_and_its_pseudo_labels_are_the_published_ones(step):
+    if step.case.teacher_salt is None:
+        pytest.skip('The first stage has no teacher.')
+    compare(step, 'teacher/', 'psd/')
+
+
+def test_targets_are_the_published_ones(step):
+    compare(step, 'targets/')
+
+
+def test_activations_and_selected_positions_are_the_published_ones(step):
+    if 'sel/topk' not in step.golden:
+        pytest.skip('Activations were not recorded.')
+    compare(step, *published.ACTIVATIONS, tolerance=2e-5)
+    published.compare_attention(step.case.file, step.golden, step.arrays)
+
+
+def test_costs_and_matches_are_the_published_ones(step):
+    compare(step, 'cost/')
+    compare(step, *(f'assign/{name}/' for name in SETS))
+
+
+def test_every_loss_is_the_published_one(step):
+    if step.case.file == 'train_t2_collect':  # Student and teacher are one: this is rounding.
+        for name in ('loss/raw/interm_kl_loss', 'loss/weighted/interm_kl_loss'):
+            assert abs(step.golden.pop(name)) < 2e-6 and abs(step.arrays[name]) < 2e-6
+    compare(step, 'loss/raw/', 'loss/weighted/', 'loss/total')
+
+
+def test_what_the_bank_stores_of_the_recorded_matching_is_published(step):
+    compare(step, 'store/')
+
+
+def test_virtual_queries_are_drawn_with_the_published_weights(step):
+    if step.drawn is None:
+        pytest.skip('Nothing was drawn.')
+    compare(step, 'vq/sample_weights')
+
+
+def test_the_survey_counts_the_published_pseudo_labels(step):
+    if 'collect/psd_num' not in step.golden:
+        pytest.skip('Counts were not recorded.')
+    compare(step, 'collect/')
+
+
+@pytest.fixture(scope='module', params=params_of([x for x in CASES if x.updates]))
+def update(request):
+    """What the train step itself makes of a recorded step; nothing of it is taken apart."""
+    start = prepare(request.param)
+    case = start.case
+    before = published.weights(case.salt, case.backbone)
+    teacher = None
+    if case.teacher_salt is not None:
+        teacher = published.weights(case.teacher_salt, case.backbone)
+    optimizer = OptimizerSettings()
+    train_step = make_train_step(
+        start.model,
+        start.method,
+        parallel.make_mesh(2),
+        weights=start.weights,
+        sampling=SAMPLED,
+        optimizer=optimizer,
+        mask_unseen=False,
+    )
+    params = jax.tree.map(jnp.array, before)  # The step takes them over.
+    state = TrainState(
+        step=jnp.array(0),
+        params=params,
+        opt_state=make_optimizer(params, optimizer).init(params),
+        memory=start.method.init_memory(NUM_CLASSES, 256),
+        key=start.key,
+    )
+    batch = Batch(jnp.asarray(start.image), start.truth)
+    state, metrics = jax.device_get(train_step(state, teacher, batch, start.stage))
+    before, after = to_torch(before), to_torch(state.params)
+    clipped = published_gradients(state, optimizer)
+    norm = float(np.sqrt(sum(np.sum(x.astype(np.float64) ** 2) for x in clipped.values())))
+    arrays = {
+        'loss/total': metrics['total'],
+        'grad/global_norm': metrics['gradient_norm'],
+        'opt/clipped_global_norm': norm,
+        'opt/lr_base': metrics['learning_rate'],
+    }
+    for name in ('class', 'mask', 'dice', 'box', 'giou'):
+        arrays[f'loss/raw/loss_{TERMS[name]}'] = metrics[name]
+    for name, theirs in (('csl', 'interm_kl_loss'), ('decoder_kl', 'kl_loss')):
+        if name in metrics:
+            arrays[f'loss/weighted/{theirs}'] = metrics[name]
+    scale = metrics['gradient_norm'] / optimizer.clip_norm
+    for key in start.golden['grad/names'].tolist():
+        gradient = clipped[key.decode()] * scale
+        arrays[f'grad/norm/{key.decode()}'] = np.linalg.norm(gradient)
+    for key in start.golden['grad/slice_names'].tolist():
+        key = key.decode()
+        change = after[key].astype(np.float64) - before[key]
+        arrays[f'grad/slices/{key}'] = slice_of(clipped[key] * scale)
+        arrays[f'opt/update/{key}'] = slice_of(change)
+        arrays[f'opt/update_norm/{key}'] = np.linalg.norm(change)
+    return SimpleNamespace(**vars(start), arrays=arrays, memory=state.memory)
+
+
+def published_gradients(state, optimizer):
+    """Clipped gradients under their published names: after one step, 1 - b1 of them is in `mu`."""
+    params = flax.traverse_util.flatten_dict(state.params)
+    mean = flax.traverse_util.flatten_dict(optax.tree.get(state.opt_state, 'mu'))
+    gradients = {
+        path: np.zeros_like(value)
+        if isinstance(mean[path], optax.MaskedNode)
+        else mean[path] / (1 - optimizer.b1)
+        for path, value in params.items()
+    }
+    gradients = to_torch(flax.traverse_util.unflatten_dict(gradients))
+    # One gradient of a shared module, under one of its names.
+    return {key: value for key, value in gradients.items() if '.bbox_embed.' not in key}
+
+
+def slice_of(array):
+    """The entries that are recorded of a whole array: 64 spread over it, then zeros."""
+    flat = np.ravel(array)[:: max(1, array.size // 64)][:64]
+    return np.pad(flat, (0, 64 - len(flat)))
+
+
+def test_the_step_reports_the_published_losses(update):
+    compared = [x for x in update.arrays if x.startswith('loss/')]
+    parity.compare(update.case.file, update.golden, update.arrays, compared, TOLERANCE)
+
+
+def test_gradients_are_the_published_ones(update):
+    compare(update, 'grad/norm/', 'grad/global_norm', tolerance=1e-3, kind=parity.GRADIENTS)
+    compare_entries(update, 'grad/slices/')
+
+
+def test_clipping_and_the_update_are_the_published_ones(update):
+    compare(update, 'opt/clipped_global_norm', 'opt/lr_base')
+    compare_entries(update, 'opt/update/', 'opt/update_norm/')
+
+
+def test_the_bank_holds_what_the_loss_matched(update):
+    labels = [update.golden[f'targets/b{image}/labels'] for image in (0, 1)]
+    counts = np.bincount(np.concatenate(labels), minlength=NUM_CLASSES)
+    np.testing.assert_array_equal(update.memory.written, counts)
