@@ -3,7 +3,7 @@
     python -m tests.kill_test --kills=20
 
 Every run is killed once, at a random moment of a random kind (SIGKILL, one in five SIGTERM), then
-continued to its end. Runs on CPU; set JAX_COMPILATION_CACHE_DIR to make it quick.
+continued to its end. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
 """
 
 import argparse
@@ -18,36 +18,16 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(Path(__file__).parent))
 
+import commands  # noqa: E402
 import runs  # noqa: E402
 
 
-def command(workdir):
-    return [
-        *(sys.executable, '-m', 'simcis_jax.main'),
-        f'--config={ROOT}/tests/tiny.py',
-        f'--workdir={workdir}',
-    ]
-
-
-def start(workdir, **options):
-    flags = '--xla_backend_optimization_level=0'
-    environment = {
-        **os.environ,
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': os.environ.get('XLA_FLAGS', flags),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-    }
-    return subprocess.Popen(command(workdir), cwd=ROOT, env=environment, **options)
-
-
 def finish(workdir):
-    done = start(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = commands.start_run(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output, _ = done.communicate()
     assert done.returncode == 0, output
-    return output
 
 
 # Moments to kill at, each a condition on the folder of the run.
@@ -81,7 +61,7 @@ def moments(duration):
 
 def kill_once(workdir, name, condition, delay, number):
     """Starts a run and kills it; returns what it left behind, in words."""
-    process = start(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = commands.start_run(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not condition(workdir):
         time.sleep(0.002)
     time.sleep(delay)
@@ -108,9 +88,8 @@ def kill_test(kills, seed, folder):
     names = list(kinds)
     for index in range(kills):
         # Every kind comes up before one does again; one in three is any time.
-        name = (
-            names[0] if index % 3 == 0 else names[1 + (index - index // 3 - 1) % (len(names) - 1)]
-        )
+        turn = index - index // 3 - 1
+        name = names[0] if index % 3 == 0 else names[1 + turn % (len(names) - 1)]
         condition, longest = kinds[name]
         number = signal.SIGTERM if index % 5 == 4 else signal.SIGKILL
         workdir = folder / f'killed_{index}'
@@ -127,4 +106,5 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
+        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{temporary}/compiled')
         kill_test(arguments.kills, arguments.seed, Path(temporary))

@@ -1,30 +1,18 @@
 """The same run on any number of devices and processes."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
+import commands
 import numpy as np
 import pytest
+from commands import HERE
 
-HERE = Path(__file__).parent
 
-
-def start(num_devices, folder, *changes, **environment):
-    command = [sys.executable, HERE / 'devices.py', str(num_devices), folder / 'state.npz']
-    environment = {
-        **os.environ,
-        'PYTHONPATH': f'{HERE.parent}:{HERE}',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        **environment,
-    }
-    return subprocess.Popen([*command, folder / 'run', *changes], env=environment)
+def start(num_devices, folder, *changes, **options):
+    program = [HERE / 'devices.py', num_devices, folder / 'state.npz', folder / 'run']
+    return commands.start(program, *changes, **options)
 
 
 def trained(num_devices, folder, *changes):
@@ -105,25 +93,11 @@ def test_any_number_of_devices_trains_as_one_does(one_device, tmp_path, num_devi
     assert_state_close(folder, one_device)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(one_device, tmp_path):
-    address = f'127.0.0.1:{free_port()}'
     processes = [
-        start(
-            2,
-            tmp_path,
-            *STEPS,
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES='2',
-            JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
+        start(2, tmp_path, *STEPS, environment=environment)
+        for environment in commands.found_by_environment(2)
     ]
     assert [process.wait() for process in processes] == [0, 0]
     assert_losses_close(tmp_path / 'run', one_device / 'run')

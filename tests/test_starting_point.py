@@ -12,9 +12,10 @@ from tiny import tiny_config
 from simcis_jax import main
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.virtual_query import QueryBank
+from simcis_jax.data import open_source
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import from_config
-from simcis_jax.stage_data import stage_arrays, training_batches
+from simcis_jax.stage_data import stage_arrays
 from simcis_jax.starting_point import with_backbone
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
@@ -116,6 +117,17 @@ def test_new_classes_come_last(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+def test_classes_keep_their_labels(tmp_path):
+    folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
+    names = open_source('shapes', 'val', size=64).categories.names
+    entries = [{'id': i, 'name': name, 'isthing': 1} for i, name in enumerate(names[:10])]
+    entries[3]['name'] = 'lamp'
+    (tmp_path / 'categories.json').write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=f"label 3 is 'lamp' in .* and {names[3]!r} in this data"):
+        main.run(config_from(folder, **{'protocol.added': (2,)}), str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
 def test_evaluate_scores_a_converted_stage_and_trains_nothing(converted, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, 'train_stage', None)
     workdir = tmp_path / 'run'
@@ -156,10 +168,7 @@ def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
     stage = trainer.stages[0]
     with StageCheckpoints(tmp_path / 'stage_1' / 'checkpoints') as checkpoints:
-        checkpoints.save(
-            trainer.new_state(stage, None),
-            training_batches(trainer.train_source, stage, trainer.settings),
-        )
+        checkpoints.save(0, trainer.new_state(stage, None))
     with pytest.raises(ValueError, match='stage_1 is not finished, it has no evaluation.json'):
         main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
 
