@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 HERE = Path(__file__).parent
+MAIN = ('-m', 'simcis_jax.main')
 # Compiled as the tests are, and found again by all of them.
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
@@ -27,14 +28,13 @@ def start(program, *arguments, environment=None, **options):
         'JAX_COMPILATION_CACHE_DIR': cache,
         **(environment or {}),
     }
-    command = [sys.executable, *map(str, [*program, *arguments])]
+    command = [sys.executable, *map(str, program), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, cwd=HERE.parent, text=True, **options)
 
 
-def start_run(workdir, *flags, **options):
+def start_run(workdir, *flags, program=MAIN, **options):
     """The command with the small config, tests/tiny.py."""
-    program = ('-m', 'simcis_jax.main', f'--config={HERE}/tiny.py', f'--workdir={workdir}')
-    return start(program, *flags, **options)
+    return start(program, f'--config={HERE}/tiny.py', f'--workdir={workdir}', *flags, **options)
 
 
 def found_by_environment(num_processes):

@@ -110,6 +110,6 @@ def test_a_run_goes_on_on_another_number_of_devices(one_device, tmp_path):
     checkpoints = tmp_path / 'run' / 'stage_2' / 'checkpoints'
     shutil.rmtree(checkpoints / '20')
     assert [path.name for path in checkpoints.iterdir()] == ['18']
-    folder = trained(4, tmp_path, *STEPS)
+    folder = trained(4, tmp_path, *STEPS, 'training.images_at_once=1')
     assert_losses_close(folder / 'run', one_device / 'run')
     assert_state_close(folder, one_device)
