@@ -223,7 +223,7 @@ class Trainer:
         arrays: StageArrays,
     ) -> TrainState:
         """The state a stage starts from: parameters and memory live on, the optimizer is new."""
-        state = self.new_state(stage, previous)
+        state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
         if previous is None and self.settings.training.init_backbone:
             params = starting_point.with_backbone(
                 state.params, self.settings.training.init_backbone
@@ -252,8 +252,7 @@ class Trainer:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
         opt_state = jax.jit(optimizer.init)(params)
-        state = TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
-        return parallel.put_replicated(self.mesh, state)
+        return TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
 
     def finished_state(self, stage: Stage) -> TrainState:
         """What the next stage needs of a stage that is trained: parameters and memory."""
