@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from simcis_jax.checkpointing import StageCheckpoints
@@ -58,6 +58,7 @@ def random_state(settings: Settings, num_classes: int) -> TrainState:
 
 def main(_) -> None:
     """Measures and prints."""
+    logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     settings = from_config(CONFIG.value.to_dict())
     every = settings.training.checkpoint_every
     state = jax.block_until_ready(random_state(settings, NUM_CLASSES.value))
