@@ -1,9 +1,10 @@
-"""Kills runs at random moments, lets the same command finish them, and compares every bit.
+"""Kills runs again and again at random moments, and compares every bit of what they end with.
 
-    python -m tests.kill_test --kills=20
+    python -m tests.kill_test --runs=2
 
-Every run is killed once, at a random moment of a random kind (SIGKILL, one in five SIGTERM), then
-continued to its end. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
+A run of three stages is killed ten times: while it writes a checkpoint of each stage, evaluates it
+and begins the next one, and at any time; three kills are SIGTERM, the others SIGKILL. The same
+command goes on each time. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
 """
 
 import argparse
@@ -24,87 +25,78 @@ import commands  # noqa: E402
 import runs  # noqa: E402
 
 
-def finish(workdir):
-    done = commands.start_run(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    output, _ = done.communicate()
-    assert done.returncode == 0, output
+def moments():
+    """In the order of a run: a name, a condition on its folder, and seconds after it at most."""
+    yield 'any time', lambda run: True, 20.0
+    for stage, last in ((1, '6'), (2, '4'), (3, '4')):
+        checkpoints = f'stage_{stage}/checkpoints'
+
+        def writes(run, pattern=f'{checkpoints}/*orbax-checkpoint-tmp*'):
+            return any(run.glob(pattern))
+
+        def trained(run, path=f'{checkpoints}/{last}'):
+            return (run / path).exists()
+
+        def evaluated(run, path=f'stage_{stage}/evaluation.json'):
+            return (run / path).exists()
+
+        yield f'stage {stage} writes a checkpoint', writes, 0.3
+        yield f'stage {stage} is evaluated', trained, 4.0
+        yield f'stage {stage} is over', evaluated, 4.0 if stage < 3 else 0.02
 
 
-# Moments to kill at, each a condition on the folder of the run.
-
-
-def writing(stage):
-    """A checkpoint of the stage is being written."""
-    return lambda run: any(run.glob(f'stage_{stage}/checkpoints/*orbax-checkpoint-tmp*'))
-
-
-def trained(stage, last):
-    """The stage is trained but not evaluated."""
-    return lambda run: (run / f'stage_{stage}' / 'checkpoints' / last).exists()
-
-
-def evaluated(stage):
-    """The stage is finished: the next one begins, with its survey."""
-    return lambda run: (run / f'stage_{stage}' / 'evaluation.json').exists()
-
-
-def moments(duration):
-    """Kinds of moments by name: a condition, and how long after it the kill comes at most."""
-    stages = {1: '6', 2: '4', 3: '4'}
-    kinds = {'any time': (lambda run: True, duration)}
-    for stage, last in stages.items():
-        kinds[f'writing a checkpoint of stage {stage}'] = (writing(stage), 0.15)
-        kinds[f'evaluation of stage {stage}'] = (trained(stage, last), 1.0)
-        kinds[f'after stage {stage}'] = (evaluated(stage), 3.0)
-    return kinds
-
-
-def kill_once(workdir, name, condition, delay, number):
-    """Starts a run and kills it; returns what it left behind, in words."""
+def kill_once(workdir, condition, delay, number):
+    """Starts the run and kills it `delay` seconds after the condition; returns the exit status."""
     process = commands.start_run(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not condition(workdir):
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(number)
     _, errors = process.communicate()
-    if number == signal.SIGTERM and process.returncode not in (0, -number):
-        assert process.returncode == 128 + number, errors
+    if number == signal.SIGTERM and process.returncode == 128 + number:
         assert re.search('SIGTERM: stopped .*; the same command goes on', errors), errors
-    left = sorted(
-        f'{path.parent.parent.name}/{path.name}' for path in workdir.glob('stage_*/checkpoints/*')
-    )
-    return f'{name} + {delay:.2f} s, {number.name}, status {process.returncode}: {", ".join(left)}'
+    else:
+        assert process.returncode in (0, -number), errors
+    return process.returncode
 
 
-def kill_test(kills, seed, folder):
-    """Raises AssertionError if any run ends with other numbers than the undisturbed one."""
+def finish(workdir):
+    process = commands.start_run(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
+def left(workdir):
+    """The checkpoints of a folder, in words."""
+    paths = sorted(workdir.glob('stage_*/checkpoints/*'))
+    return ', '.join(f'{path.parent.parent.name}/{path.name}' for path in paths) or 'nothing'
+
+
+def kill_test(num_runs, seed, folder):
+    """Raises AssertionError if a run ends with other numbers than the undisturbed one."""
     rng = random.Random(seed)
-    undisturbed = folder / 'undisturbed'
-    finish(undisturbed)  # Compiles.
-    shutil.rmtree(undisturbed)
-    begin = time.monotonic()
-    finish(undisturbed)
-    kinds = moments(time.monotonic() - begin)
-    names = list(kinds)
-    for index in range(kills):
-        # Every kind comes up before one does again; one in three is any time.
-        turn = index - index // 3 - 1
-        name = names[0] if index % 3 == 0 else names[1 + turn % (len(names) - 1)]
-        condition, longest = kinds[name]
-        number = signal.SIGTERM if index % 5 == 4 else signal.SIGKILL
+    finish(folder / 'undisturbed')
+    for index in range(num_runs):
         workdir = folder / f'killed_{index}'
-        left = kill_once(workdir, name, condition, rng.uniform(0, longest), number)
+        for kill, (name, condition, longest) in enumerate(moments()):
+            delay = rng.uniform(0, longest)
+            number = signal.SIGTERM if kill % 4 == (index + 1) % 4 else signal.SIGKILL
+            status = kill_once(workdir, condition, delay, number)
+            words = f'run {index + 1}, {name} + {delay:.2f} s, {number.name}: status {status}'
+            print(f'{words}, left {left(workdir)}', flush=True)
         finish(workdir)
-        runs.assert_same(workdir, undisturbed)
-        print(f'{index + 1}/{kills} equal: {left}', flush=True)
+        runs.assert_same(workdir, folder / 'undisturbed')
+        print(
+            f'run {index + 1} of {num_runs}: killed {kill + 1} times, every bit equal', flush=True
+        )
         shutil.rmtree(workdir)
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--kills', type=int, default=20)
+    parser.add_argument('--runs', type=int, default=2)
     parser.add_argument('--seed', type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{temporary}/compiled')
-        kill_test(arguments.kills, arguments.seed, Path(temporary))
+        kill_test(arguments.runs, arguments.seed, Path(temporary))
