@@ -25,19 +25,30 @@ import commands  # noqa: E402
 import runs  # noqa: E402
 
 
+def is_new(path, since):
+    try:
+        return path.stat().st_mtime > since
+    except FileNotFoundError:  # It has got its name meanwhile.
+        return False
+
+
 def moments():
-    """In the order of a run: a name, a condition on its folder, and seconds after it at most."""
-    yield 'any time', lambda run: True, 20.0
+    """In the order of a run: a name, a condition on its folder, and seconds after it at most.
+
+    A condition is told when the command started: an earlier kill leaves unfinished checkpoints.
+    """
+    yield 'any time', lambda run, start: True, 20.0
     for stage, last in ((1, '6'), (2, '4'), (3, '4')):
-        checkpoints = f'stage_{stage}/checkpoints'
+        folder = f'stage_{stage}'
 
-        def writes(run, pattern=f'{checkpoints}/*orbax-checkpoint-tmp*'):
-            return any(run.glob(pattern))
+        def writes(run, start, folder=folder):
+            unfinished = (run / folder).glob('checkpoints/*orbax-checkpoint-tmp*')
+            return any(is_new(path, start) for path in unfinished)
 
-        def trained(run, path=f'{checkpoints}/{last}'):
+        def trained(run, start, path=f'{folder}/checkpoints/{last}'):
             return (run / path).exists()
 
-        def evaluated(run, path=f'stage_{stage}/evaluation.json'):
+        def evaluated(run, start, path=f'{folder}/evaluation.json'):
             return (run / path).exists()
 
         yield f'stage {stage} writes a checkpoint', writes, 0.3
@@ -47,8 +58,9 @@ def moments():
 
 def kill_once(workdir, condition, delay, number):
     """Starts the run and kills it `delay` seconds after the condition; returns the exit status."""
+    start = time.time()
     process = commands.start_run(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while process.poll() is None and not condition(workdir):
+    while process.poll() is None and not condition(workdir, start):
         time.sleep(0.002)
     time.sleep(delay)
     process.send_signal(number)
