@@ -182,8 +182,8 @@ class Trainer:
         print(*damaged, sep='\n', end='\n' * bool(damaged))
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
-                like = jax.eval_shape(lambda: self.new_state(stage, previous))
-                state = checkpoints.restore(parallel.replicated_like(self.mesh, like))
+                shapes = jax.eval_shape(lambda: self.new_state(stage, previous))
+                state = checkpoints.restore(parallel.replicated_like(self.mesh, shapes))
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
                 if damaged:
