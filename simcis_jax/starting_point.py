@@ -125,7 +125,7 @@ def _grow(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
         for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
             if sizes == (num_known, num_classes):
                 return np.concatenate([old, np.split(new, [num_known], axis)[1]], axis)
-        return old
+        return np.asarray(old)  # Several processes cannot save what lies on one of them.
 
     return jax.tree.map(leaf, old, new)
 

@@ -8,7 +8,7 @@ import commands
 import numpy as np
 import pytest
 from commands import HERE
-from test_starting_point import save_stage_2
+from random_params import save_stage_2
 
 
 def start(num_devices, folder, *changes, **options):

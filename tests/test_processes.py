@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import runs
-from test_starting_point import save_stage_2
+from random_params import save_stage_2
 
 from simcis_jax import manifest
 from simcis_jax.checkpointing import StageCheckpoints

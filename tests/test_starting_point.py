@@ -4,17 +4,14 @@ import json
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_params
+from random_params import save_stage_2
 from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.data import open_source
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import from_config
 from simcis_jax.stage_data import stage_arrays
 from simcis_jax.starting_point import with_backbone
@@ -29,25 +26,6 @@ def write_categories(folder, names):
     """What a run records of its classes."""
     entries = [{'id': label, 'name': name, 'isthing': 1} for label, name in enumerate(names)]
     (folder / 'categories.json').write_text(json.dumps(entries))
-
-
-def save_stage_2(folder, num_classes):
-    """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
-    settings = from_config(tiny_config().to_dict())
-    model = Mask2Former(num_classes, **settings.model)
-    size = settings.data.size
-    image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    params = random_params.random_params(model.init, image)['params']
-    rng = np.random.default_rng(0)
-    queries = rng.normal(size=(num_classes, settings.method.bank_size, model.width))
-    bank = QueryBank(
-        queries.astype(np.float32),
-        np.full(num_classes, 3, np.int32),
-        np.arange(num_classes, dtype=np.float32),
-    )
-    with StageCheckpoints(folder / 'stage_2' / 'checkpoints') as checkpoints:
-        checkpoints.save_weights(0, params, bank)
-    return folder / 'stage_2', params, bank
 
 
 @pytest.fixture(scope='module')
