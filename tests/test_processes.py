@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import commands
 import jax
@@ -53,7 +54,8 @@ def start_two(workdir, *flags, watched=False):
 
 def finish(processes, status=0):
     """What each process printed: (stdout, stderr)."""
-    outputs = [process.communicate() for process in processes]
+    with ThreadPoolExecutor() as pool:  # At once: a full pipe stops a process, and so the other.
+        outputs = list(pool.map(subprocess.Popen.communicate, processes))
     assert [process.returncode for process in processes] == [status] * len(processes), outputs
     return outputs
 
