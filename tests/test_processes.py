@@ -102,7 +102,7 @@ def test_a_run_of_two_processes_is_stopped_goes_on_and_is_written_once(finished,
     assert not (workdir / 'results.json').exists()
 
     (_, _), (printed, errors) = finish(start_two(workdir, watched=True))
-    assert printed == ''
+    assert 'stage' not in printed  # Not even the name of a stage; Gloo may speak.
     written = [line.split()[1] for line in errors.splitlines() if line.startswith('WRITES')]
     assert [path for path in written if path.startswith(str(workdir))] == []
     results = json.loads((workdir / 'results.json').read_text())
