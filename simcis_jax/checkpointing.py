@@ -142,7 +142,7 @@ class StageCheckpoints:
 
     def read(self, item: str) -> Any:
         """The newest params or memory as nested dicts of arrays, whatever their shapes."""
-        host = jax.sharding.SingleDeviceSharding(jax.devices('cpu')[0])
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), self._metadata(item)
         )

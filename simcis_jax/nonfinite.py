@@ -58,7 +58,7 @@ class NonfiniteSteps:
                     f'--config.training.skip_nonfinite={skipped} or more.'
                 )
             print(f'{message}: left out, {skipped} of {self._allowed}', flush=True)
-            self._known = skipped
+        self._known = skipped
 
     def _save_batch(self, step: int) -> str:
         batch, images = self._data.at(step - 1)

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage
+from simcis_jax.data.category_list import read_categories
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.workdir import StageFolder, Workdir
 
@@ -20,7 +21,9 @@ from simcis_jax.workdir import StageFolder, Workdir
 Fresh = Callable[[int], tuple[Any, Any]]
 
 
-def finished_stage(path: str, stages: Sequence[Stage], fresh: Fresh) -> StageFolder:
+def finished_stage(
+    path: str, stages: Sequence[Stage], names: Sequence[str], fresh: Fresh
+) -> StageFolder:
     """The folder of a finished stage, whose model is known to fit.
 
     A stage is finished when it was evaluated, or when another program trained it: its checkpoint
@@ -30,10 +33,12 @@ def finished_stage(path: str, stages: Sequence[Stage], fresh: Fresh) -> StageFol
     Args:
         path: of the folder.
         stages: of this run.
+        names: of its classes.
         fresh: what the model and the memory look like.
 
     Raises:
-        ValueError: it is no finished stage, this run has no such stage, or the network differs.
+        ValueError: it is no finished stage, this run has no such stage, or network or classes
+            differ.
     """
     folder = StageFolder(Path(path))
     if not folder.number or not folder.checkpoints.is_dir():
@@ -61,6 +66,7 @@ def finished_stage(path: str, stages: Sequence[Stage], fresh: Fresh) -> StageFol
                 f'this run has learned {len(learned)} of {len(stages[-1].seen)}, among them label '
                 f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
             )
+        _check_names(folder, names)
         params, memory = jax.eval_shape(lambda: fresh(num_known))
         checkpoints.check('params', params, 'model.* as it was there')
         checkpoints.check('memory', memory, 'method.bank_size as it was there')
@@ -95,6 +101,19 @@ def adopt(workdir: Workdir, source: StageFolder, num_classes: int, fresh: Fresh)
         target.write_report(source.read_report())
 
 
+def _check_names(folder: StageFolder, names: Sequence[str]) -> None:
+    path = folder.root.parent / 'categories.json'
+    if not path.is_file():  # Converted models know no names.
+        return
+    for label, (known, name) in enumerate(zip(read_categories(path).names, names, strict=False)):
+        if known != name:
+            raise ValueError(
+                f'training.init_from={folder.root}: label {label} is {known!r} in {path} and '
+                f'{name!r} in this data set. The model would take one class for the other: give '
+                'new classes ids above those of the old ones, and keep the old names.'
+            )
+
+
 def _count_classes(checkpoints: StageCheckpoints) -> int:
     return checkpoints.shapes('params')['heads.class_head.dense.bias'][0]
 
@@ -106,7 +125,7 @@ def _grow(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
         for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
             if sizes == (num_known, num_classes):
                 return np.concatenate([old, np.split(new, [num_known], axis)[1]], axis)
-        return old
+        return np.asarray(old)  # Several processes cannot save what lies on one of them.
 
     return jax.tree.map(leaf, old, new)
 

@@ -59,14 +59,11 @@ def run_steps(
             progress.skip()  # The first step compiles.
         else:
             progress.advance(numbers=numbers)
-        is_due = step % training.checkpoint_every == 0 or step == num_steps
-        if is_due:
+        is_asked_to_stop = stop.after_step()
+        if step % training.checkpoint_every == 0 or step == num_steps or is_asked_to_stop:
             nonfinite.check()
             checkpoints.save(step, state)
-        if stop.after_step():
-            if not is_due:
-                nonfinite.check()
-                checkpoints.save(step, state)
+        if is_asked_to_stop:
             checkpoints.wait()
             raise Interrupted(stop.number, f'after step {step} of stage {stage}')
     return state

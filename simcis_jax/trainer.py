@@ -127,7 +127,9 @@ class Trainer:
         training = self.settings.training
         adopted = None
         if training.init_from:
-            adopted = starting_point.finished_stage(training.init_from, self.stages, self.fresh)
+            adopted = starting_point.finished_stage(
+                training.init_from, self.stages, self.categories.names, self.fresh
+            )
         else:
             params, _ = jax.eval_shape(self.fresh)
             if training.init_backbone:

@@ -26,10 +26,12 @@ from typing import Any
 
 from simcis_jax.evaluation import continual
 
-# What may differ when a run goes on: it changes neither the model nor its scores.
+# What may differ when a run goes on: it changes neither the model nor its scores, or only as the
+# number of devices does, in the last digits.
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
+    'training.images_at_once',
     'training.log_every',
     'training.checkpoint_every',
     'training.skip_nonfinite',

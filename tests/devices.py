@@ -1,4 +1,4 @@
-"""Trains in a process of its own, on a number of simulated devices, and keeps what came out.
+"""Trains two stages in a process of its own, on simulated devices, and keeps what came out.
 
 python tests/devices.py NUM_DEVICES OUT.npz WORKDIR [KEY=VALUE ...]
 
@@ -33,9 +33,9 @@ def main(num_devices, out, folder, *changes):
     with Workdir(folder, config, writes=parallel.is_main()) as workdir:
         trainer = Trainer(from_config(config), workdir)
         programs = keep_programs(trainer)
-        trainer.start()
-        state = None
-        for stage in trainer.stages[:2]:
+        adopted = trainer.start()
+        state = trainer.finished_state(trainer.stages[adopted - 1]) if adopted else None
+        for stage in trainer.stages[adopted : adopted + 2]:
             state = trainer.train_stage(stage, state)
     for array in jax.tree.leaves((state.params, state.memory)):
         first, *others = (np.asarray(shard.data) for shard in array.addressable_shards)

@@ -1,30 +1,19 @@
 """The same run on any number of devices and processes."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
+import commands
 import numpy as np
 import pytest
+from commands import HERE
+from random_params import save_stage_2
 
-HERE = Path(__file__).parent
 
-
-def start(num_devices, folder, *changes, **environment):
-    command = [sys.executable, HERE / 'devices.py', str(num_devices), folder / 'state.npz']
-    environment = {
-        **os.environ,
-        'PYTHONPATH': f'{HERE.parent}:{HERE}',
-        'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
-        **environment,
-    }
-    return subprocess.Popen([*command, folder / 'run', *changes], env=environment)
+def start(num_devices, folder, *changes, **options):
+    program = [HERE / 'devices.py', num_devices, folder / 'state.npz', folder / 'run']
+    return commands.start(program, *changes, **options)
 
 
 def trained(num_devices, folder, *changes):
@@ -37,22 +26,25 @@ def losses(run):
     return [{k: v for k, v in record.items() if k != 'steps_per_second'} for record in records]
 
 
-def assert_losses_close(run, other):
-    for record, expected in zip(losses(run), losses(other), strict=True):
-        assert record == pytest.approx(expected, rel=1e-5, abs=1e-5)
+def assert_losses_close(records, expected_records, tolerance=1e-5):
+    for record, expected in zip(records, expected_records, strict=True):
+        assert record == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-def assert_state_close(folder, other):
-    """To 1e-5 of an array's largest value, or 1 % of what one step of AdamW may change.
+def assert_same_training(folder, other):
+    """Parameters and bank to 1e-5 of an array's largest value, and the losses they lead to.
 
-    The keys' biases need the latter: attention does not depend on them, so their gradient is
-    rounding alone, of which AdamW makes updates of full size.
+    On the way rounding may turn a decision, such as which points of a mask are sampled; that shows
+    in one step's losses.
     """
     state, expected = np.load(folder / 'state.npz'), np.load(other / 'state.npz')
     assert set(state.files) == set(expected.files)
     for name in set(state.files) - {'program'}:
-        atol = max(1e-5 * np.abs(expected[name]).max(), 0.01 * 1e-3)
+        atol = 1e-5 * np.abs(expected[name]).max()
         np.testing.assert_allclose(state[name], expected[name], rtol=0, atol=atol, err_msg=name)
+    records, expected_records = losses(folder / 'run'), losses(other / 'run')
+    assert_losses_close(records[-1:], expected_records[-1:])
+    assert_losses_close(records, expected_records, tolerance=1e-4)
 
 
 def collectives(program):
@@ -75,8 +67,7 @@ def two_devices(tmp_path_factory):
 def test_two_devices_train_as_one_does(two_devices, finished):
     records = losses(finished[0])
     assert [r['step'] for r in records] == [2, 4, 6, 2, 4, 2, 4]
-    for record, expected in zip(losses(two_devices / 'run'), records[:5], strict=True):
-        assert record == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert_losses_close(losses(two_devices / 'run'), records[:5])
 
 
 def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
@@ -88,54 +79,54 @@ def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
     assert sorted(collectives(program)) == [(entry, kind) for kind in expected]
 
 
-STEPS = ('training.batch_size=8', 'training.base_steps=20', 'training.steps_per_class=10')
+@pytest.fixture(scope='module')
+def steps(tmp_path_factory):
+    """The settings of 20 steps that start from random parameters.
+
+    Where a network starts by itself, deformable attention samples right at pixels; there bilinear
+    interpolation has a kink, and rounding decides on the gradient.
+    """
+    stage, params, _ = save_stage_2(tmp_path_factory.mktemp('random'), 12)
+    start = json.dumps(str(stage))
+    return params, (
+        f'training.init_from={start}',
+        'training.batch_size=8',
+        'training.steps_per_class=10',
+        'optimizer.later_learning_rate=1e-4',
+    )
 
 
 @pytest.fixture(scope='module')
-def one_device(tmp_path_factory):
-    """20 steps of two stages each, on one device."""
-    return trained(1, tmp_path_factory.mktemp('one_device'), *STEPS)
+def one_device(tmp_path_factory, steps):
+    """These steps on one device; they change parameters by far more than is tolerated."""
+    start, changes = steps
+    folder = trained(1, tmp_path_factory.mktemp('one_device'), *changes)
+    kernel = np.load(folder / 'state.npz')["[0]['heads']['class_head']['dense']['kernel']"]
+    assert np.abs(kernel - start['heads']['class_head']['dense']['kernel']).max() > 2e-4
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('num_devices', [2, 4, 8])
-def test_any_number_of_devices_trains_as_one_does(one_device, tmp_path, num_devices):
-    folder = trained(num_devices, tmp_path, *STEPS)
-    assert_losses_close(folder / 'run', one_device / 'run')
-    assert_state_close(folder, one_device)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+def test_any_number_of_devices_trains_as_one_does(one_device, steps, tmp_path, num_devices):
+    assert_same_training(trained(num_devices, tmp_path, *steps[1]), one_device)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(one_device, tmp_path):
-    address = f'127.0.0.1:{free_port()}'
+def test_two_processes_train_as_one_does(one_device, steps, tmp_path):
     processes = [
-        start(
-            2,
-            tmp_path,
-            *STEPS,
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES='2',
-            JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
+        start(2, tmp_path, *steps[1], environment=environment)
+        for environment in commands.found_by_environment(2)
     ]
     assert [process.wait() for process in processes] == [0, 0]
-    assert_losses_close(tmp_path / 'run', one_device / 'run')
-    assert_state_close(tmp_path, one_device)
+    assert_same_training(tmp_path, one_device)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_number_of_devices(one_device, tmp_path):
+def test_a_run_goes_on_on_another_number_of_devices(one_device, steps, tmp_path):
     shutil.copytree(one_device / 'run', tmp_path / 'run')
-    checkpoints = tmp_path / 'run' / 'stage_2' / 'checkpoints'
+    checkpoints = tmp_path / 'run' / 'stage_3' / 'checkpoints'
     shutil.rmtree(checkpoints / '20')
     assert [path.name for path in checkpoints.iterdir()] == ['18']
-    folder = trained(4, tmp_path, *STEPS)
-    assert_losses_close(folder / 'run', one_device / 'run')
-    assert_state_close(folder, one_device)
+    trained(4, tmp_path, *steps[1], 'training.images_at_once=1')
+    assert_same_training(tmp_path, one_device)

@@ -53,7 +53,7 @@ ALLOWED = {
     'settings': {'model', 'losses', 'continual', 'methods', 'optimizer'},
     'stage_data': {'types', 'continual', 'data', 'settings'},
     'workdir': {'evaluation'},
-    'starting_point': {'checkpointing', 'continual', 'port', 'workdir'},
+    'starting_point': {'checkpointing', 'continual', 'data', 'port', 'workdir'},
     'reporting': {'evaluation', 'continual', 'checkpointing', 'workdir', 'settings', 'progress'},
     'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
     'predictor': {

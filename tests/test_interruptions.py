@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import kill_test
 import numpy as np
 import pytest
 import runs
@@ -67,6 +68,19 @@ def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monk
     changes = {'data.num_workers': 1, 'training.checkpoint_every': 3}
     assert main.run(tiny_config(**changes), str(tmp_path)) == finished[1]
     runs.assert_same(tmp_path, finished[0])
+
+
+def test_a_kill_while_a_checkpoint_is_written_loses_no_number(finished, tmp_path):
+    moments = {name: condition for name, condition, _ in kill_test.moments()}
+    writing = moments['stage 2 writes a checkpoint']
+    assert kill_test.kill_once(tmp_path, writing, 0.0, signal.SIGKILL) == -signal.SIGKILL
+    assert main.run(tiny_config(), str(tmp_path)) == finished[1]
+    runs.assert_same(tmp_path, finished[0])
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_no_number(tmp_path):
+    kill_test.kill_test(num_runs=1, seed=1, folder=tmp_path)
 
 
 def test_a_damaged_checkpoint_is_trained_again(finished, tmp_path, capsys):

@@ -1,18 +1,17 @@
 """Runs that start from what another program trained."""
 
 import json
+import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_params
+from random_params import save_stage_2
 from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.continual.virtual_query import QueryBank
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.data import open_source
 from simcis_jax.settings import from_config
 from simcis_jax.stage_data import stage_arrays
 from simcis_jax.starting_point import with_backbone
@@ -20,25 +19,13 @@ from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
 
 CLASSES = 12
+SHAPES = open_source('shapes', 'val', num_images=1).categories.names
 
 
-def save_stage_2(folder, num_classes):
-    """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
-    settings = from_config(tiny_config().to_dict())
-    model = Mask2Former(num_classes, **settings.model)
-    size = settings.data.size
-    image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    params = random_params.random_params(model.init, image)['params']
-    rng = np.random.default_rng(0)
-    queries = rng.normal(size=(num_classes, settings.method.bank_size, model.width))
-    bank = QueryBank(
-        queries.astype(np.float32),
-        np.full(num_classes, 3, np.int32),
-        np.arange(num_classes, dtype=np.float32),
-    )
-    with StageCheckpoints(folder / 'stage_2' / 'checkpoints') as checkpoints:
-        checkpoints.save_weights(0, params, bank)
-    return folder / 'stage_2', params, bank
+def write_categories(folder, names):
+    """What a run records of its classes."""
+    entries = [{'id': label, 'name': name, 'isthing': 1} for label, name in enumerate(names)]
+    (folder / 'categories.json').write_text(json.dumps(entries))
 
 
 @pytest.fixture(scope='module')
@@ -79,20 +66,31 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     assert main.run(config_from(folder), str(tmp_path / 'run')) == results
 
 
-def test_a_model_takes_on_classes_that_no_one_foresaw(tmp_path, monkeypatch):
-    folder, params, bank = save_stage_2(tmp_path, CLASSES - 2)
-    trained = []
-    train_stage = Trainer.train_stage
+def test_a_finished_run_takes_on_classes_that_no_one_foresaw(finished, tmp_path, monkeypatch):
+    folder, params, bank = save_stage_2(tmp_path / 'old', CLASSES - 2)
+    write_categories(tmp_path / 'old', SHAPES[: CLASSES - 2])
+    for name in ('stage_1', 'stage_2'):
+        (tmp_path / 'old' / name).mkdir(exist_ok=True)
+        shutil.copy(finished[0] / name / 'evaluation.json', tmp_path / 'old' / name)
+    trained, evaluated = [], []
+    train_stage, evaluate_stage = Trainer.train_stage, Trainer.evaluate_stage
 
     def record(self, stage, previous):
         trained.append((stage, *jax.tree.map(np.asarray, (previous.params, previous.memory))))
         return train_stage(self, stage, previous)
 
     monkeypatch.setattr(Trainer, 'train_stage', record)
+    monkeypatch.setattr(
+        Trainer,
+        'evaluate_stage',
+        lambda self, stage, state: evaluated.append(stage) or evaluate_stage(self, stage, state),
+    )
     config = config_from(folder, **{'protocol.added': (2,)})
     results = main.run(config, str(tmp_path / 'run'))
-    assert [report['stage'] for report in results['stages']] == [2, 3]
+    assert [report['stage'] for report in results['stages']] == [1, 2, 3]
+    assert results['stages'][:2] == finished[1]['stages'][:2]
     ((stage, grown, grown_bank),) = trained
+    assert evaluated == [stage]
     assert stage.current == (10, 11)
 
     rows = grown['heads']['class_head']['dense']
@@ -113,6 +111,14 @@ def test_new_classes_come_last(tmp_path):
     config = config_from(folder, **{'protocol.added': (2,), 'protocol.order': 'descending'})
     with pytest.raises(ValueError, match='knows 10 classes.*New classes must come last'):
         main.run(config, str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_classes_keep_their_labels(tmp_path):
+    folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
+    write_categories(tmp_path, (*SHAPES[:3], 'lamp', *SHAPES[4:10]))
+    with pytest.raises(ValueError, match=f"label 3 is 'lamp' in .* and '{SHAPES[3]}' in this data"):
+        main.run(config_from(folder, **{'protocol.added': (2,)}), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 

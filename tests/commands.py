@@ -1,0 +1,52 @@
+"""Runs in processes of their own."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+HERE = Path(__file__).parent
+MAIN = ('-m', 'simcis_jax.main')
+# Compiled as the tests are, and found again by all of them.
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'PYTHONPATH': f'{HERE.parent}:{HERE}',
+}
+
+
+def start(program, *arguments, environment=None, **options):
+    """Starts `python PROGRAM`; options are those of Popen."""
+    cache = jax.config.jax_compilation_cache_dir or os.environ['JAX_COMPILATION_CACHE_DIR']
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        'JAX_COMPILATION_CACHE_DIR': cache,
+        **(environment or {}),
+    }
+    command = [sys.executable, *map(str, program), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, cwd=HERE.parent, text=True, **options)
+
+
+def start_run(workdir, *flags, program=MAIN, **options):
+    """The command with the small config, tests/tiny.py."""
+    return start(program, f'--config={HERE}/tiny.py', f'--workdir={workdir}', *flags, **options)
+
+
+def found_by_environment(num_processes):
+    """The environment of each of several processes that are to find each other."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        address = f'127.0.0.1:{probe.getsockname()[1]}'
+    return [
+        {
+            'JAX_COORDINATOR_ADDRESS': address,
+            'JAX_NUM_PROCESSES': str(num_processes),
+            'JAX_PROCESS_ID': str(index),
+        }
+        for index in range(num_processes)
+    ]

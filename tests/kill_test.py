@@ -1,0 +1,116 @@
+"""Kills runs again and again at random moments, and compares every bit of what they end with.
+
+    python -m tests.kill_test --runs=2
+
+A run of three stages is killed ten times: while it writes a checkpoint of each stage, evaluates it
+and begins the next one, and when it has just been started; one in four kills is SIGTERM, the others
+are SIGKILL. The same command goes on each time. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import commands  # noqa: E402
+import runs  # noqa: E402
+
+
+def is_new(path, since):
+    try:
+        return path.stat().st_mtime > since
+    except FileNotFoundError:  # It has got its name meanwhile.
+        return False
+
+
+def moments():
+    """In the order of a run: a name, a condition on its folder, and seconds after it at most.
+
+    A condition is told when the command started: an earlier kill leaves unfinished checkpoints. It
+    also holds when its moment is past.
+    """
+    yield 'the beginning', lambda run, start: True, 10.0
+    for stage, last in ((1, '6'), (2, '4'), (3, '4')):
+        folder = f'stage_{stage}'
+
+        def writes(run, start, folder=folder):
+            unfinished = (run / folder).glob('checkpoints/*orbax-checkpoint-tmp*')
+            is_past = (run / folder / 'evaluation.json').exists()
+            return is_past or any(is_new(path, start) for path in unfinished)
+
+        def trained(run, start, path=f'{folder}/checkpoints/{last}'):
+            return (run / path).exists()
+
+        def evaluated(run, start, path=f'{folder}/evaluation.json'):
+            return (run / path).exists()
+
+        yield f'stage {stage} writes a checkpoint', writes, 0.2
+        yield f'stage {stage} is evaluated', trained, 4.0
+        yield f'stage {stage} is over', evaluated, 4.0 if stage < 3 else 0.02
+
+
+def kill_once(workdir, condition, delay, number):
+    """Starts the run and kills it `delay` seconds after the condition; returns the exit status."""
+    start = time.time()
+    process = commands.start_run(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and not condition(workdir, start):
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    if number == signal.SIGTERM and process.returncode == 128 + number:
+        assert re.search('SIGTERM: stopped .*; the same command goes on', errors), errors
+    else:
+        assert process.returncode in (0, -number), errors
+    return process.returncode
+
+
+def finish(workdir):
+    process = commands.start_run(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+
+
+def left(workdir):
+    """The checkpoints of a folder, in words."""
+    paths = sorted(workdir.glob('stage_*/checkpoints/*'))
+    return ', '.join(f'{path.parent.parent.name}/{path.name}' for path in paths) or 'nothing'
+
+
+def kill_test(num_runs, seed, folder):
+    """Raises AssertionError if a run ends with other numbers than the undisturbed one."""
+    rng = random.Random(seed)
+    finish(folder / 'undisturbed')
+    for index in range(num_runs):
+        workdir = folder / f'killed_{index}'
+        for kill, (name, condition, longest) in enumerate(moments()):
+            delay = rng.uniform(0, longest)
+            number = signal.SIGTERM if kill % 4 == (index + 1) % 4 else signal.SIGKILL
+            status = kill_once(workdir, condition, delay, number)
+            words = f'run {index + 1}, {name} + {delay:.2f} s, {number.name}: status {status}'
+            print(f'{words}, left {left(workdir)}', flush=True)
+        finish(workdir)
+        runs.assert_same(workdir, folder / 'undisturbed')
+        print(
+            f'run {index + 1} of {num_runs}: killed {kill + 1} times, every bit equal', flush=True
+        )
+        shutil.rmtree(workdir)
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--runs', type=int, default=2)
+    parser.add_argument('--seed', type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{temporary}/compiled')
+        kill_test(arguments.runs, arguments.seed, Path(temporary))
