@@ -26,14 +26,14 @@ PROTOCOL = '100-10'  # The paper's.
 
 def variants(num_classes: int) -> Sequence[Variant]:
     """The original order, then ten others."""
-    orders = {}
-    for number in range(1, 11):
-        labels = np.random.default_rng(number).permutation(num_classes)
-        named = num_classes == 150
-        orders[f'order {number}'] = f'ade20k_{number}' if named else ','.join(map(str, labels))
+    orders = [f'ade20k_{number}' for number in range(1, 11)]
     if num_classes != 150:
-        orders['order 10'] = 'descending'
-    others = [Variant(label, {'protocol.order': order}) for label, order in orders.items()]
+        shuffled = (np.random.default_rng(n).permutation(num_classes) for n in range(1, 10))
+        orders = [*(','.join(map(str, labels)) for labels in shuffled), 'descending']
+    others = (
+        Variant(f'order {number}', {'protocol.order': order}, name=f'order={number}')
+        for number, order in enumerate(orders, start=1)
+    )
     return [Variant('origin'), *others]
 
 

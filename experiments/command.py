@@ -118,9 +118,11 @@ def read_config(path: Path, overrides: Sequence[str], data_root: str | None) -> 
         overrides: '--config.GROUP.KEY=VALUE'.
         data_root: where the data set is, or the folder that holds the config's prepared one.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', lock_config=True, flag_values=values)
-    parse_flags(['experiments', f'--config={path}', *overrides], values)
+    values, argv = flags.FlagValues(), ['experiments', f'--config={path}', *overrides]
+    config_flags.DEFINE_config_file(
+        'config', None, lock_config=True, flag_values=values, sys_argv=argv
+    )
+    parse_flags(argv, values)
     config = values['config'].value
     if data_root:
         folder = Path(data_root)

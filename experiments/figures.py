@@ -150,15 +150,16 @@ def lines(
     return figure
 
 
-def grid(titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Figure:
+def grid(title: str, titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Figure:
     """Pictures [H, W, 3] uint8 in rows, a title over each column."""
     height, width = rows[0][0].shape[:2]
     with matplotlib.rc_context(STYLE):
-        size = (2.3 * len(titles), 0.3 + 2.3 * height / width * len(rows))
+        size = (2.3 * len(titles), 0.7 + 2.3 * height / width * len(rows))
         figure = Figure(figsize=size, layout='constrained')
+        figure.suptitle(title, x=0.01, ha='left', fontweight='bold')
         axes = np.atleast_2d(figure.subplots(len(rows), len(titles), squeeze=False))
-        for place, title in enumerate(titles):
-            axes[0, place].set_title(title, fontsize=11)
+        for place, name in enumerate(titles):
+            axes[0, place].set_title(name, fontsize=11)
         for axis, picture in zip(axes.flat, (p for row in rows for p in row), strict=True):
             axis.imshow(picture, interpolation='nearest')
             axis.set_axis_off()

@@ -22,11 +22,7 @@ def variants(num_classes: int) -> Sequence[Variant]:
     del num_classes
     no_queries = {'method.num_virtual_queries': 0}
     return (
-        Variant('0 images', no_queries),
-        *(
-            Variant(f'{count} images', no_queries | {'protocol.replay_images': count})
-            for count in (75, 150, 300, 600)
-        ),
+        Variant('0 virtual queries a class', no_queries),
         *(
             Variant(f'{count} virtual queries a class', {'method.bank_size': count})
             for count in (20, 40, 80, 160)

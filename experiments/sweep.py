@@ -32,6 +32,7 @@ class Variant:
     label: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
     joint: bool = False  # All classes at once, for as many steps as all stages together.
+    name: str = ''  # Of its folders, where the changes are too long for it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,12 @@ def make_run(
         ValueError: a value is unknown or impossible.
     """
     config = copy.deepcopy(config)
+    before = config.to_dict()
     config.update_from_flattened_dict(dict(variant.changes))
-    # Commas are in the way in names of folders.
-    changes = [f'{key}={value}'.replace(',', '.') for key, value in variant.changes.items()]
+    after, named = config.to_dict(), [key.split('.') for key in variant.changes]
+    changes = [f'{g}.{k}={after[g][k]}' for g, k in named if after[g][k] != before[g][k]]
+    if variant.name and changes:
+        changes = [variant.name]
     base_classes = _stages(config.protocol, num_classes)[0].current
     if variant.joint:
         changes.append('joint')
@@ -196,7 +200,7 @@ def _hours(hours: float) -> str:
 
 
 def _rates(setting: str, workdir: Path) -> tuple[float, float]:
-    """Median steps a second of a setting's runs in the first and in later stages; NaN if unknown."""
+    """Median steps a second of a setting's runs in the first and in later stages, or NaN."""
     rates = ([], [])
     for path in workdir.glob(f'{setting}+*/metrics.jsonl'):
         for line in path.read_text().splitlines():
