@@ -73,9 +73,10 @@ def original_base(run: Run) -> set[str]:
 
 def printed_orders() -> dict[str, list[float]]:
     """The paper's PQ of all classes in every order, of SimCIS and ECLIPSE."""
-    values = {'SimCIS, paper': [], 'ECLIPSE, paper': []}
+    values = {'SimCIS, paper (ADE20K)': [], 'ECLIPSE, paper (ADE20K)': []}
     for label, row in paper.read('7').items():
-        values['ECLIPSE, paper' if label.startswith('ECLIPSE') else 'SimCIS, paper'].append(row.all)
+        method = 'ECLIPSE' if label.startswith('ECLIPSE') else 'SimCIS'
+        values[f'{method}, paper (ADE20K)'].append(row.all)
     return values
 
 

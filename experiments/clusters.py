@@ -29,6 +29,7 @@ from experiments.sweep import Run
 NUM_IMAGES = 24
 NUM_SHOWN = 4
 NUM_CLUSTERS = 10
+SIDE = 256  # Pixels of a picture.
 
 
 def cluster(features: np.ndarray, num_clusters: int, seed: int = 0) -> np.ndarray:
@@ -75,45 +76,44 @@ def feature_maps(run: Run, stage: int, images: np.ndarray) -> np.ndarray:
     return np.asarray(describe(load_params(run, stage)))
 
 
-def painted(labels: np.ndarray, side: int) -> np.ndarray:
-    """Clusters [h, w] as a picture [side, side, 3] uint8."""
-    colors = (np.array(colormaps['tab20'].colors) * 255).astype(np.uint8)
-    return cv2.resize(colors[labels % 20], (side, side), interpolation=cv2.INTER_NEAREST)
-
-
 def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """The picture of every finished variant of the first seed, and a table of agreement."""
+    """A picture of the finished variants of the first seed, and a table of agreement."""
     found = {run.variant.label: run for run in reversed(runs) if run.folder in results}
-    lines = []
-    for label, run in sorted(found.items(), key=lambda item: drift.LABELS.index(item[0])):
-        images = validation_images(run, NUM_IMAGES)
-        last = len(run.stages)
+    found = {label: found[label] for label in drift.LABELS if label in found}
+    if not found:
+        return ''
+    run = next(iter(found.values()))
+    images, last = validation_images(run, NUM_IMAGES), len(run.stages)
+    columns, lines = {'image': images}, []
+    for label, run in found.items():
         before, after = (
             cluster(feature_maps(run, stage, images), NUM_CLUSTERS) for stage in (1, last)
         )
         after = renamed(after, before)
-        index = adjusted_rand_index(before, after)
-        side = max(images.shape[1], 256)
-        rows = [
-            [
-                cv2.resize(images[i], (side, side), interpolation=cv2.INTER_CUBIC),
-                painted(before[i], side),
-                painted(after[i], side),
-            ]
-            for i in np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int)
+        name = label.replace(', ', ',\n')
+        columns |= {f'{name}\nafter stage 1': before, f'{name}\nafter stage {last}': after}
+        lines.append(f'| {label} | {adjusted_rand_index(before, after):.3f} |')
+    shown = np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int)
+    rows = [[picture(column[index]) for column in columns.values()] for index in shown]
+    figure = figures.grid('Clusters of the finest feature map', list(columns), rows)
+    figures.save(figure, folder / f'clusters-{run.setting}')
+    return '\n'.join(
+        [
+            f'### {run.setting}: {NUM_CLUSTERS} clusters after the first and the last stage\n',
+            '| | adjusted Rand index |',
+            '| --- | ---: |',
+            *lines,
+            '',
         ]
-        titles = ('image', 'after stage 1', f'after stage {last}')
-        name = label.replace('+ ', '').replace(', ', '-').replace(' ', '_')
-        figures.save(figures.grid(label, titles, rows), folder / f'clusters-{run.setting}-{name}')
-        lines.append(f'| {run.setting} | {label} | {index:.3f} |')
-    if not lines:
-        return ''
-    head = [
-        f'### Clusters after the first and the last stage, {NUM_CLUSTERS} of them\n',
-        '| setting | | adjusted Rand index |',
-        '| --- | --- | ---: |',
-    ]
-    return '\n'.join([*head, *lines, ''])
+    )
+
+
+def picture(content: np.ndarray) -> np.ndarray:
+    """An image [H, W, 3], or clusters [h, w] in colours, as a picture of SIDE pixels a side."""
+    if content.ndim == 3:
+        return cv2.resize(content, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    colors = (np.array(colormaps['tab20'].colors) * 255).astype(np.uint8)
+    return cv2.resize(colors[content % 20], (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
 
 
 EXPERIMENT = Experiment(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from experiments.scores import TITLES
@@ -69,13 +70,10 @@ def bars(title: str, rows: Sequence[Row], *, with_paper: bool = False) -> Figure
                 _bar(panel, place, row, column, color, with_paper)
         panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
         panels[0].invert_yaxis()
-        panels[0].set_xlim(left=0)
-        panels[0].margins(x=0.16)
+        panels[0].set_xlim(0, 1.42 * max(panel.dataLim.x1 for panel in panels))
         if with_paper and any(row.paper for row in rows):
-            handles = [
-                panels[2].scatter([], [], marker='D', facecolors='white', edgecolors=SOFT, s=36)
-            ]
-            figure.legend(handles, ['paper'], loc='upper right', frameon=False)
+            mark = panels[2].scatter([], [], marker='|', color=INK, s=120, linewidths=2)
+            figure.legend([mark], ['paper'], loc='upper right', frameon=False)
     return figure
 
 
@@ -84,16 +82,20 @@ def _bar(panel, place: int, row: Row, column: str, color: str, with_paper: bool)
     summary = row.summary(column)
     printed = getattr(row.paper, column) if with_paper and row.paper else None
     if summary:
-        panel.barh(place, summary.mean, 0.62, color=color, alpha=0.3)
+        panel.barh(place, summary.mean, 0.62, color=_light(color))
         panel.scatter(values, [place] * len(values), s=14, color=color, zorder=3)
     if printed is not None:
-        style = dict(marker='D', facecolors='white', edgecolors=SOFT, s=36, zorder=4)
-        panel.scatter(printed, place, **style)
+        panel.plot([printed, printed], [place - 0.42, place + 0.42], color=INK, linewidth=2)
     if summary or printed is not None:
         right = max([*values, printed or 0.0])
         text = str(summary) if summary else f'({printed:.1f})'
         place = (right, place)
         panel.annotate(text, place, (7, 0), textcoords='offset points', va='center', fontsize=10)
+
+
+def _light(color: str) -> tuple[float, ...]:
+    """The colour thinned with white; not transparent, or lines below would show."""
+    return tuple(0.3 * part + 0.7 for part in to_rgb(color))
 
 
 def boxes(title: str, values: Mapping[str, Sequence[float]]) -> Figure:
@@ -111,11 +113,13 @@ def boxes(title: str, values: Mapping[str, Sequence[float]]) -> Figure:
         rng = np.random.default_rng(0)
         for place, (box, found) in enumerate(zip(drawn['boxes'], values.values(), strict=True)):
             color = COLORS[place % len(COLORS)]
-            box.set(facecolor=color, alpha=0.25, edgecolor=color)
+            box.set(facecolor=_light(color), edgecolor=color)
             spread = rng.uniform(-0.12, 0.12, len(found))
             panel.scatter(place + 1 + spread, found, s=18, color=color, zorder=3)
         for line in drawn['medians']:
             line.set(color=INK, linewidth=1.8)
+        for line in (*drawn['whiskers'], *drawn['caps']):
+            line.set(color=SOFT)
         panel.set_xticks(range(1, len(values) + 1), [label.replace(', ', '\n') for label in values])
         panel.set_ylim(bottom=0)
     return figure
@@ -154,7 +158,7 @@ def grid(title: str, titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]
     """Pictures [H, W, 3] uint8 in rows, a title over each column."""
     height, width = rows[0][0].shape[:2]
     with matplotlib.rc_context(STYLE):
-        size = (2.3 * len(titles), 0.7 + 2.3 * height / width * len(rows))
+        size = (2.0 * len(titles), 1.0 + 2.0 * height / width * len(rows))
         figure = Figure(figsize=size, layout='constrained')
         figure.suptitle(title, x=0.01, ha='left', fontweight='bold')
         axes = np.atleast_2d(figure.subplots(len(rows), len(titles), squeeze=False))
