@@ -121,6 +121,7 @@ EXPERIMENT = Experiment(
     title='Clusters of the finest feature map',
     settings=drift.EXPERIMENT.settings,
     variants=drift.EXPERIMENT.variants,
+    with_scores=False,
     more=more,
 )
 

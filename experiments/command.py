@@ -137,10 +137,16 @@ def count_classes(config: ConfigDict) -> int:
     return len(open_source(data.name, data.val_split, root=data.root, size=data.size).categories)
 
 
-def write(plan: Plan, results: Results) -> str:
-    """Writes tables, figures and numbers of what is finished; returns the tables."""
+def write(plan: Plan, results: Results, *, whole: bool = True) -> str:
+    """Writes tables, figures and numbers of what is finished; returns the tables.
+
+    Args:
+        plan: all runs.
+        results: of those that are finished.
+        whole: also write what the experiment adds, which may take long.
+    """
     texts, numbers = [f'## {plan.experiment.title}\n'], []
-    for setting in plan.settings:
+    for setting in plan.settings if plan.experiment.with_scores else ():
         runs = [run for run in plan.runs if run.setting == setting.name]
         for metric in metrics(runs, results):
             rows = make_rows(setting, metric, runs, results)
@@ -155,7 +161,7 @@ def write(plan: Plan, results: Results) -> str:
                 figures.bars(title, rows, with_paper=plan.is_papers),
                 plan.workdir / f'{plan.experiment.name}-{setting.name}-{metric}',
             )
-    if plan.experiment.more:
+    if plan.experiment.more and whole:
         texts.append(plan.experiment.more(plan.runs, results, plan.workdir))
     done = [run for run in plan.runs if run.folder in results]
     texts.append(tables.run_list(done, plan.overrides))
@@ -181,7 +187,7 @@ def run(experiment: Experiment, arguments: Sequence[str]) -> None:
         for done, found in finish(in_order(plan.runs), plan.workdir):
             if done.folder not in results:
                 results[done.folder] = found
-                write(plan, results)
+                write(plan, results, whole=False)
     plan.workdir.mkdir(parents=True, exist_ok=True)
     print('\n' + write(plan, results))
 

@@ -159,6 +159,7 @@ EXPERIMENT = Experiment(
     variants=lambda num_classes: [
         variant for variant in components.variants(num_classes) if variant.label in LABELS
     ],
+    with_scores=False,
     more=more,
 )
 

@@ -43,6 +43,7 @@ class Experiment:
     title: str
     settings: Mapping[str, Sequence[Setting]]  # By data.
     variants: Callable[[int], Sequence[Variant]]  # Of the number of classes.
+    with_scores: bool = True  # Whether tables of scores are asked for.
     # What else to write, given all runs, the results and the folder: markdown.
     more: Callable[[Sequence[Run], Results, Path], str] | None = None
 

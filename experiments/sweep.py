@@ -162,7 +162,9 @@ def finished(run: Run) -> dict | None:
 
 
 def _starting_point(run: Run, workdir: Path) -> str:
-    """What a run starts after: as it was when it began; else a first stage of the sweep, if any."""
+    """The stage a run starts after: the one asked for, the one it began with, or a shared one."""
+    if run.config['training']['init_from']:
+        return run.config['training']['init_from']
     recorded_config = run.folder / 'config.json'
     if recorded_config.is_file():
         return read_json(recorded_config, dict)['training']['init_from']
@@ -180,9 +182,11 @@ def cost(runs: Sequence[Run], workdir: Path) -> str:
     lent, totals = [], np.zeros(2)
     for run in runs:
         (first, later), note = run.steps, ''
-        key = first_stages.first_stage_key(run.config)
+        key, given = first_stages.first_stage_key(run.config), run.config['training']['init_from']
         if finished(run) is not None:
             first, later, note = 0, 0, ' (finished)'
+        elif given:
+            first, note = 0, f' (after {given})'
         elif key in lent or first_stages.find(run.config, workdir):
             first, note = 0, ' (shares stage 1)'
         lent.append(key)

@@ -78,6 +78,14 @@ def test_first_stages_that_train_alike_are_shared(swept, asked, changes, shares)
     assert config['training']['init_from'] == expected
 
 
+def test_a_stage_that_is_asked_for_is_started_after(swept, asked):
+    changes = {'training.init_from': 'converted/stage_1'}
+    run = tiny_run(swept, Variant('', {'method.name': 'finetune'}), **changes)
+    list(sweep.finish([run], swept))
+    assert asked[0]['training']['init_from'] == 'converted/stage_1'
+    assert '(after converted/stage_1)' in sweep.cost([run], swept)
+
+
 def test_an_unfinished_first_stage_is_not_shared(swept, asked):
     (tiny_run(swept).folder / 'stage_1' / 'evaluation.json').unlink()
     list(sweep.finish([tiny_run(swept, Variant('', {'method.name': 'finetune'}))], swept))
