@@ -70,7 +70,7 @@ def bars(title: str, rows: Sequence[Row], *, with_paper: bool = False) -> Figure
                 _bar(panel, place, row, column, color, with_paper)
         panels[0].set_yticks(range(len(rows)), [row.label for row in rows])
         panels[0].invert_yaxis()
-        panels[0].set_xlim(0, 1.42 * max(panel.dataLim.x1 for panel in panels))
+        panels[0].set_xlim(0, 1.42 * max(1.0, *(panel.dataLim.x1 for panel in panels)))
         if with_paper and any(row.paper for row in rows):
             mark = panels[2].scatter([], [], marker='|', color=INK, s=120, linewidths=2)
             figure.legend([mark], ['paper'], loc='upper right', frameon=False)
@@ -143,7 +143,9 @@ def lines(
             axis.set_xlabel(x_label)
             axis.grid(axis='y')
             axis.tick_params(length=0)
-            axis.set_xticks(sorted({x for line in found.values() for x in line}))
+            places = sorted({x for line in found.values() for x in line})
+            if all(float(x).is_integer() for x in places):
+                axis.set_xticks(places)
             for label, line in found.items():
                 index = names.index(label)
                 style = dict(color=COLORS[index % 5], marker=MARKERS[index % 5], linewidth=2)
