@@ -72,6 +72,7 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
             np.testing.assert_array_equal(value, getattr(expected, name))
             assert value.dtype == getattr(expected, name).dtype
         assert images.classes_of(index) == {index % 3}
+        assert images.image_bytes(index) == len(make_example(index)[0])
     with pytest.raises(IndexError):
         images[9]
 
