@@ -12,7 +12,7 @@ from simcis_jax.continual import image_memory
 from simcis_jax.continual.image_memory import Labelled
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
-from simcis_jax.data.storage import stored_bytes
+from simcis_jax.data.storage import label_bytes, stored_bytes
 from simcis_jax.progress import Progress
 from simcis_jax.settings import Settings
 
@@ -52,11 +52,12 @@ def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> di
     images = []
     progress = Progress('replayed images', len(memory), 'images')
     for index, labels in memory.items():
+        example = source[index]
         images.append(
             {
-                'image_id': source[index].image_id,
+                'image_id': example.image_id,
                 'classes': [source.categories.names[label] for label in sorted(labels)],
-                'bytes': stored_bytes(source, index, labels),
+                'bytes': source.image_bytes(index) + label_bytes(example, labels),
             }
         )
         progress.advance()
