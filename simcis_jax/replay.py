@@ -36,7 +36,7 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
         protocol.setting,
         ranks=rng.permutation(len(source)),
         num_images=protocol.replay_images,
-        num_bytes=protocol.replay_megabytes * 2**20,
+        num_bytes=protocol.replay_megabytes * 1e6,
         bytes_of=functools.cache(functools.partial(stored_bytes, source)),
     )
 
@@ -72,7 +72,7 @@ def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> di
 def summary(replayed: Mapping[str, Any]) -> str:
     """The same in a line."""
     parts = [
-        f'{replayed[number]} {unit} ({replayed[num_bytes] / 2**20:.2f} MiB)'
+        f'{replayed[number]} {unit} ({replayed[num_bytes] / 1e6:.2f} MB)'
         for number, unit, num_bytes in (
             ('num_images', 'images', 'image_bytes'),
             ('queries', 'stored queries', 'query_bytes'),

@@ -45,7 +45,7 @@ class ProtocolSettings:
     order: str | tuple[int, ...] = 'origin'  # Or 'descending', 'ade20k_1' to _10, or labels.
     setting: str = 'overlapped'  # Or 'disjoint', 'sequential': which images a stage trains on.
     replay_images: int = 0  # Images of past stages to keep and train on again; 0 = no limit.
-    replay_megabytes: float = 0.0  # Room for them (2**20 bytes); 0 = no limit. Both 0 = none kept.
+    replay_megabytes: float = 0.0  # Room for them (10**6 bytes); 0 = no limit. Both 0 = none kept.
     mask_unseen: bool = True  # Published: False, classes yet to come compete too.
 
 

@@ -88,13 +88,14 @@ def image_memories(
         for index in class_balanced(candidates, ranks):
             if num_bytes:
                 used += bytes_of(index, candidates[index])
+            # The first that has no room is the end: to pass over it would favour small images.
             if len(memory) == (num_images or math.inf) or used > (num_bytes or math.inf):
                 break
             memory[index] = candidates[index]
         if candidates and not memory:
             raise ValueError(
-                f'protocol.replay_megabytes={num_bytes / 2**20:g} has no room for the first image '
-                f'of stage {stage.number}, which takes {used / 2**20:.3g}; give more, or 0.'
+                f'protocol.replay_megabytes={num_bytes / 1e6:g} has no room for the first image '
+                f'of stage {stage.number}, which takes {used / 1e6:.3g}; give more, or 0.'
             )
         memories.append(memory)
     return memories
