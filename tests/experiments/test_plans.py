@@ -140,10 +140,8 @@ def test_bad_arguments_are_one_line(arguments, message):
 )
 def test_every_row_of_the_paper_has_a_variant(module, tables):
     labels = {variant.label for variant in module.variants(150)}
-    printed = {
-        label for label in paper.read(tables) if 'ECLIPSE' not in label and 'images' not in label
-    }
-    assert labels == printed
+    printed = {label for label in paper.read(tables) if 'ECLIPSE' not in label}
+    assert labels == printed - {'0 virtual queries a class'}  # The same as no images.
 
 
 def test_every_published_setting_has_the_papers_numbers():

@@ -1,9 +1,12 @@
 """Numbers and text of tables from fixed results."""
 
+import json
+
 import numpy as np
 import pytest
 
-from experiments import command, components, figures, paper, tables
+from experiments import command, components, figures, paper, replay, tables
+from experiments.experiment import Setting, make_rows
 from experiments.scores import run_scores, summarise
 from experiments.tables import Row
 
@@ -110,3 +113,25 @@ def test_a_finished_sweep_becomes_a_page(finished, tmp_path, capsys, monkeypatch
     assert (tmp_path / 'components-shapes_cps_8_2-pq.png').is_file()
     command.run(components.EXPERIMENT, [*arguments, '--dry_run'])
     assert '1,000      500' in capsys.readouterr().out
+
+
+def test_replayed_megabytes_are_those_of_the_last_stage(finished, tmp_path):
+    arguments = ['--config=configs/shapes_cps_8_2.py', f'--workdir={tmp_path}', '--seeds=0']
+    runs = command.make_plan(replay.EXPERIMENT, arguments).runs
+    results = {}
+    for run, (images, queries) in zip(runs[:2], [(0, 0), (3_000_000, 500_000)], strict=True):
+        for stage, count in ((2, 7), (3, 1)):
+            path = run.folder / f'stage_{stage}' / 'replay.json'
+            path.parent.mkdir(parents=True)
+            stored = {'image_bytes': images * count} | ({'query_bytes': queries} if queries else {})
+            path.write_text(json.dumps(stored))
+        results[run.folder] = finished[1]
+    score = finished[1]['stages'][-1]['pq']['all']
+    assert replay.sizes(runs[:2], results, 'pq', replay.IMAGES) == {0.0: score, 3.5: score}
+    assert replay.sizes(runs[:2], results, 'pq', replay.QUERIES) == {0.0: score}
+    (row,) = [row for row in make_rows(Setting('s', '5', '100-5'), 'pq', runs, results)
+              if row.label == '75 images']  # fmt: skip
+    assert (row.megabytes, row.paper.megabytes) == (3.5, 3.4)
+    assert replay.more(runs, results, tmp_path) == ''
+    text = (tmp_path / 'replay-shapes_cps_8_2-pq-sizes.svg').read_text()
+    assert 'paper, ADE20K 100-5' in text and 'megabytes' in text
