@@ -40,14 +40,14 @@ def hardware() -> str:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """Adds the time of what runs inside to the folder's record, however it ends."""
-    start = time.monotonic()
+    start, code = time.monotonic(), commit()
     try:
         yield
     finally:
         if (folder / 'config.json').is_file():
             hours = read(folder).get('hours', 0.0) + (time.monotonic() - start) / 3600
             record = {
-                'commit': commit(),
+                'commit': code,
                 'hardware': hardware(),
                 'jax': jax.__version__,
                 'hours': round(hours, 4),
