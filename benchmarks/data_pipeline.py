@@ -69,9 +69,8 @@ def main(_) -> None:
         )
         for entry in annotations['annotations']
     ]
-    augmentation = Augmentation(
-        keep_classes=range(len(source.categories)), size=size, max_segments=100
-    )
+    augmentation = Augmentation(size=size, max_segments=100)
+    classes = range(len(source.categories))
     multiples = np.linspace(*augmentation.scale_range, augmentation.scale_steps)
 
     def bare(index):
@@ -86,7 +85,8 @@ def main(_) -> None:
         return resized, cv2.resize(annotation, (width, height), interpolation=cv2.INTER_NEAREST)
 
     def full(source, index):
-        return augmentation.random_map(source[index % len(source)], np.random.default_rng(index))
+        row = source[index % len(source)], classes
+        return augmentation.random_map(row, np.random.default_rng(index))
 
     sides = {'bare decode and resize': bare}
     sides |= {name: functools.partial(full, source) for name, source in sources.items()}
@@ -107,11 +107,10 @@ def main(_) -> None:
 
     iterator = train_iterator(
         source,
-        indices=range(len(source)),
+        images=dict.fromkeys(range(len(source)), classes),
         batch_size=8,
         seed=0,
         num_threads=2,
-        keep_classes=range(len(source.categories)),
         size=size,
         max_segments=100,
     )

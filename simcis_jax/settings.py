@@ -44,6 +44,8 @@ class ProtocolSettings:
     added: tuple[int, ...] = ()  # Classes of stages after these, for classes no one foresaw.
     order: str | tuple[int, ...] = 'origin'  # Or 'descending', 'ade20k_1' to _10, or labels.
     setting: str = 'overlapped'  # Or 'disjoint', 'sequential': which images a stage trains on.
+    replay_images: int = 0  # Images of past stages to keep and train on again; 0 = no limit.
+    replay_megabytes: float = 0.0  # Room for them (10**6 bytes); 0 = no limit. Both 0 = none kept.
     mask_unseen: bool = True  # Published: False, classes yet to come compete too.
 
 
@@ -190,6 +192,12 @@ def _check_values(settings: Settings) -> None:
         raise ValueError(
             f'protocol.setting={settings.protocol.setting!r} is unknown; one of {SETTINGS}.'
         )
+    for key in ('replay_images', 'replay_megabytes'):
+        if not getattr(settings.protocol, key) >= 0:
+            raise ValueError(
+                f'protocol.{key}={getattr(settings.protocol, key)} must be 0 or more; with both 0 '
+                'no images are replayed.'
+            )
     evaluation = settings.evaluation
     if not evaluation.tasks:
         raise ValueError("evaluation.tasks is empty; give one task at least, such as 'panoptic'.")

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from simcis_jax.continual import protocol
+from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
@@ -27,11 +28,17 @@ def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArr
     return StageArrays(past, current, np.int32(num_steps), np.float32(rate))
 
 
-def training_batches(source: Source, stage: Stage, settings: Settings) -> TrainIterator:
-    """The endless batches of a stage; this process's rows of them."""
+def training_batches(
+    source: Source, stage: Stage, settings: Settings, memory: Labelled = NOTHING
+) -> TrainIterator:
+    """The endless batches of a stage; this process's rows of them.
+
+    An epoch shows the images of the stage and those of the memory, each once: one that is both has
+    the labels of both.
+    """
     return train_iterator(
         source,
-        indices=_images(source, stage, settings),
+        images=union(_images(source, stage, settings), memory),
         num_workers=settings.data.num_workers,
         **_pipeline(stage, settings),
     )
@@ -41,17 +48,17 @@ def survey_batches(
     source: Source, stage: Stage, settings: Settings
 ) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
     """How many images the survey of a stage sees, and their batches with the rows that are real."""
-    indices = _images(source, stage, settings)
-    limit = settings.training.survey_images or len(indices)
+    images = list(_images(source, stage, settings).items())
+    limit = settings.training.survey_images or len(images)
     # Neighbours are often frames of one video, or scenes of one kind.
-    indices = indices[:: -(-len(indices) // limit)]
-    return len(indices), epoch_batches(source, indices=indices, **_pipeline(stage, settings))
+    images = dict(images[:: -(-len(images) // limit)])
+    return len(images), epoch_batches(source, images=images, **_pipeline(stage, settings))
 
 
 def check_images(source: Source, stages: Sequence[Stage], settings: Settings) -> None:
     """Raises ValueError if a stage has no image to train on."""
     for stage in stages:
-        if not len(_images(source, stage, settings)):
+        if not _images(source, stage, settings):
             raise ValueError(
                 f'{source.name!r} has no image for stage {stage.number}, classes '
                 f'{list(stage.current)}, in the {settings.protocol.setting} setting; change '
@@ -59,13 +66,16 @@ def check_images(source: Source, stages: Sequence[Stage], settings: Settings) ->
             )
 
 
-def _images(source: Source, stage: Stage, settings: Settings) -> np.ndarray:
+def _images(source: Source, stage: Stage, settings: Settings) -> Labelled:
+    setting = settings.protocol.setting
     image_classes = [source.classes_of(index) for index in range(len(source))]
-    return protocol.stage_images(image_classes, stage, settings.protocol.setting)
+    labelled = frozenset(protocol.labelled_classes(stage, setting))
+    indices = protocol.stage_images(image_classes, stage, setting)
+    return dict.fromkeys(indices.tolist(), labelled)
 
 
 def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
-    """What training and survey share; the stage's classes become the targets of its images."""
+    """What training and survey share, but for the images."""
     data, training = settings.data, settings.training
     seeds = np.random.SeedSequence([training.seed, stage.index])
     return dict(
@@ -73,7 +83,6 @@ def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
         seed=int(seeds.generate_state(1)[0]),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        keep_classes=protocol.labelled_classes(stage, settings.protocol.setting),
         size=data.size,
         max_segments=data.max_segments,
         scale_range=tuple(data.scale_range),

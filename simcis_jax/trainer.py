@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simcis_jax import accumulation, parallel, starting_point
+from simcis_jax import accumulation, parallel, replay, starting_point
 from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
@@ -53,6 +53,7 @@ class Trainer:
             order=protocol.order,
         )
         check_images(self.train_source, self.stages, settings)
+        self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
         self.train_step = make_train_step(
@@ -166,7 +167,8 @@ class Trainer:
 
     def train_stage(self, stage: Stage, previous: TrainState | None) -> TrainState:
         """Trains a stage, from its newest checkpoint if it has one."""
-        data = training_batches(self.train_source, stage, self.settings)
+        memory = self.image_memories[stage.index]
+        data = training_batches(self.train_source, stage, self.settings, memory)
         arrays = stage_arrays(stage, len(self.categories), self.settings)
         num_steps = int(arrays.num_steps)
         arrays = parallel.put_replicated(self.mesh, arrays)
@@ -177,6 +179,11 @@ class Trainer:
         teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
 
         folder = self.workdir.stage(stage.number)
+        queries = {} if previous is None else self.settings.method.replayed(previous.memory)
+        if folder.writes and (memory or queries):
+            replayed = replay.contents(self.train_source, memory, queries)
+            folder.write_replay(replayed)
+            print(f'stage {stage.number} replays {replay.summary(replayed)}', flush=True)
         damaged = discard_damaged(folder.checkpoints) if folder.writes else []
         parallel.wait_for_all('checkpoints')
         print(*damaged, sep='\n', end='\n' * bool(damaged))

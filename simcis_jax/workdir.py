@@ -5,6 +5,7 @@ categories.json             the classes, as COCO lists them
 lock                        held by the process that uses the folder
 metrics.jsonl, tensorboard/ losses while training
 stage_N/checkpoints/        the last two checkpoints of a stage
+stage_N/replay.json         which past images it trains on again, how many queries, their bytes
 stage_N/evaluation.json     its scores; the stage is finished when this exists
 stage_N/predictions.png     image, ground truth, prediction
 results.json, results.txt   the table after the last finished stage
@@ -96,6 +97,12 @@ class StageFolder:
             report = other.read_report()
             if report is not None:
                 self.write_report(report)
+
+    def write_replay(self, replayed: Mapping) -> None:
+        """Writes what the stage replays of those before it."""
+        if self.writes:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_whole(self.root / 'replay.json', json.dumps(replayed, indent=2))
 
     def write_report(self, report: Mapping) -> None:
         """Writes the scores: from now on the stage is finished."""

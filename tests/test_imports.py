@@ -52,6 +52,7 @@ ALLOWED = {
     },
     'settings': {'model', 'losses', 'continual', 'methods', 'optimizer'},
     'stage_data': {'types', 'continual', 'data', 'settings'},
+    'replay': {'continual', 'data', 'progress', 'settings'},
     'workdir': {'evaluation'},
     'starting_point': {'checkpointing', 'continual', 'data', 'port', 'workdir'},
     'reporting': {'evaluation', 'continual', 'checkpointing', 'workdir', 'settings', 'progress'},

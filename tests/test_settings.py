@@ -31,6 +31,8 @@ def test_the_defaults_are_the_published_panoptic_setting():
         (dict(evaluation__tasks=('depth',)), r"evaluation.tasks has 'depth', which is none of"),
         (dict(evaluation__tasks=()), r'evaluation.tasks is empty'),
         (dict(evaluation__semantic_resize='masks'), r"semantic_resize has 'masks', which is none"),
+        (dict(protocol__replay_images=-1), r'protocol.replay_images=-1 must be 0 or more'),
+        (dict(protocol__replay_megabytes=float('nan')), r'replay_megabytes=nan must be 0 or more'),
         (dict(evaluation__padding=48), r'evaluation.padding=48 must be a multiple of 32'),
     ],
 )

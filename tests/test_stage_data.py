@@ -1,12 +1,17 @@
 """What a stage is made of."""
 
+import collections
+
+import jax
+import numpy as np
 import pytest
 from tiny import tiny_config
 
 from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data.shapes import Shapes
-from simcis_jax.stage_data import check_images, survey_batches
+from simcis_jax.replay import image_memories
+from simcis_jax.stage_data import check_images, survey_batches, training_batches
 
 
 @pytest.fixture(scope='module')
@@ -38,6 +43,46 @@ def test_a_survey_sees_at_most_its_limit_from_all_over_the_data_set(images, stag
     assert sum(int(real.sum()) for _, real in batches) == number
     if limit == 4:  # 30 images, all of them with a base class or nearly so: one in eight.
         assert number >= 3
+
+
+def test_an_epoch_shows_stage_and_memory_once_with_the_labels_that_each_has(images, stages):
+    config = tiny_settings(**{'protocol.replay_images': 7, 'data.max_segments': 12})
+    memories = image_memories(images, stages, config)
+    assert [len(memory) for memory in memories] == [0, 7, 7]
+    for stage, memory in zip(stages, memories, strict=True):
+        current = frozenset(stage.current)
+        shown = {i for i in range(len(images)) if current & images.classes_of(i)}
+        batches = training_batches(images, stage, config, memory)
+        epochs, num_images = 4, len(shown | memory.keys())
+        order, found = [], collections.defaultdict(set)
+        for position in range(epochs * num_images // config.training.batch_size):
+            batch, indices = batches.at(position)
+            order += indices.tolist()
+            for index, labels in zip(indices.tolist(), batch.targets.labels.tolist(), strict=True):
+                found[index] |= {*labels} - {-1}
+        for start in range(0, len(order) - num_images, num_images):
+            assert sorted(order[start : start + num_images]) == sorted(shown | memory.keys())
+        for index, labels in found.items():
+            told = (current if index in shown else set()) | memory.get(index, set())
+            assert labels <= told & images.classes_of(index)
+        # Crops hide some, but not all of what is replayed.
+        assert bool(memory) == any(found[index] & {*stage.past} for index in memory)
+        both = shown & memory.keys()
+        assert bool(memory) == any(found[i] & current and found[i] - current for i in both)
+
+
+def test_no_memory_changes_no_batch_and_a_memory_survives_a_resume(images, stages):
+    config = tiny_settings(**{'protocol.replay_images': 7})
+    memory = image_memories(images, stages, config)[1]
+    assert image_memories(images, stages, tiny_settings()) == [{}] * len(stages)
+    whole = training_batches(images, stages[1], config, memory)
+    expected = [next(whole) for _ in range(6)]
+    resumed = training_batches(images, stages[1], config, image_memories(images, stages, config)[1])
+    resumed.seek(4)
+    for batch in expected[4:]:
+        jax.tree.map(np.testing.assert_array_equal, next(resumed), batch)
+    whole.close()
+    resumed.close()
 
 
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -28,6 +29,14 @@ def create(num_classes: int, bank_size: int, width: int) -> QueryBank:
         written=jnp.zeros(num_classes, jnp.int32),
         counts=jnp.zeros(num_classes),
     )
+
+
+def stored(bank: QueryBank) -> tuple[int, int]:
+    """How many queries a bank holds, and the bytes of these and of the numbers of each class."""
+    _, bank_size, width = bank.queries.shape
+    number = int(np.minimum(bank.written, bank_size).sum())
+    num_bytes = number * width * bank.queries.dtype.itemsize
+    return number, num_bytes + bank.written.nbytes + bank.counts.nbytes
 
 
 def enqueue(bank: QueryBank, queries: Array, labels: Array) -> QueryBank:

@@ -93,6 +93,10 @@ class CocoPanoptic:
         """Height and width of an image, from the JSON."""
         return self._records[index].size
 
+    def image_bytes(self, index: int) -> int:
+        """Bytes of the image file."""
+        return len(decode.read_bytes(self._images / self._records[index].image_file))
+
 
 def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
     """Opens the layout root/images/SPLIT, root/panoptic_SPLIT, root/panoptic_SPLIT.json."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -21,9 +22,8 @@ from simcis_jax.data.source import Example, Source
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(grain.transforms.RandomMap):
-    """Example -> `types.Batch` without the batch axis."""
+    """An example and its labelled classes -> `types.Batch` without the batch axis."""
 
-    keep_classes: Collection[int]  # The classes that become targets.
     size: int  # Side of the crop in pixels.
     max_segments: int  # T, target slots of an image.
     scale_range: tuple[float, float] = (0.5, 2.0)  # Shorter side over `size`.
@@ -32,10 +32,13 @@ class Augmentation(grain.transforms.RandomMap):
     color: bool = True  # SSD photometric distortion.
     keep_empty: bool = False  # Published: segments that cropping emptied stay targets.
 
-    def random_map(self, element: Example, rng: np.random.Generator) -> types.Batch:
-        """Augments one example."""
+    def random_map(
+        self, element: tuple[Example, Collection[int]], rng: np.random.Generator
+    ) -> types.Batch:
+        """Augments one example; segments of its labelled classes become targets."""
+        example, classes = element
         example = augment.augment(
-            element,
+            example,
             rng,
             size=self.size,
             scale_range=self.scale_range,
@@ -45,7 +48,7 @@ class Augmentation(grain.transforms.RandomMap):
         )
         targets = augment.to_targets(
             example,
-            self.keep_classes,
+            classes,
             max_segments=self.max_segments,
             keep_empty=self.keep_empty,
         )
@@ -122,22 +125,23 @@ def _follow_parent(*_: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Subset:
-    """The images of a source at the given indices, as grain reads them."""
+    """Some images of a source with their labelled classes, as grain reads them."""
 
     source: Source
-    indices: np.ndarray
+    images: Sequence[tuple[int, Collection[int]]]  # Index and labelled classes of each.
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> Example:
-        return self.source[int(self.indices[index])]
+    def __getitem__(self, index: int) -> tuple[Example, Collection[int]]:
+        image, classes = self.images[index]
+        return self.source[image], classes
 
 
 def train_iterator(
     source: Source,
     *,
-    indices: Sequence[int] | np.ndarray,
+    images: Mapping[int, Collection[int]],
     batch_size: int,
     seed: int,
     num_threads: int = 4,
@@ -150,7 +154,8 @@ def train_iterator(
 
     Args:
         source: the data set.
-        indices: the images to train on; fewer than `batch_size` are fine.
+        images: the images to train on, by their index, and the classes whose segments are targets
+            in each; fewer than `batch_size` are fine.
         batch_size: images of a batch over all processes.
         seed: fixes order and augmentation, 0 .. 2**32 - 1.
         num_threads: threads that prepare batches ahead, in each worker.
@@ -167,17 +172,17 @@ def train_iterator(
         ValueError: no images, or a batch that the processes cannot share equally.
     """
     rows = (
-        _rows(source, indices)
+        _rows(source, list(images.items()))
         .seed(seed)
         .shuffle()
         .repeat(None)
         .random_map(Augmentation(**augmentation))
     )
     # The same seed and operations shuffle the bare indices in the same way.
-    images = grain.MapDataset.source(np.asarray(indices)).seed(seed).shuffle().repeat(None)
+    indices = grain.MapDataset.source(np.asarray(list(images))).seed(seed).shuffle().repeat(None)
     return TrainIterator(
         _process_batches(rows, batch_size, process_index, process_count),
-        _process_batches(images, batch_size, process_index, process_count),
+        _process_batches(indices, batch_size, process_index, process_count),
         num_threads=num_threads,
         num_workers=num_workers,
     )
@@ -186,7 +191,7 @@ def train_iterator(
 def epoch_batches(
     source: Source,
     *,
-    indices: Sequence[int] | np.ndarray,
+    images: Mapping[int, Collection[int]],
     batch_size: int,
     seed: int,
     num_threads: int = 4,
@@ -194,16 +199,16 @@ def epoch_batches(
     process_count: int = 1,
     **augmentation: Any,
 ) -> Iterator[tuple[types.Batch, np.ndarray]]:
-    """One pass over `indices` in order, with the training augmentation.
+    """One pass over `images` in order, with the training augmentation.
 
     Yields batches as `train_iterator` does, each with `real` [B] bool. The last batch is completed
     with images from the start, whose rows are not real: leave them out of any count.
     """
-    num_rows = -(-len(indices) // batch_size) * batch_size
-    padded = np.resize(np.asarray(indices), num_rows)
+    num_rows = -(-len(images) // batch_size) * batch_size
+    padded = list(itertools.islice(itertools.cycle(images.items()), num_rows))
     rows = _rows(source, padded).seed(seed).random_map(Augmentation(**augmentation))
     batches = _process_batches(rows, batch_size, process_index, process_count)
-    real = (np.arange(num_rows) < len(indices)).reshape(
+    real = (np.arange(num_rows) < len(images)).reshape(
         -1, process_count, batch_size // process_count
     )
     return zip(
@@ -211,13 +216,15 @@ def epoch_batches(
     )
 
 
-def _rows(source: Source, indices: Sequence[int] | np.ndarray) -> grain.MapDataset[Example]:
-    if len(indices) == 0:
+def _rows(
+    source: Source, images: Sequence[tuple[int, Collection[int]]]
+) -> grain.MapDataset[tuple[Example, Collection[int]]]:
+    if not images:
         raise ValueError(
             f'No image of {source.name!r} is left to train on; a stage needs at least one image '
             'with a segment of its classes.'
         )
-    return grain.MapDataset.source(_Subset(source, np.asarray(indices)))
+    return grain.MapDataset.source(_Subset(source, images))
 
 
 def _process_batches(

@@ -13,7 +13,7 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -75,15 +75,7 @@ class Prepared:
         return len(self._classes)
 
     def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f'{self.name} has images 0 to {len(self) - 1}, not {index}.')
-        try:
-            record = self._records[index]
-        except RuntimeError as error:
-            raise OSError(
-                f'{self._folder}: image {index} of {self._split} cannot be read '
-                f'({" ".join(str(error).split())}); prepare the data set again.'
-            ) from None
+        record = self._record(index)
         image_id = record['image_id'].decode()
         return Example(
             image=decode.decode_image(record['image'], f'{self._folder}: {image_id}'),
@@ -100,6 +92,21 @@ class Prepared:
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image in pixels, without reading it."""
         return self._sizes[index]
+
+    def image_bytes(self, index: int) -> int:
+        """Bytes of the image file that the record holds."""
+        return len(self._record(index)['image'])
+
+    def _record(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f'{self.name} has images 0 to {len(self) - 1}, not {index}.')
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            raise OSError(
+                f'{self._folder}: image {index} of {self._split} cannot be read '
+                f'({" ".join(str(error).split())}); prepare the data set again.'
+            ) from None
 
 
 class Record(NamedTuple):

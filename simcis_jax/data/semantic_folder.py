@@ -68,6 +68,10 @@ class SemanticFolder:
         """Height and width of an image."""
         return self._sizes[index]
 
+    def image_bytes(self, index: int) -> int:
+        """Bytes of the image file."""
+        return len(decode.read_bytes(self._files[index][0]))
+
     def _present(self, index: int) -> tuple[frozenset[int], tuple[int, int]]:
         labels = self._labels(index)
         counts = np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]

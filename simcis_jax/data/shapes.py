@@ -14,6 +14,7 @@ from simcis_jax import types
 from simcis_jax.data import shapes_painting, shapes_scene
 from simcis_jax.data.shapes_scene import CLASSES
 from simcis_jax.data.source import Example
+from simcis_jax.data.storage import png_bytes
 
 _MIN_VISIBLE_SHARE = 0.3
 _MIN_VISIBLE_AREA = 24 / 64**2  # of the image
@@ -100,6 +101,10 @@ class Shapes:
         """Height and width, the same for all."""
         del index
         return self._size, self._size
+
+    def image_bytes(self, index: int) -> int:
+        """Bytes of an image as a PNG."""
+        return png_bytes(self[index].image)
 
     def _layout(
         self, index: int

@@ -45,6 +45,10 @@ class Source(Protocol):
         """Height and width of an image, without decoding it."""
         ...
 
+    def image_bytes(self, index: int) -> int:
+        """Bytes of the image file; of an image that has none, as a PNG."""
+        ...
+
 
 def images_with(source: Source, classes: Iterable[int]) -> np.ndarray:
     """Indices [n] of the images that hold at least one segment of `classes`, in order."""

@@ -36,6 +36,10 @@ class Method:
         """The memory before the first stage."""
         return ()
 
+    def replayed(self, memory: Memory) -> dict[str, int]:
+        """What of the memory a stage replays, in numbers for its `replay.json`."""
+        return {}
+
     @property
     def surveys(self) -> bool:
         """Before a stage with a teacher, pass over its images once and `survey` each batch."""

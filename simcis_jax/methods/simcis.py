@@ -73,6 +73,13 @@ class SimCIS(PseudoLabel):
         """An empty query bank."""
         return virtual_query.create(num_classes, self.bank_size, width)
 
+    def replayed(self, memory: QueryBank) -> dict[str, int]:
+        """Stored queries, and the bytes of these and of the counts they are drawn by."""
+        if self.num_virtual_queries == 0:
+            return {}
+        number, num_bytes = virtual_query.stored(memory)
+        return {'queries': number, 'query_bytes': num_bytes}
+
     @property
     def surveys(self) -> bool:
         """Rare classes can only be drawn more often once it is known which are rare."""

@@ -64,6 +64,12 @@ def test_the_oldest_query_is_overwritten_first():
     )
 
 
+def test_a_bank_tells_how_many_queries_it_holds_and_their_bytes():
+    assert virtual_query.stored(bank_with([])) == (0, 2 * 4 * CLASSES)
+    # Class 0 got more than its 3 slots.
+    assert virtual_query.stored(bank_with([0, 0, 2, 0, 0])) == (4, 4 * WIDTH * 4 + 2 * 4 * CLASSES)
+
+
 def test_storing_many_at_once_is_storing_them_one_by_one():
     rng = np.random.default_rng(0)
     queries = rng.random((40, WIDTH)).astype(np.float32)

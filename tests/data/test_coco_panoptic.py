@@ -93,6 +93,15 @@ def test_classes_of_leaves_crowds_out_and_size_of_needs_no_picture_either(tmp_pa
     assert open_split(root).size_of(0) == (3, 4)
 
 
+def test_the_bytes_of_an_image_are_those_of_its_file(tmp_path):
+    root = write(tmp_path)
+    (file,) = (root / 'images/val').iterdir()
+    assert open_split(root).image_bytes(0) == file.stat().st_size
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        open_split(root).image_bytes(0)
+
+
 def test_categories_can_be_given(tmp_path):
     root = write(tmp_path)
     images = coco_panoptic.CocoPanoptic(

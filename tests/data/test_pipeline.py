@@ -11,7 +11,7 @@ from simcis_jax import types
 from simcis_jax.data import pipeline, shapes
 from simcis_jax.data.source import Example
 
-SETTINGS = dict(keep_classes=range(8), size=32, max_segments=8, scale_range=(0.5, 1.5))
+SETTINGS = dict(size=32, max_segments=8, scale_range=(0.5, 1.5))
 
 
 class Plain:
@@ -40,8 +40,13 @@ class Plain:
         return frozenset({0})
 
 
+def labelled(indices, classes=range(8)):
+    return dict.fromkeys(indices, frozenset(classes))
+
+
 def train(num_images=6, **changes):
-    settings = dict(indices=range(num_images), batch_size=4, seed=0, num_threads=1) | SETTINGS
+    settings = dict(images=labelled(range(num_images)), batch_size=4, seed=0, num_threads=1)
+    settings |= SETTINGS
     return pipeline.train_iterator(shapes.Shapes('train', size=32), **(settings | changes))
 
 
@@ -52,7 +57,7 @@ def shown(batch):
 
 def plain(num_images, **changes):
     unchanged = dict(scale_range=(1.0, 1.0), flip=False, color=False)
-    settings = dict(indices=range(num_images), batch_size=2, seed=0) | SETTINGS | unchanged
+    settings = dict(images=labelled(range(num_images)), batch_size=2, seed=0) | SETTINGS | unchanged
     return pipeline.train_iterator(Plain(*[(32, 32)] * num_images), **(settings | changes))
 
 
@@ -80,9 +85,16 @@ def test_a_batch_has_the_promised_shapes_and_types():
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(batch))
 
 
-def test_only_kept_classes_are_targets():
-    labels = np.concatenate([batch.targets.labels for batch in take(train(keep_classes={1, 3}), 6)])
-    assert set(np.unique(labels)) == {-1, 1, 3}
+def test_only_the_labelled_classes_of_an_image_are_targets():
+    images = labelled(range(4), {1, 3}) | labelled(range(4, 6), {0, 2})
+    iterator = train(images=images)
+    seen = {index: set() for index in images}
+    for position in range(12):
+        batch, indices = iterator.at(position)
+        for index, labels in zip(indices.tolist(), batch.targets.labels.tolist(), strict=True):
+            seen[index] |= {*labels} - {-1}
+    assert all(found <= images[index] for index, found in seen.items())
+    assert set().union(*seen.values()) == {0, 1, 2, 3}
 
 
 def test_each_epoch_shows_every_image_once_in_a_new_order():
@@ -93,7 +105,9 @@ def test_each_epoch_shows_every_image_once_in_a_new_order():
 
 
 def test_only_the_given_indices_are_shown():
-    images = [index for batch in take(plain(10, indices=[2, 7, 9]), 6) for index in shown(batch)]
+    images = [
+        index for batch in take(plain(10, images=labelled([2, 7, 9])), 6) for index in shown(batch)
+    ]
     assert set(images) == {2, 7, 9}
 
 
@@ -134,8 +148,9 @@ def test_a_running_iterator_can_be_set_back():
 
 
 def test_a_batch_can_be_looked_up_with_its_images():
-    iterator = plain(6, indices=[4, 1, 3])
-    for position, batch in enumerate(take(plain(6, indices=[4, 1, 3]), 5)):
+    images = labelled([4, 1, 3])
+    iterator = plain(6, images=images)
+    for position, batch in enumerate(take(plain(6, images=images), 5)):
         same, images = iterator.at(position)
         assert_equal(same, batch)
         assert images.tolist() == shown(batch)
@@ -159,7 +174,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error():
 
 def test_no_images_are_an_error():
     with pytest.raises(ValueError, match="No image of 'shapes_train'"):
-        train(indices=[])
+        train(images={})
 
 
 def test_an_unknown_augmentation_setting_is_an_error():
@@ -187,14 +202,18 @@ def test_an_augmentation_pickles():
 
 
 def epoch(num_images, **changes):
-    settings = dict(indices=range(num_images), batch_size=4, seed=0) | SETTINGS
+    settings = dict(images=labelled(range(num_images)), batch_size=4, seed=0) | SETTINGS
     return list(pipeline.epoch_batches(shapes.Shapes('train', size=32), **(settings | changes)))
 
 
 def test_an_epoch_shows_every_image_once_in_order():
     settings = SETTINGS | dict(scale_range=(1.0, 1.0), flip=False, color=False)
     batches = pipeline.epoch_batches(
-        Plain(*[(32, 32)] * 7), indices=[6, 1, 2, 3, 5], batch_size=3, seed=0, **settings
+        Plain(*[(32, 32)] * 7),
+        images=labelled([6, 1, 2, 3, 5]),
+        batch_size=3,
+        seed=0,
+        **settings,
     )
     images, real = zip(*[(shown(batch), real.tolist()) for batch, real in batches], strict=True)
     assert images == ([6, 1, 2], [3, 5, 6])

@@ -73,6 +73,8 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
             assert value.dtype == getattr(expected, name).dtype
         assert images.classes_of(index) == {index % 3}
         assert images.size_of(index) == (4, 6)
+
+        assert images.image_bytes(index) == len(make_example(index)[0])
     with pytest.raises(IndexError):
         images[9]
 
@@ -109,8 +111,8 @@ def test_worker_processes_give_the_batches_of_threads(tmp_path):
     batches = []
     for num_workers in (0, 2):
         iterator = pipeline.train_iterator(
-            images, indices=range(20), batch_size=4, seed=0, num_workers=num_workers,
-            keep_classes=[0, 1, 2], size=16, max_segments=4,
+            images, images=dict.fromkeys(range(20), {0, 1, 2}), batch_size=4, seed=0,
+            num_workers=num_workers, size=16, max_segments=4,
         )  # fmt: skip
         batches.append([next(iterator) for _ in range(7)])
         iterator.close()

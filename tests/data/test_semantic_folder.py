@@ -47,6 +47,8 @@ def test_an_example_has_one_segment_for_each_label_but_void(tmp_path):
 def test_classes_are_the_labels_present(tmp_path):
     images = SemanticFolder(write(tmp_path), 'val')
     assert [images.classes_of(i) for i in range(2)] == [{1}, {0, 2}]
+    (file,) = (tmp_path / 'images/val').glob('b.*')
+    assert images.image_bytes(1) == file.stat().st_size
     copy = pickle.loads(pickle.dumps(images))
     assert copy.classes_of(1) == {0, 2}
     np.testing.assert_array_equal(copy[1].segment_map, images[1].segment_map)

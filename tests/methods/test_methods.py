@@ -72,6 +72,12 @@ def test_settings_reach_the_method_and_those_of_others_are_left_out():
     assert make_method('finetune', **settings) == Method()
 
 
+def test_what_is_never_drawn_is_not_replayed():
+    bank = virtual_query.create(CLASSES, 3, WIDTH).replace(written=jnp.array([5, 1, 0, 0, 0]))
+    assert SimCIS().replayed(bank) == {'queries': 4, 'query_bytes': 4 * WIDTH * 4 + 8 * CLASSES}
+    assert SimCIS(num_virtual_queries=0).replayed(bank) == Method().replayed(()) == {}
+
+
 def test_default_settings_are_the_fields_of_all_methods():
     fields = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
     assert default_settings().keys() == fields

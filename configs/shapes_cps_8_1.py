@@ -1,0 +1,15 @@
+"""Continual panoptic segmentation of the built-in shapes: 8 base classes, then 4 stages of one.
+
+    python -m simcis_jax.main --config=configs/shapes_cps_8_1.py --workdir=runs/shapes_cps_8_1
+
+Everything but the protocol is as in shapes_cps_8_2, so runs of both can share the first stage.
+Twice as many stages forget more: this is what the experiments compare methods on.
+"""
+
+from configs import shapes_cps_8_2
+
+
+def get_config():
+    config = shapes_cps_8_2.get_config()
+    config.protocol.increment = 1
+    return config

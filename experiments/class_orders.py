@@ -1,0 +1,97 @@
+"""Tables 6 and 7 and the box plot of figure 1: the order in which classes arrive.
+
+    python -m experiments.class_orders --data=shapes --workdir=runs/shapes
+    python -m experiments.class_orders --data=ade20k --data_root=DATA --workdir=runs/ade20k
+
+ADE20K has the paper's ten orders, other data sets nine random ones and the descending one. Another
+order has another first stage, so each trains its own. The paper does not say which of its orders
+table 6 is about; here every order is also scored by the groups of the original one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import command, figures, paper, tables
+from experiments.experiment import Experiment, Results, Setting, class_names, metrics
+from experiments.scores import METRICS, run_scores
+from experiments.sweep import Run, Variant
+from experiments.tables import Row
+
+PROTOCOL = '100-10'  # The paper's.
+
+
+def variants(num_classes: int) -> Sequence[Variant]:
+    """The original order, then ten others."""
+    orders = [f'ade20k_{number}' for number in range(1, 11)]
+    if num_classes != 150:
+        shuffled = (np.random.default_rng(n).permutation(num_classes) for n in range(1, 10))
+        orders = [*(','.join(map(str, labels)) for labels in shuffled), 'descending']
+    others = (
+        Variant(f'order {number}', {'protocol.order': order}, name=f'order={number}')
+        for number, order in enumerate(orders, start=1)
+    )
+    return [Variant('origin'), *others]
+
+
+def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """The classes grouped as in the original order, and the box plot."""
+    texts = []
+    for name in dict.fromkeys(run.setting for run in runs):
+        done = [run for run in runs if run.setting == name and run.folder in results]
+        for metric in metrics(done, results):
+            rows = []
+            for label in dict.fromkeys(run.variant.label for run in done):
+                scores = {
+                    run.seed: run_scores(results[run.folder], metric, original_base(run))
+                    for run in done
+                    if run.variant.label == label
+                }
+                rows.append(Row(label, scores))
+            if metric == 'pq':
+                printed = paper.read('6', PROTOCOL, metric)
+                rows += [Row(f'paper: {label}', {}, row) for label, row in printed.items()]
+            title = f'{name}: {METRICS[metric]}, classes grouped as in the original order'
+            texts.append(tables.markdown(title, rows, 'table 6, ADE20K 100-10'))
+            values = {
+                f'ours, {name}': [run_scores(results[run.folder], metric)['all'] for run in done]
+            }
+            if metric == 'pq':
+                values |= printed_orders()
+            figure = figures.boxes(f'{METRICS[metric]} over class orders', values)
+            figures.save(figure, folder / f'class_orders-{name}-{metric}-boxes')
+    return '\n'.join(texts)
+
+
+def original_base(run: Run) -> set[str]:
+    """Names of the classes that would come first in the order of their labels."""
+    return class_names(run, range(len(run.base_classes)))
+
+
+def printed_orders() -> dict[str, list[float]]:
+    """The paper's PQ of all classes in every order, of SimCIS and ECLIPSE."""
+    values = {'SimCIS, paper (ADE20K)': [], 'ECLIPSE, paper (ADE20K)': []}
+    for label, row in paper.read('7').items():
+        method = 'ECLIPSE' if label.startswith('ECLIPSE') else 'SimCIS'
+        values[f'{method}, paper (ADE20K)'].append(row.all)
+    return values
+
+
+EXPERIMENT = Experiment(
+    name='class_orders',
+    title='Class orders, in percent after the last stage',
+    settings={
+        'shapes': [Setting('shapes_cps_8_2', '7', PROTOCOL)],
+        'camvid': [Setting('camvid_cps_6_5', '7', PROTOCOL)],
+        'ade20k': [Setting('ade_cps_100_10', '7', PROTOCOL)],
+        'coco': [Setting('coco_cps_83_5', '7', PROTOCOL)],
+    },
+    variants=variants,
+    more=more,
+)
+
+if __name__ == '__main__':
+    command.main(EXPERIMENT)

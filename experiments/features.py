@@ -1,0 +1,60 @@
+"""The models that the stages of a run left, and validation images to look at through them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from experiments.sweep import Run
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.data import open_source
+from simcis_jax.data.augment import resize_image, resized_shape
+from simcis_jax.data.category_list import read_json
+from simcis_jax.model.mask2former import Mask2Former
+
+
+def make_network(run: Run) -> Mask2Former:
+    """The network of a run."""
+    num_classes = len(read_json(run.folder / 'categories.json', list))
+    return Mask2Former(num_classes=num_classes, **run.config['model'])
+
+
+def load_params(run: Run, stage: int) -> Any:
+    """The parameters after a stage (1 = base).
+
+    Raises:
+        ValueError: the stage has no checkpoint.
+    """
+    folder = run.folder / f'stage_{stage}' / 'checkpoints'
+    if not folder.is_dir():
+        raise ValueError(f'{folder} does not exist; the models of all stages are needed.')
+    with StageCheckpoints(folder) as checkpoints:
+        return checkpoints.read('params')
+
+
+def validation_images(run: Run, num_images: int) -> np.ndarray:
+    """Images [N, S, S, 3] uint8 from all over the validation images, cut to a square of data.size.
+
+    Args:
+        run: whose data set.
+        num_images: N, or all if there are fewer.
+    """
+    data = run.config['data']
+    source = open_source(
+        data['name'],
+        data['val_split'],
+        root=data['root'],
+        size=data['size'],
+        num_images=data['num_val_images'],
+    )
+    indices = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
+    return np.stack([square(source[int(index)].image, data['size']) for index in indices])
+
+
+def square(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle of an image [H, W, 3] whose shorter side becomes `side`."""
+    shape = resized_shape(*image.shape[:2], short_side=side, max_side=100 * side)
+    image = resize_image(image, *shape)
+    top, left = ((have - side) // 2 for have in image.shape[:2])
+    return image[top : top + side, left : left + side]

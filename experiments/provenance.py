@@ -1,0 +1,68 @@
+"""What made a run: commit, hardware, versions and hours, in provenance.json of its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from simcis_jax.workdir import write_whole
+
+
+def commit() -> str:
+    """The commit of this code, with + if files differ from it; 'unknown' outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ['git', '-C', str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git('status', '--porcelain', '--untracked-files=no')
+        return git('rev-parse', '--short=10', 'HEAD') + ('+' if changed else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+
+
+def hardware() -> str:
+    """The devices of this process, such as '8 x TPU v4' or '2 CPU cores'."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == 'cpu':
+        return f'{len(os.sched_getaffinity(0))} CPU cores'
+    return f'{jax.device_count()} x {kind}'
+
+
+@contextlib.contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Adds the time of what runs inside to the folder's record, however it ends."""
+    start, code = time.monotonic(), commit()
+    try:
+        yield
+    finally:
+        if (folder / 'config.json').is_file():
+            hours = read(folder).get('hours', 0.0) + (time.monotonic() - start) / 3600
+            record = {
+                'commit': code,
+                'hardware': hardware(),
+                'jax': jax.__version__,
+                'hours': round(hours, 4),
+            }
+            write_whole(folder / 'provenance.json', json.dumps(record, indent=2))
+
+
+def read(folder: Path) -> dict:
+    """The record of a run; empty if it has none."""
+    path = folder / 'provenance.json'
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def started_after(folder: Path) -> str:
+    """The run whose first stage a run went on from; '-' for one that trained its own."""
+    path = folder / 'config.json'
+    source = json.loads(path.read_text())['training']['init_from'] if path.is_file() else ''
+    return Path(source).parent.name if source else '-'

@@ -1,0 +1,91 @@
+"""Table 5: images or virtual queries of the past, and the bytes that each of them takes.
+
+    python -m experiments.replay --data=shapes --workdir=runs/shapes
+    python -m experiments.replay --data=ade20k --data_root=DATA --workdir=runs/ade20k
+
+All rows have QPA and CSL and share the first stage: a smaller query bank is the end of a larger
+one. The megabytes are those of the image files and labels kept, or of the queries stored, for the
+last stage; the paper stores queries in 16 bits, the bank here has 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import command, figures, paper
+from experiments.experiment import Experiment, Results, Setting, metrics, replayed_megabytes
+from experiments.scores import METRICS, run_scores
+from experiments.sweep import Run, Variant
+
+KINDS = IMAGES, QUERIES = 'images', 'virtual queries a class'
+
+
+def variants(num_classes: int) -> Sequence[Variant]:
+    """The rows, the paper's counts; the number of classes does not matter."""
+    del num_classes
+    no_queries = {'method.num_virtual_queries': 0}
+    return (
+        Variant(f'0 {IMAGES}', no_queries),
+        *(
+            Variant(f'{count} {IMAGES}', no_queries | {'protocol.replay_images': count})
+            for count in (75, 150, 300, 600)
+        ),
+        *(
+            Variant(f'{count} {QUERIES}', {'method.bank_size': count})
+            for count in (20, 40, 80, 160)
+        ),
+    )
+
+
+def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """The figure of score against size: ours, and the paper's as a second panel."""
+    for name in dict.fromkeys(run.setting for run in runs):
+        done = [run for run in runs if run.setting == name and run.folder in results]
+        for metric in metrics(done, results):
+            panels = {f'ours, {name}': {kind: sizes(done, results, metric, kind) for kind in KINDS}}
+            if metric == 'pq':
+                panels['paper, ADE20K 100-5'] = {kind: printed_sizes(kind) for kind in KINDS}
+            figure = figures.lines(
+                f'{METRICS[metric]} of all classes by what is replayed',
+                panels,
+                x_labels=['megabytes'] * len(panels),
+                y_label=METRICS[metric],
+            )
+            figures.save(figure, folder / f'replay-{name}-{metric}-sizes')
+    return ''
+
+
+def sizes(runs: Sequence[Run], results: Results, metric: str, kind: str) -> dict[float, float]:
+    """Mean score over seeds by megabytes, of the runs that replay this kind, and of nothing."""
+    found = {}
+    for run in runs:
+        if run.variant.label.endswith(kind) or run.variant.label.startswith('0 '):
+            score = run_scores(results[run.folder], metric)['all']
+            found.setdefault(replayed_megabytes(run) or 0.0, []).append(score)
+    return {size: float(np.mean(found[size])) for size in sorted(found)}
+
+
+def printed_sizes(kind: str) -> dict[float, float]:
+    """The paper's PQ by megabytes."""
+    rows = paper.read('5').items()
+    return {row.megabytes: row.all for label, row in rows if label.endswith(kind)}
+
+
+EXPERIMENT = Experiment(
+    name='replay',
+    title='Replay of images or of virtual queries, in percent after the last stage',
+    settings={
+        'shapes': [Setting('shapes_cps_8_1', '5', '100-5')],
+        'camvid': [Setting('camvid_cps_6_1', '5', '100-5')],
+        'ade20k': [Setting('ade_cps_100_5', '5', '100-5')],
+        'coco': [Setting('coco_cps_83_5', '5', '100-5')],
+    },
+    variants=variants,
+    more=more,
+)
+
+if __name__ == '__main__':
+    command.main(EXPERIMENT)

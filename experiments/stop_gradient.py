@@ -1,0 +1,38 @@
+"""Table 8: whether the decoder's gradient reaches the selected pixel features.
+
+python -m experiments.stop_gradient --data=shapes --workdir=runs/shapes
+python -m experiments.stop_gradient --data=ade20k --data_root=DATA --workdir=runs/ade20k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments import command
+from experiments.experiment import Experiment, Setting
+from experiments.sweep import Variant
+
+
+def variants(num_classes: int) -> Sequence[Variant]:
+    """The two rows; the number of classes does not matter."""
+    del num_classes
+    return (
+        Variant('no stop gradient', {'model.stop_gradient': False}),
+        Variant('stop gradient'),
+    )
+
+
+EXPERIMENT = Experiment(
+    name='stop_gradient',
+    title='Stop gradient between the selected queries and the decoder, in percent',
+    settings={
+        'shapes': [Setting('shapes_cps_8_1', '8', '100-5')],
+        'camvid': [Setting('camvid_cps_6_1', '8', '100-5')],
+        'ade20k': [Setting('ade_cps_100_5', '8', '100-5')],
+        'coco': [Setting('coco_cps_83_5', '8', '100-5')],
+    },
+    variants=variants,
+)
+
+if __name__ == '__main__':
+    command.main(EXPERIMENT)

@@ -1,0 +1,102 @@
+"""Tables as markdown: ours by the seeds that are finished, beside the paper's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from experiments import provenance
+from experiments.paper import PaperRow
+from experiments.scores import COLUMNS, TITLES, Summary, summarise
+from experiments.sweep import Run
+
+PAPER_COLUMNS = ('base', 'novel', 'all', 'average')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A variant in a setting, by one metric."""
+
+    label: str
+    scores: Mapping[int, Mapping[str, float | None]]  # Seed -> column -> percent.
+    paper: PaperRow | None = None
+    megabytes: float | None = None  # That the replayed take, of the first seed.
+
+    def summary(self, column: str) -> Summary | None:
+        """Mean and deviation of a column over the seeds."""
+        return summarise([scores[column] for scores in self.scores.values()])
+
+
+def markdown(title: str, rows: Sequence[Row], source: str = '') -> str:
+    """A table with a title, and under it what does not add up in the paper's numbers.
+
+    Columns that no row has are left out; a cell without a number is '-'.
+
+    Args:
+        title: of the table.
+        rows: in order.
+        source: what the paper's numbers are.
+    """
+    ours = [c for c in COLUMNS if any(row.summary(c) for row in rows)] or ['base', 'novel', 'all']
+    printed = [row.paper for row in rows if row.paper]
+    papers = [c for c in PAPER_COLUMNS if any(getattr(row, c) is not None for row in printed)]
+    with_storage = any(row.megabytes is not None for row in rows)
+    paper_storage = any(row.megabytes is not None for row in printed)
+    notes = list(dict.fromkeys(row.note for row in printed if row.note))
+    head = ['', *(TITLES[c] for c in ours)]
+    head += ['replayed MB'] * with_storage + ['seeds']
+    head += [f'paper: {TITLES[c]}' for c in papers] + ['paper: MB'] * paper_storage
+    lines = []
+    for row in rows:
+        cells = [_mark(row, notes)]
+        cells += [str(row.summary(c) or '-') for c in ours]
+        if with_storage:
+            cells.append('-' if row.megabytes is None else f'{row.megabytes:.2f}')
+        cells.append(', '.join(map(str, row.scores)) or '-')
+        cells += [_number(row.paper, c) for c in papers]
+        if paper_storage:
+            cells.append(_number(row.paper, 'megabytes'))
+        lines.append(cells)
+    text = [f'### {title}', '', _line(head), _line(['---', *['---:'] * (len(head) - 1)])]
+    text += [_line(cells) for cells in lines]
+    text += [f'\nPaper: {source}.'] if papers else []
+    text += [f'\n[{number}] Paper: {note}.' for number, note in enumerate(notes, start=1)]
+    return '\n'.join(text) + '\n'
+
+
+def _mark(row: Row, notes: Sequence[str]) -> str:
+    note = row.paper.note if row.paper else ''
+    return row.label + (f' [{notes.index(note) + 1}]' if note else '')
+
+
+def _number(row: PaperRow | None, column: str) -> str:
+    value = getattr(row, column) if row else None
+    return '-' if value is None else f'{value:.1f}'
+
+
+def _line(cells: Sequence[str]) -> str:
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def run_list(finished: Sequence[Run], changes: Sequence[str]) -> str:
+    """What made the numbers: a row a finished run.
+
+    Args:
+        finished: the runs.
+        changes: values given on the command line, such as '--config.data.size=128'.
+    """
+    head = ['run', 'seed', 'started after', 'commit', 'hardware', 'jax', 'hours']
+    text = ['### Runs', '', _line(head), _line(['---'] * (len(head) - 1) + ['---:'])]
+    for run in finished:
+        record = provenance.read(run.folder)
+        cells = [
+            f'{run.setting}, {run.variant.label}',
+            str(run.seed),
+            provenance.started_after(run.folder),
+            *(str(record.get(key, '-')) for key in ('commit', 'hardware', 'jax')),
+            f'{record["hours"]:.2f}' if 'hours' in record else '-',
+        ]
+        text.append(_line(cells))
+    if changes:
+        text += ['', 'With ' + ' '.join(f'`{change}`' for change in changes) + '.']
+    return '\n'.join(text) + '\n'

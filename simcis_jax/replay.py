@@ -1,0 +1,82 @@
+"""What a stage replays of the stages before it: images, stored queries, and the bytes of both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from simcis_jax.continual import image_memory
+from simcis_jax.continual.image_memory import Labelled
+from simcis_jax.continual.stages import Stage
+from simcis_jax.data.source import Source
+from simcis_jax.data.storage import label_bytes, stored_bytes
+from simcis_jax.progress import Progress
+from simcis_jax.settings import Settings
+
+_STREAM = 2**32 - 1  # Of random numbers; no stage has this index.
+
+
+def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) -> list[Labelled]:
+    """The images that each stage replays; a function of data set, protocol and seed.
+
+    Raises:
+        ValueError: there is no room for one image.
+        OSError: an image whose bytes count cannot be read.
+    """
+    protocol = settings.protocol
+    if not (protocol.replay_images or protocol.replay_megabytes):
+        return [image_memory.NOTHING] * len(stages)
+    rng = np.random.default_rng([settings.training.seed, _STREAM])
+    return image_memory.image_memories(
+        [source.classes_of(index) for index in range(len(source))],
+        stages,
+        protocol.setting,
+        ranks=rng.permutation(len(source)),
+        num_images=protocol.replay_images,
+        num_bytes=protocol.replay_megabytes * 1e6,
+        bytes_of=functools.cache(functools.partial(stored_bytes, source)),
+    )
+
+
+def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> dict[str, Any]:
+    """What `replay.json` says.
+
+    Args:
+        source: the data set.
+        memory: images to replay.
+        queries: what the method replays beside them.
+    """
+    images = []
+    progress = Progress('replayed images', len(memory), 'images')
+    for index, labels in memory.items():
+        example = source[index]
+        images.append(
+            {
+                'image_id': example.image_id,
+                'classes': [source.categories.names[label] for label in sorted(labels)],
+                'bytes': source.image_bytes(index) + label_bytes(example, labels),
+            }
+        )
+        progress.advance()
+    return {
+        'num_images': len(images),
+        'image_bytes': sum(image['bytes'] for image in images),
+        **queries,
+        'images': images,
+    }
+
+
+def summary(replayed: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    parts = [
+        f'{replayed[number]} {unit} ({replayed[num_bytes] / 1e6:.2f} MB)'
+        for number, unit, num_bytes in (
+            ('num_images', 'images', 'image_bytes'),
+            ('queries', 'stored queries', 'query_bytes'),
+        )
+        if replayed.get(number)
+    ]
+    return ' and '.join(parts) or 'nothing'

@@ -1,0 +1,190 @@
+"""Every experiment asks for the runs that its table needs, and the paper's numbers are there."""
+
+import csv
+import dataclasses
+
+import pytest
+
+from experiments import (
+    class_orders,
+    clusters,
+    command,
+    compare_methods,
+    components,
+    drift,
+    first_stages,
+    paper,
+    replay,
+    stop_gradient,
+)
+from simcis_jax import settings
+
+EXPERIMENTS = {
+    module.EXPERIMENT.name: module
+    for module in (
+        class_orders, clusters, compare_methods, components, drift, replay, stop_gradient,
+    )
+}  # fmt: skip
+CASES = [
+    (name, data) for name, module in EXPERIMENTS.items() for data in module.EXPERIMENT.settings
+]
+
+
+def plan(module, data, *arguments):
+    return command.make_plan(
+        module.EXPERIMENT, [f'--data={data}', '--workdir=sweep', '--seeds=0,1', *arguments]
+    )
+
+
+def differing(run, other):
+    """Dotted keys whose values differ."""
+    return {
+        f'{group}.{key}'
+        for group, values in run.config.items()
+        for key, value in values.items()
+        if value != other.config[group][key]
+    }
+
+
+@pytest.mark.parametrize(('name', 'data'), CASES)
+def test_runs_have_valid_configs_and_folders_of_their_own(name, data):
+    runs = plan(EXPERIMENTS[name], data).runs
+    assert len({run.folder for run in runs}) == len(runs)
+    for run in runs:
+        checked = settings.from_config(run.config)
+        assert checked.training.seed == run.seed
+        assert sum(len(stage.current) for stage in run.stages) == command.DATA[data]
+        assert len(run.folder.name) < 200 and ',' not in run.folder.name
+
+
+def test_runs_of_one_config_have_one_folder_in_all_experiments():
+    runs = [run for name, data in CASES if data == 'ade20k'
+            for run in plan(EXPERIMENTS[name], data).runs]  # fmt: skip
+    configs = {}
+    for run in runs:
+        assert configs.setdefault(run.folder, run.config) == run.config
+    shared = [run.folder.name for run in runs].count('ade_cps_100_5+seed=0')
+    assert shared == 6  # Tables 1, 4, 5 (80 is its bank), 8, drift and clusters.
+
+
+def test_the_components_are_switched_one_by_one():
+    runs = {r.variant.label: r for r in plan(components, 'ade20k').runs if 'cps' in r.setting}
+    full = runs['SimCIS']
+    assert differing(runs['+ QPA + CSL'], full) == {'method.num_virtual_queries'}
+    assert differing(runs['+ QPA + VQ'], full) == {'method.csl_weight', 'method.decoder_kl_weight'}
+    assert differing(runs['+ QPA'], full) == {'method.name'}
+    learned = runs['pseudo-labels, learned queries']
+    assert differing(learned, full) == {'method.name', 'model.queries'}
+    csl = settings.from_config(runs['+ QPA + CSL'].config).method
+    assert (csl.csl_weight, csl.num_virtual_queries) == (2.0, 0)
+    vq = settings.from_config(runs['+ QPA + VQ'].config).method
+    assert (vq.csl_weight, vq.decoder_kl_weight, vq.num_virtual_queries) == (0.0, 0.0, 5)
+
+
+def test_table_8_differs_in_the_stop_gradient_alone():
+    off, on = plan(stop_gradient, 'coco', '--seeds=0').runs
+    assert differing(off, on) == {'model.stop_gradient'} and on.config['model']['stop_gradient']
+
+
+def test_class_orders_are_the_papers_on_ade20k_and_random_ones_elsewhere():
+    runs = plan(class_orders, 'ade20k', '--seeds=0').runs
+    orders = [run.config['protocol']['order'] for run in runs]
+    assert orders == ['origin', *(f'ade20k_{number}' for number in range(1, 11))]
+    runs = plan(class_orders, 'shapes', '--seeds=0').runs
+    learned = {run.stages[-1].seen for run in runs}
+    assert len(learned) == 11 and runs[-1].stages[0].current == tuple(range(11, 3, -1))
+
+
+def test_joint_training_sees_all_classes_for_as_many_steps():
+    runs = plan(compare_methods, 'ade20k', '--settings=ade_cps_100_10', '--seeds=3').runs
+    joint = next(run for run in runs if run.variant.joint)
+    assert joint.steps == (160_000 + 50 * 1000, 0) and len(joint.stages) == 1
+    assert joint.base_classes == tuple(range(100))
+    assert joint.folder.name == 'ade_cps_100_10+joint+seed=3'
+
+
+def test_values_and_rows_can_be_chosen():
+    arguments = ['--variants=QPA', '--config.training.batch_size=2', '--data_root=/sets']
+    runs = plan(components, 'ade20k', *arguments, '--settings=ade_css_100_5').runs
+    assert {run.variant.label for run in runs} == {'+ QPA', '+ QPA + CSL', '+ QPA + VQ'}
+    assert all(run.config['training']['batch_size'] == 2 for run in runs)
+    assert runs[0].config['data']['root'] == '/sets/ade20k_semantic'
+    (run,) = plan(components, 'camvid', '--data_root=/sets', '--variants=SimCIS',
+                  '--settings=camvid_css_6_1', '--seeds=0').runs  # fmt: skip
+    assert run.config['data']['root'] == '/sets'
+
+
+def test_a_config_of_ones_own_replaces_the_settings():
+    arguments = ['--config=configs/shapes_cps_8_2.py', '--workdir=sweep', '--seeds=0']
+    runs = command.make_plan(components.EXPERIMENT, arguments).runs
+    assert {run.setting for run in runs} == {'shapes_cps_8_2'} and len(runs) == 5
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--data=shapes', '--seed=1'], '--seed=1 is unknown'),
+        ([], 'give either --data'),
+        (['--data=shapes', '--variants=Sim,nothing', '--settings=shapes'], 'is none of'),
+        (['--data=shapes', '--variants=nothing'], '--variants=nothing leaves no row'),
+        (['--data=shapes', '--config.protocol.increment=3'], 'must be one of'),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        command.make_plan(components.EXPERIMENT, [*arguments, '--workdir=sweep'])
+
+
+@pytest.mark.parametrize(
+    'module, tables', [(components, '4'), (replay, '5'), (class_orders, '7'), (stop_gradient, '8')]
+)
+def test_every_row_of_the_paper_has_a_variant(module, tables):
+    labels = {variant.label for variant in module.variants(150)}
+    printed = {label for label in paper.read(tables) if 'ECLIPSE' not in label}
+    assert labels == printed - {'0 virtual queries a class'}  # The same as no images.
+
+
+def test_every_published_setting_has_the_papers_numbers():
+    for setting in compare_methods.EXPERIMENT.settings['ade20k']:
+        metric = 'pq' if 'cps' in setting.name else 'miou_reference'
+        rows = paper.read(setting.table, setting.protocol, metric)
+        assert {'SimCIS', 'joint', 'fine-tuning', 'ECLIPSE'} <= set(rows), setting
+        page = __import__(f'configs.{setting.name}', fromlist=['_']).__doc__
+        ours = rows['SimCIS']
+        for number in (ours.base, ours.novel, ours.all):
+            assert f' {number}' in page, setting.name
+    assert paper.read('9', '83-5', 'pq')['SimCIS'].all == 33.6
+    assert [row.megabytes for row in paper.read('5').values()][-2:] == [5.9, 12.0]
+
+
+def test_the_papers_rows_are_means_over_classes_but_for_those_that_a_note_flags():
+    """`all` is the mean over all classes, so base and novel must average to it."""
+    with paper.PATH.open(newline='') as file:
+        lines = list(csv.DictReader(file, delimiter='\t'))
+    assert {key for key in lines[0]} == {field.name for field in dataclasses.fields(paper.PaperRow)}
+    wrong = []
+    for line in lines:
+        if not (line['base'] and line['novel'] and line['all']):
+            continue
+        base, classes = int(line['setting'].split('-')[0]), 133 if line['table'] == '9' else 150
+        mean = float(line['base']) * base + float(line['novel']) * (classes - base)
+        if abs(mean / classes - float(line['all'])) > 0.16:
+            wrong.append((line['table'], line['setting'], line['row']))
+            assert 'impl' in line['note'], line
+    assert wrong == [('3', '100-10', 'BalConpas'), ('3', '100-50', 'CoMFormer')]
+
+
+def test_first_stages_are_shared_where_they_are_the_same():
+    def stage_1_runs(module, data, *arguments):
+        runs = plan(module, data, '--seeds=0', *arguments).runs
+        keys = [first_stages.first_stage_key(run.config) for run in runs]
+        return len([key for i, key in enumerate(keys) if key not in keys[:i]])
+
+    assert stage_1_runs(components, 'shapes') == 2  # Learned and selected queries.
+    assert stage_1_runs(replay, 'ade20k') == 1
+    assert stage_1_runs(stop_gradient, 'ade20k') == 2
+    assert stage_1_runs(class_orders, 'shapes') == 11
+    # 100-5 and 100-10 share; 100-50 lowers its rate earlier. Joint training has its own.
+    chosen = '--settings=ade_cps_100_5,ade_cps_100_10,ade_cps_100_50'
+    assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=SimCIS') == 2
+    assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=joint') == 2

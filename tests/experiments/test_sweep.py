@@ -1,0 +1,170 @@
+"""Runs are not run twice, first stages are shared, and what is shared is what they would train."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from experiments import first_stages, provenance, sweep
+from experiments.sweep import Variant, make_run
+from simcis_jax import main
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.continual import virtual_query
+from simcis_jax.trainer import Trainer
+
+
+def tiny_run(workdir, variant=None, **changes):
+    return make_run('tiny', tiny_config(**changes), variant or Variant('SimCIS'), 0, 12, workdir)
+
+
+@pytest.fixture
+def swept(finished, tmp_path):
+    """A sweep whose run without changes is finished."""
+    shutil.copytree(finished[0], tiny_run(tmp_path).folder)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The configs that were to be run; none of them is."""
+    configs = []
+    monkeypatch.setattr(main, 'run', lambda config, folder: configs.append(config) or {})
+    return configs
+
+
+def test_a_finished_run_is_not_run_again(swept, finished, asked):
+    ((_, results),) = sweep.finish([tiny_run(swept)], swept)
+    assert results == finished[1] and not asked
+
+
+def test_a_run_that_lacks_a_stage_goes_on_as_it_began(swept, asked):
+    run = tiny_run(swept)
+    results = json.loads((run.folder / 'results.json').read_text())
+    results['stages'].pop()
+    (run.folder / 'results.json').write_text(json.dumps(results))
+    list(sweep.finish([run], swept))
+    assert [config['training']['init_from'] for config in asked] == ['']
+
+
+def test_a_folder_with_a_run_of_another_config_is_refused(swept):
+    with pytest.raises(ValueError, match='seed=0 holds a run of another config: loss.num_points'):
+        sweep.finished(tiny_run(swept, **{'loss.num_points': 33}))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'shares'),
+    [
+        ({'method.name': 'finetune'}, True),
+        ({'method.csl_weight': 0.0, 'method.num_virtual_queries': 0}, True),
+        ({'protocol.increment': 1}, True),
+        ({'training.steps_per_class': 3}, True),
+        ({'training.base_steps': 7}, False),
+        ({'training.batch_size': 2}, False),
+        ({'model.queries': 'learned', 'method.name': 'pseudo_label'}, False),
+        ({'model.stop_gradient': False}, False),
+        ({'optimizer.milestones': (0.8, 0.9)}, False),
+        ({'protocol.order': 'descending'}, False),
+        ({'method.bank_size': 81}, False),
+    ],
+)
+def test_first_stages_that_train_alike_are_shared(swept, asked, changes, shares):
+    list(sweep.finish([tiny_run(swept, Variant('', changes))], swept))
+    (config,) = asked
+    expected = str(tiny_run(swept).folder / 'stage_1') if shares else ''
+    assert config['training']['init_from'] == expected
+
+
+def test_a_stage_that_is_asked_for_is_started_after(swept, asked):
+    changes = {'training.init_from': 'converted/stage_1'}
+    run = tiny_run(swept, Variant('', {'method.name': 'finetune'}), **changes)
+    list(sweep.finish([run], swept))
+    assert asked[0]['training']['init_from'] == 'converted/stage_1'
+    assert '(after converted/stage_1)' in sweep.cost([run], swept)
+
+
+def test_an_unfinished_first_stage_is_not_shared(swept, asked):
+    (tiny_run(swept).folder / 'stage_1' / 'evaluation.json').unlink()
+    list(sweep.finish([tiny_run(swept, Variant('', {'method.name': 'finetune'}))], swept))
+    assert asked[0]['training']['init_from'] == ''
+
+
+def test_what_can_lend_its_first_stage_comes_first(tmp_path):
+    names = ('finetune', 'small', 'large')
+    variants = [
+        Variant('finetune', {'method.name': 'finetune'}),
+        Variant('small', {'method.bank_size': 2}),
+        Variant('large', {'method.bank_size': 9}),
+    ]
+    runs = [tiny_run(tmp_path, variant) for variant in variants]
+    assert [run.variant.label for run in runs] == list(names)
+    assert [run.variant.label for run in sweep.in_order(runs)] == list(reversed(names))
+
+
+def test_another_method_is_trained_after_the_shared_stage(swept, finished):
+    run = tiny_run(swept, Variant('fine-tuning', {'method.name': 'finetune'}))
+    ((_, results),) = sweep.finish([run], swept)
+    assert results['stages'][0] == finished[1]['stages'][0] and len(results['stages']) == 3
+    stages = [json.loads(line)['stage'] for line in (run.folder / 'metrics.jsonl').open()]
+    assert set(stages) == {2, 3}
+    record = provenance.read(run.folder)
+    assert record['hours'] > 0 and 'CPU' in record['hardware']
+    assert provenance.started_after(run.folder) == tiny_run(swept).folder.name
+
+
+def test_a_smaller_bank_starts_after_a_copy_that_is_scored_anew(swept, finished, monkeypatch):
+    changes = {'method.bank_size': 3, 'evaluation.tasks': ('panoptic',)}
+    run = tiny_run(swept, Variant('', changes))
+    stage = first_stages.find(run.config, swept)
+    target = first_stages.lend(stage, run.config, run.folder.name)
+    assert target.parent.parent == swept / 'first_stages'
+    config = run.config | {'training': run.config['training'] | {'init_from': str(target)}}
+    monkeypatch.setattr(Trainer, 'train_stage', None)
+    results = main.run(config, str(run.folder), 'evaluate')
+    assert results['stages'][0]['stage'] == 1
+    assert results['stages'][0]['pq'] == finished[1]['stages'][0]['pq']
+    assert 'ap' in finished[1]['stages'][0] and 'ap' not in results['stages'][0]
+    states = []
+    for folder in (run.folder / 'stage_1', stage):
+        with StageCheckpoints(Path(folder) / 'checkpoints') as checkpoints:
+            states.append([checkpoints.read(item) for item in ('params', 'memory')])
+    np.testing.assert_array_equal(
+        states[0][0]['heads']['class_head']['dense']['bias'],
+        states[1][0]['heads']['class_head']['dense']['bias'],
+    )
+    assert states[0][1]['queries'].shape[1] == 3
+    np.testing.assert_array_equal(states[0][1]['written'], states[1][1]['written'])
+
+
+def test_a_bank_cut_down_is_the_bank_that_was_smaller_all_along():
+    rng = np.random.default_rng(0)
+    large, small = (virtual_query.create(4, size, 5) for size in (7, 3))
+    for _ in range(6):
+        queries = jnp.asarray(rng.normal(size=(9, 5)), jnp.float32)
+        labels = jnp.asarray(rng.integers(-1, 3, 9))  # Class 3 gets nothing.
+        large, small = (virtual_query.enqueue(bank, queries, labels) for bank in (large, small))
+    memory = {name: np.asarray(getattr(large, name)) for name in ('queries', 'written', 'counts')}
+    cut = first_stages.shrink_bank(memory, 3)
+    for name in memory:
+        np.testing.assert_array_equal(cut[name], np.asarray(getattr(small, name)))
+    same = first_stages.shrink_bank(memory, 7)
+    np.testing.assert_array_equal(same['queries'], memory['queries'])
+
+
+def test_the_cost_counts_what_is_left_to_train(swept):
+    variants = [
+        Variant('SimCIS'),
+        Variant('fine-tuning', {'method.name': 'finetune'}),
+        Variant('learned', {'model.queries': 'learned', 'method.name': 'pseudo_label'}),
+        Variant('again', {'model.queries': 'learned', 'method.name': 'finetune'}),
+    ]
+    lines = sweep.cost([tiny_run(swept, variant) for variant in variants], swept).splitlines()
+    steps = [[int(text) for text in line.split()[:2]] for line in lines[1:-1]]
+    assert steps == [[0, 0], [0, 8], [6, 8], [0, 8]]
+    assert '(finished)' in lines[1] and '(shares stage 1)' in lines[2]
+    assert lines[-1].split()[0] == '30' and '-' not in lines[-1]  # Rates are known: so hours are.
+    unknown = sweep.cost([tiny_run(swept / 'elsewhere')], swept / 'elsewhere').splitlines()[-1]
+    assert unknown.split()[1] == '-'

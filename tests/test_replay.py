@@ -1,0 +1,100 @@
+"""Runs that train on images of past stages again."""
+
+import json
+
+import numpy as np
+import pytest
+import runs
+from tiny import tiny_config
+
+from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.data.shapes import Shapes
+from simcis_jax.data.storage import stored_bytes
+from simcis_jax.settings import from_config
+from simcis_jax.trainer import Trainer
+from simcis_jax.workdir import Workdir
+
+IMAGES = 6
+
+
+def train_stage_2(trainer, config, folder):
+    """Trains it in a folder, and returns what it says it replays; all share one compiled step."""
+    with Workdir(folder, config) as workdir, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, 'workdir', workdir)
+        assert trainer.start() == 1
+        base, stage = trainer.stages[:2]
+        trainer.train_stage(stage, trainer.finished_state(base))
+    return json.loads((folder / 'stage_2' / 'replay.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def replaying(finished, tmp_path_factory):
+    """A trainer, its config, the folder of its stage 2, and what that says it replays."""
+    changes = {'training.init_from': str(finished[0] / 'stage_1'), 'protocol.replay_images': IMAGES}
+    config = tiny_config(**changes).to_dict()
+    folder = tmp_path_factory.mktemp('replay') / 'whole'
+    trainer = Trainer(from_config(config), Workdir(folder, config))
+    return trainer, config, folder, train_stage_2(trainer, config, folder)
+
+
+def test_a_stage_tells_what_it_replays_and_its_bytes(replaying, finished):
+    trainer, _, folder, replayed = replaying
+    memory, images = trainer.image_memories[1], trainer.train_source
+    index_of = {images[i].image_id: i for i in range(len(images))}
+    entries = {index_of[entry['image_id']]: entry for entry in replayed['images']}
+    assert replayed['num_images'] == IMAGES and entries.keys() == memory.keys()
+    assert replayed['image_bytes'] == sum(stored_bytes(images, i, memory[i]) for i in memory)
+    names = np.array(images.categories.names)
+    past = set(trainer.stages[1].past)
+    for index, entry in entries.items():
+        assert entry['classes'] == names[sorted(past & images.classes_of(index))].tolist()
+    assert not (folder / 'stage_1' / 'replay.json').exists()
+
+
+def test_stored_queries_are_counted_beside_the_images(replaying, finished):
+    with StageCheckpoints(finished[0] / 'stage_1' / 'checkpoints') as checkpoints:
+        bank = checkpoints.read('memory')
+    slots, width = bank['queries'].shape[1:]
+    stored = sum(min(int(n), slots) for n in bank['written'])
+    assert replaying[3]['queries'] == stored > 0
+    assert replaying[3]['query_bytes'] == 4 * stored * width + 2 * 4 * len(bank['written'])
+
+
+def test_replayed_images_change_what_is_learned(replaying, finished):
+    ours, without = (runs.leaves(folder, stage=2) for folder in (replaying[2], finished[0]))
+    assert any(not np.array_equal(a, b) for a, b in zip(ours, without, strict=True))
+
+
+def test_an_interrupted_stage_goes_on_with_the_same_images(replaying, tmp_path, monkeypatch):
+    trainer, config, whole, replayed = replaying
+    put_batch, calls = Trainer.train_step_inputs, []
+
+    def crash(self, batch):
+        calls.append(1)
+        if len(calls) == 4:
+            raise RuntimeError('the machine is gone')
+        return put_batch(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, 'train_step_inputs', crash)
+        with pytest.raises(RuntimeError):
+            train_stage_2(trainer, config, tmp_path / 'run')
+    assert train_stage_2(trainer, config, tmp_path / 'run') == replayed
+    for a, b in zip(*(runs.leaves(f, stage=2) for f in (tmp_path / 'run', whole)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_memory_without_room_for_an_image_is_an_error_before_anything_is_trained(tmp_path):
+    config = tiny_config(**{'protocol.replay_megabytes': 1e-4}).to_dict()
+    with pytest.raises(ValueError, match='replay_megabytes=0.0001 has no room for the first image'):
+        Trainer(from_config(config), Workdir(tmp_path, config))
+
+
+def test_megabytes_bound_the_bytes_of_real_pngs(tmp_path):
+    config = tiny_config(**{'protocol.replay_megabytes': 0.02}).to_dict()
+    trainer = Trainer(from_config(config), Workdir(tmp_path, config))
+    images = trainer.train_source
+    assert isinstance(images, Shapes)
+    for memory in trainer.image_memories[1:]:
+        used = sum(stored_bytes(images, index, labels) for index, labels in memory.items())
+        assert 0.01e6 < used <= 0.02e6
