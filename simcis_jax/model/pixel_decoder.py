@@ -8,6 +8,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
+from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
@@ -69,7 +70,7 @@ class PixelDecoder(nn.Module):
         level_embedding = self.param('level_embed', nn.initializers.normal(1.0), (3, self.width))
         shapes = tuple(x.shape[1:3] for x in reversed(rest))
         for i, x in enumerate(reversed(rest)):
-            conv = nn.Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
+            conv = Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
             x = group_norm(f'input_norm{i}', self.width)(conv(x))
             tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
             position = encode_grid(shapes[i], self.width) + level_embedding[i]
@@ -92,7 +93,7 @@ class PixelDecoder(nn.Module):
         """One FPN step: the encoded stride-8 map, enlarged, on top of the finest backbone map."""
 
         def conv(name, kernel, use_bias=False):
-            return nn.Conv(
+            return Conv(
                 self.width,
                 (kernel, kernel),
                 use_bias=use_bias,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.model.convolution import Conv
 from simcis_jax.model.layers import NORM_EPSILON, group_norm
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -44,7 +45,7 @@ class _ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         pad = self.kernel // 2
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.stride,
