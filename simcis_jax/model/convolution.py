@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# With fewer input channels the products are too thin to pay.
-MIN_CHANNELS = 16
+# With fewer input channels the products of a kernel of one tap, or of several, are too thin to pay.
+MIN_CHANNELS_OF_ONE, MIN_CHANNELS = 16, 128
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -84,7 +84,8 @@ def convolve(
 ) -> Array:
     """`lax.conv_general_dilated` as `nn.Conv` calls it, in the way that suits the backend."""
     plain = {*lhs_dilation, *rhs_dilation, feature_group_count} == {1}
-    if jax.default_backend() != 'cpu' or not plain or x.shape[-1] < MIN_CHANNELS:
+    min_channels = MIN_CHANNELS_OF_ONE if kernel.shape[:2] == (1, 1) else MIN_CHANNELS
+    if jax.default_backend() != 'cpu' or not plain or x.shape[-1] < min_channels:
         return lax.conv_general_dilated(
             x,
             kernel,
