@@ -53,6 +53,7 @@ class PixelDecoder(nn.Module):
     num_heads: int = 8
     num_points: int = 4
     feedforward_width: int = 1024
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, maps: list[Array]) -> tuple[list[Array], Array]:
@@ -77,8 +78,11 @@ class PixelDecoder(nn.Module):
             positions.append(rearrange(position, 'h w d -> (h w) d'))
         tokens = jnp.concatenate(tokens, axis=1)
         positions, references = jnp.concatenate(positions), grid_centres(shapes)
+        make_layer = EncoderLayer
+        if self.rematerialize:
+            make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
         for i in range(self.num_layers):
-            layer = EncoderLayer(
+            layer = make_layer(
                 self.num_heads, self.feedforward_width, self.num_points, name=f'layer{i}'
             )
             tokens = layer(tokens, positions, references, shapes)
