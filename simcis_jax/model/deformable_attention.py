@@ -85,9 +85,8 @@ def _scan_points(table: Array, points: Array, weights: Array, sizes: Array, star
 
     def add(total, point):
         rows, shares = _neighbours(*point)
-        for row, share in zip(rows, shares, strict=True):
-            total += share[..., None] * _read(table, row)
-        return total, None
+        pairs = zip(rows, shares, strict=True)
+        return total + sum(share[..., None] * _read(table, row) for row, share in pairs), None
 
     dtype = jnp.result_type(table, weights)
     total = jnp.zeros((*weights.shape[1:], table.shape[-1]), dtype)
