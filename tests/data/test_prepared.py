@@ -73,7 +73,6 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
             assert value.dtype == getattr(expected, name).dtype
         assert images.classes_of(index) == {index % 3}
         assert images.size_of(index) == (4, 6)
-
         assert images.image_bytes(index) == len(make_example(index)[0])
     with pytest.raises(IndexError):
         images[9]
