@@ -81,8 +81,12 @@ def predict_files(predictor: Predictor, images: str, out: str | Path) -> dict[Pa
 def read_config(path: str, overrides: Sequence[str]) -> Mapping[str, Any]:
     """A config file with `--config.GROUP.KEY=VALUE` applied; bad ones end the program."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values)
-    parse_flags(['simcis_jax.predict', f'--config={path}', *overrides], values)
+    arguments = ['simcis_jax.predict', f'--config={path}', *overrides]
+    # Without `sys_argv` it would take the values of this program's own command line.
+    config_flags.DEFINE_config_file(
+        'config', None, lock_config=True, flag_values=values, sys_argv=arguments
+    )
+    parse_flags(arguments, values)
     return values['config'].value.to_dict()
 
 

@@ -297,6 +297,11 @@ def test_a_model_without_a_run_takes_classes_from_a_file_or_the_data_set(run, co
         predict.load(converted, config=config)
 
 
+def test_values_of_the_config_come_from_the_arguments():
+    config = predict.read_config('configs/shapes_cps_8_2.py', ['--config.protocol.base=6'])
+    assert config['protocol']['base'] == 6
+
+
 def test_a_config_that_does_not_fit_the_model_is_refused(converted):
     with pytest.raises(ValueError, match='model.* and the categories as they were there'):
         predict.load(converted, config=tiny_config(**{'model.width': 64}).to_dict())
