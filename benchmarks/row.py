@@ -1,0 +1,111 @@
+"""One measurement. Only the standard library is used: the peer's Python reads this file, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+OURS, EAGER, COMPILED = SIDES = 'simcis_jax', 'torch eager', 'torch compile'
+
+# What is measured, and on which sides.
+ROWS = {
+    'matrix product': (OURS, EAGER),
+    'evaluation forward': SIDES,
+    'train step': SIDES,
+    'train step, teacher + CSL + VQ': (OURS,),
+    'backbone, forward': (OURS, EAGER),
+    'backbone, forward + backward': (OURS, EAGER),
+    'pixel decoder, forward': (OURS, EAGER),
+    'pixel decoder, forward + backward': (OURS, EAGER),
+    'deformable attention, 1 of 6, forward': (OURS, EAGER),
+    'deformable attention, 1 of 6, forward + backward': (OURS, EAGER),
+    'decoder, forward': (OURS, EAGER),
+    'decoder, forward + backward': (OURS, EAGER),
+    'matching, 10 sets': (OURS, EAGER),
+    'losses, 10 sets, forward + backward': (OURS, EAGER),
+    'pseudo-labels': (OURS,),
+    'query bank': (OURS,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The size of the work; the same for both sides."""
+
+    batch: int = 1
+    size: int = 640  # Side of an image in pixels.
+    classes: int = 150
+    targets: int = 20  # Segments of an image.
+    slots: int = 100  # Room for segments of an image; only ours has slots.
+    queries: int = 100
+    points: int = 12544
+    bank_size: int = 80  # Stored queries of a class; only ours has a bank.
+    devices: int = 1  # More are simulated ones that share the cores.
+    repeats: int = 5  # At least so many timings; 0 = compile only.
+
+
+@dataclasses.dataclass
+class Measurement:
+    """What one process found."""
+
+    row: str
+    side: str
+    device: str
+    versions: dict[str, str]
+    first_seconds: float  # First call, compilation included.
+    seconds: list[float]  # Warm, one a call.
+    resident_mib: float | None  # Peak of the whole process in the warm calls.
+    planned_mib: float | None = None  # Arguments, results and temporaries as the compiler says.
+    gflop: float | None = None  # Products and convolutions; ours counts all arithmetic.
+
+    @property
+    def median(self) -> float:
+        """Seconds of a warm call."""
+        return statistics.median(self.seconds)
+
+
+def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
+    """Times a call that returns when its work is done; the first and the second are no timings.
+
+    Short calls are repeated until a second is full, 100 times at most.
+    """
+    start = time.perf_counter()
+    call()
+    first = time.perf_counter() - start
+    call()
+    _reset_peak()
+    seconds = []
+    while len(seconds) < repeats or (sum(seconds) < 1 and len(seconds) < 100):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return dict(first_seconds=first, seconds=seconds, resident_mib=_peak_resident_mib())
+
+
+def _reset_peak() -> None:
+    """Compilation needs much memory once; what counts is what a step needs."""
+    if Path('/proc/self/clear_refs').exists():
+        Path('/proc/self/clear_refs').write_text('5')
+
+
+def _peak_resident_mib() -> float | None:
+    status = Path('/proc/self/status')  # Linux only.
+    found = re.search(r'VmHWM:\s*(\d+) kB', status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else None
+
+
+def read_task() -> tuple[str, str, Settings]:
+    """Row, side and settings, from the command line of a process that measures one row."""
+    row, side, settings = sys.argv[1:]
+    return row, side, Settings(**json.loads(settings))
+
+
+def hand_back(measurement: Measurement) -> None:
+    """The last line that the process prints."""
+    print(json.dumps(dataclasses.asdict(measurement)), flush=True)

@@ -1,0 +1,77 @@
+"""The benchmark measures what it says, and the published figures are those it wrote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from benchmarks import row, speed, workload
+from benchmarks.scene import make_scene
+
+ROOT = Path(speed.ROOT)
+TINY = row.Settings(size=128, classes=8, targets=5, slots=6, points=64, bank_size=3)
+NAMES = [name for name, sides in row.ROWS.items() if row.OURS in sides]
+
+
+@pytest.fixture(scope='module')
+def tiny():
+    return workload.Workload(TINY)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_row_can_be_traced(tiny, name):
+    assert set(tiny.rows()) == set(NAMES)
+    function, arguments, carries = tiny.rows()[name]()
+    result = jax.eval_shape(function, *arguments)
+    if carries:
+        assert jax.tree.map(jax.numpy.shape, result[0]) == jax.tree.map(
+            jax.numpy.shape, arguments[0]
+        )
+
+
+def test_segments_tile_the_image():
+    scene = make_scene(TINY)
+    for k, (cx, cy, w, h) in enumerate(scene.boxes):
+        y, x = (scene.segment_map == k + 1).nonzero()
+        assert x.size == TINY.size**2 // 8
+        assert [(x.max() + 1 + x.min()) / 2, (y.max() + 1 + y.min()) / 2] == [128 * cx, 128 * cy]
+        assert [x.max() + 1 - x.min(), y.max() + 1 - y.min()] == [128 * w, 128 * h]
+    assert (scene.segment_map == 0).sum() == 3 * TINY.size**2 // 8
+    assert scene.labels.tolist() == [4, 5, 6, 7, 4]
+
+
+def test_the_command_adds_rows_to_its_file(tmp_path):
+    out = tmp_path / 'speed.json'
+
+    def run(rows, size=128):
+        command = [sys.executable, '-m', 'benchmarks.speed', f'--rows={rows}', f'--out={out}']
+        return subprocess.run(
+            [*command, f'--size={size}', '--repeats=2'], cwd=ROOT, capture_output=True, text=True
+        )
+
+    assert run('^matrix').returncode == 0
+    result = run('bank')
+    assert result.returncode == 0, result.stderr
+    matrix, bank = json.loads(out.read_text())['measurements']
+    assert (matrix['row'], bank['row']) == ('matrix product', 'query bank')
+    assert matrix['gflop'] == pytest.approx(2 * 4096**3 / 1e9)
+    assert len(bank['seconds']) >= 2 and min(bank['seconds']) > 0
+    # The bank itself is there, once: it is donated.
+    assert 150 * 80 * 256 * 4 / 2**20 < bank['planned_mib'] < 2 * 150 * 80 * 256 * 4 / 2**20
+    lines = result.stdout.splitlines()
+    assert lines[-2].startswith('| matrix product |') and lines[-1].startswith('| query bank |')
+    refused = run('bank', size=256)
+    assert refused.returncode and 'give another --out' in refused.stderr
+
+
+def test_published_tables_are_those_of_the_files():
+    text = (ROOT / 'benchmarks/RESULTS.md').read_text()
+    files = sorted((ROOT / 'benchmarks/results').glob('speed*.json'))
+    assert files
+    for file in files:
+        found = json.loads(file.read_text())
+        assert speed.table([row.Measurement(**m) for m in found['measurements']]) in text, file
+        assert found['machine'] in text and found['date'] in text
