@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import statistics
 import sys
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 OURS, EAGER, COMPILED = SIDES = 'simcis_jax', 'torch eager', 'torch compile'
+
+PROCESSOR_TIMES = Path('/proc/stat')
+QUIET = 0.05  # Others may use this share of the machine.
 
 # What is measured, and on which sides.
 ROWS = {
@@ -59,7 +63,8 @@ class Measurement:
     device: str
     versions: dict[str, str]
     first_seconds: float  # First call, compilation included.
-    seconds: list[float]  # Warm, one a call.
+    seconds: list[float]  # Of a warm call.
+    others: float  # Share of the machine that other processes used in the worst of them.
     resident_mib: float | None  # Peak of the whole process in the warm calls.
     planned_mib: float | None = None  # Arguments, results and temporaries as the compiler says.
     gflop: float | None = None  # Products and convolutions; ours counts all arithmetic.
@@ -73,19 +78,46 @@ class Measurement:
 def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
     """Times a call that returns when its work is done; the first and the second are no timings.
 
-    Short calls are repeated until a second is full, 100 times at most.
+    A timing is the mean of as many calls as fill a fifth of a second. On a machine that is shared
+    up to three times as many are taken, and those kept that others disturbed least.
     """
     start = time.perf_counter()
     call()
     first = time.perf_counter() - start
     call()
     _reset_peak()
-    seconds = []
-    while len(seconds) < repeats or (sum(seconds) < 1 and len(seconds) < 100):
-        start = time.perf_counter()
+    timings = []
+    while sum(others <= QUIET for others, _ in timings) < repeats > len(timings) / 3:
+        timings.append(_timing(call))
+    kept = sorted(timings)[:repeats]
+    return dict(
+        first_seconds=first,
+        seconds=[seconds for _, seconds in kept],
+        others=kept[-1][0],
+        resident_mib=_peak_resident_mib(),
+    )
+
+
+def _timing(call: Callable[[], None]) -> tuple[float, float]:
+    """The share of the machine that other processes used, and the seconds of a call."""
+    count, start, others = 0, time.perf_counter(), _others_seconds()
+    while not count or time.perf_counter() - start < 0.2:
         call()
-        seconds.append(time.perf_counter() - start)
-    return dict(first_seconds=first, seconds=seconds, resident_mib=_peak_resident_mib())
+        count += 1
+    seconds = time.perf_counter() - start
+    share = (_others_seconds() - others) / (seconds * os.cpu_count())
+    return max(0.0, share), seconds / count
+
+
+def _others_seconds() -> float:
+    """Processor time of other processes and machines so far; Linux only, 0 elsewhere."""
+    if not PROCESSOR_TIMES.exists():
+        return 0.0
+    # user, nice, system, idle, iowait, irq, softirq, steal; guests count as user.
+    fields = [int(x) for x in PROCESSOR_TIMES.read_text().split('\n', 1)[0].split()[1:9]]
+    own = os.times()
+    busy = sum(fields) - fields[3] - fields[4]
+    return busy / os.sysconf('SC_CLK_TCK') - own.user - own.system
 
 
 def _reset_peak() -> None:

@@ -67,15 +67,17 @@ def machine() -> str:
 def table(measurements: list[Measurement]) -> str:
     """Markdown: a line for each row and side, in the order of `ROWS`.
 
-    `ours` is the time of that line over ours; `peak` the arithmetic in a second as a share of
-    the fastest matrix product.
+    `x ours` is the time of that line over ours, `others` the share of the machine that other
+    processes used meanwhile, `peak` the arithmetic in a second as a share of the fastest matrix
+    product.
     """
     found = {(m.row, m.side): m for m in measurements}
     products = [m for m in measurements if m.row == 'matrix product']
     peak = max((m.gflop / m.median for m in products if m.seconds), default=None)
     lines = [
-        '| row | side | median | range | x ours | first call | resident | planned | work | peak |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+        '| row | side | median | range | x ours | others | first call '
+        '| resident | planned | work | peak |',
+        '|---|---|---|---|---|---|---|---|---|---|---|',
     ]
     for key in [(row, side) for row in ROWS for side in SIDES if (row, side) in found]:
         lines.append(_line(found[key], found.get((key[0], OURS)), peak))
@@ -90,6 +92,7 @@ def _line(found: Measurement, ours: Measurement | None, peak: float | None) -> s
         f'**{_seconds(found.median)}**' if timed else '',
         f'{_seconds(min(timed))} to {_seconds(max(timed))}' if timed else '',
         f'{found.median / ours.median:.2f}' if ours and ours is not found and timed else '',
+        f'{100 * found.others:.0f} %' if timed else '',
         _seconds(found.first_seconds),
         f'{found.resident_mib:.0f} MiB' if found.resident_mib else '',
         f'{found.planned_mib:.0f} MiB' if found.planned_mib else '',

@@ -292,7 +292,7 @@ def measure(work: Work, repeats: int) -> dict:
     )
     # Before optimisation every product is there, whatever library will compute it.
     cost = lowered.cost_analysis() or {}
-    found = dict(first_seconds=compilation, seconds=[], resident_mib=None)
+    found = dict(first_seconds=compilation, seconds=[], others=0.0, resident_mib=None)
     if repeats:
 
         def call():
