@@ -79,7 +79,7 @@ def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
     """Times a call that returns when its work is done; the first and the second are no timings.
 
     A timing is the mean of as many calls as fill a fifth of a second. On a machine that is shared
-    up to three times as many are taken, and those kept that others disturbed least.
+    up to twice as many are taken, and those kept that others disturbed least.
     """
     start = time.perf_counter()
     call()
@@ -87,7 +87,7 @@ def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
     call()
     _reset_peak()
     timings = []
-    while sum(others <= QUIET for others, _ in timings) < repeats > len(timings) / 3:
+    while sum(others <= QUIET for others, _ in timings) < repeats > len(timings) / 2:
         timings.append(_timing(call))
     kept = sorted(timings)[:repeats]
     return dict(

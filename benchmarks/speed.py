@@ -126,9 +126,8 @@ def read(path: Path, header: dict) -> list[Measurement]:
 def main(_) -> None:
     """Measures, prints and writes."""
     settings = Settings(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Settings)})
-    header = dict(
-        machine=machine(), date=time.strftime('%Y-%m-%d'), settings=dataclasses.asdict(settings)
-    )
+    size = {k: v for k, v in dataclasses.asdict(settings).items() if k != 'repeats'}
+    header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), settings=size)
     out = Path(OUT.value) if OUT.value else None
     measurements = read(out, header) if out else []
     for row, sides in ROWS.items():

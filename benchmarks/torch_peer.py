@@ -228,13 +228,15 @@ def alone(part: Callable[[], Part], gradient: bool = False) -> Callable[[], Any]
     """A part of the network, with or without pulling back ones to its parameters and inputs."""
     function, leaves = part()
     if not gradient:
+        for leaf in leaves:
+            leaf.requires_grad_(False)
         return torch.inference_mode()(function)
 
     def both():
+        for leaf in leaves:
+            leaf.grad = None
         out = function()
-        ones = [torch.ones_like(x) for x in out]
-        # The last layer's norm has no gradient where its output is no prediction.
-        return torch.autograd.grad(out, leaves, ones, allow_unused=True)
+        torch.autograd.backward(out, [torch.ones_like(x) for x in out])
 
     return both
 
