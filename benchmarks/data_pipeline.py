@@ -1,16 +1,17 @@
 """Images a second that one core prepares for training, beside a bare decode and resize in OpenCV.
 
-    python -m benchmarks.data_pipeline --root=DIR --split=train
+    python -m benchmarks.data_pipeline --root=DIR --prepared=DATA/NAME
 
-DIR is a folder in COCO panoptic format. Both sides read the same files in the same order on one
-thread. The bare loop decodes the picture and its annotation and resizes both to the same random
-scales as the augmentation; it crops, colours and mirrors nothing and makes no targets. Resident
-memory is printed before and after, and once more after the images were gone through by the
-iterator of a real run.
+DIR is a folder in COCO panoptic format, DATA/NAME what `simcis_jax.prepare` made of it. All sides
+read the same images in the same order on one thread, whose CPU time counts. The bare loop decodes
+the picture and its annotation and resizes both to the same random scales as the augmentation; it
+crops, colours and mirrors nothing and makes no targets. Then the iterator of a real run goes
+through the prepared images; resident memory is printed on the way.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import statistics
@@ -25,8 +26,10 @@ from absl import app, flags
 from simcis_jax.data import augment
 from simcis_jax.data.coco_panoptic import coco_panoptic_split
 from simcis_jax.data.pipeline import Augmentation, train_iterator
+from simcis_jax.data.prepared import Prepared
 
 ROOT = flags.DEFINE_string('root', None, 'Folder in COCO panoptic format.', required=True)
+PREPARED = flags.DEFINE_string('prepared', None, 'The same, prepared.', required=True)
 SPLIT = flags.DEFINE_string('split', 'train', 'Split to read.')
 SIZE = flags.DEFINE_integer('size', 640, 'Side of the crop in pixels.')
 NUM_IMAGES = flags.DEFINE_integer('num_images', 200, 'Images of a timing.')
@@ -41,18 +44,22 @@ def resident_mib() -> float:
 
 
 def images_per_second(prepare: Callable[[int], object], indices: range) -> float:
-    """Rate of one call for each index."""
-    start = time.perf_counter()
+    """Rate of one call for each index, by the CPU time of this thread."""
+    start = time.thread_time()
     for index in indices:
         prepare(index)
-    return len(indices) / (time.perf_counter() - start)
+    return len(indices) / (time.thread_time() - start)
 
 
 def main(_) -> None:
     """Measures and prints."""
     cv2.setNumThreads(1)
     root, size = Path(ROOT.value), SIZE.value
-    source = coco_panoptic_split(root, SPLIT.value)
+    sources = {
+        'folder in COCO format': coco_panoptic_split(root, SPLIT.value),
+        'prepared data set': Prepared(PREPARED.value, SPLIT.value),
+    }
+    source = sources['prepared data set']
     annotations = json.loads((root / f'panoptic_{SPLIT.value}.json').read_text())
     names = {image['id']: image['file_name'] for image in annotations['images']}
     files = [
@@ -78,23 +85,25 @@ def main(_) -> None:
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         return resized, cv2.resize(annotation, (width, height), interpolation=cv2.INTER_NEAREST)
 
-    def ours(index):
+    def full(source, index):
         return augmentation.random_map(source[index % len(source)], np.random.default_rng(index))
 
+    sides = {'bare decode and resize': bare}
+    sides |= {name: functools.partial(full, source) for name, source in sources.items()}
     indices = range(NUM_IMAGES.value)
-    for warm in (bare, ours):
-        images_per_second(warm, range(len(indices) // 4))
-    rates = {'bare decode and resize': [], 'full augmentation and targets': []}
+    for prepare in sides.values():
+        images_per_second(prepare, range(len(indices) // 4))
+    rates = {name: [] for name in sides}
     for _ in range(REPEATS.value):
-        for side, prepare in zip(rates, (bare, ours), strict=True):
-            rates[side].append(images_per_second(prepare, indices))
-    for side, values in rates.items():
+        for name, prepare in sides.items():
+            rates[name].append(images_per_second(prepare, indices))
+    bare_rate = statistics.median(rates['bare decode and resize'])
+    for name, values in rates.items():
+        rate = statistics.median(values)
         print(
-            f'{side:30} {statistics.median(values):6.1f} images/s on one core '
-            f'({min(values):.1f} to {max(values):.1f})'
+            f'{name:25} {rate:6.1f} images/s on one core ({min(values):.1f} to '
+            f'{max(values):.1f}), {rate / bare_rate:.2f} of bare'
         )
-    bare_rate, our_rate = map(statistics.median, rates.values())
-    print(f'{"share":30} {our_rate / bare_rate:6.2f}')
 
     iterator = train_iterator(
         source,

@@ -93,7 +93,6 @@ class PredictionFolder:
         return prediction.label_map.astype(kind)  # -1 becomes the largest value.
 
     def _segments(self, prediction: Prediction) -> list[dict[str, Any]]:
-        ids = self._categories.ids or range(len(self._categories))
         segments = []
         for number, (label, score) in enumerate(
             zip(prediction.labels, prediction.scores, strict=True), start=1
@@ -102,7 +101,7 @@ class PredictionFolder:
             segments.append(
                 {
                     'id': number,
-                    'category_id': ids[label],
+                    'category_id': self._categories.ids[label],
                     'area': int(mask.sum()),
                     'bbox': list(cv2.boundingRect(mask.astype(np.uint8))),
                     'iscrowd': 0,

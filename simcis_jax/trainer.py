@@ -180,8 +180,8 @@ class Trainer:
         print(*damaged, sep='\n', end='\n' * bool(damaged))
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
-                like = jax.eval_shape(lambda: self.new_state(stage, previous))
-                state = checkpoints.restore(parallel.replicated_like(self.mesh, like))
+                shapes = jax.eval_shape(lambda: self.new_state(stage, previous))
+                state = checkpoints.restore(parallel.replicated_like(self.mesh, shapes))
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
                 if damaged:
@@ -221,7 +221,7 @@ class Trainer:
         arrays: StageArrays,
     ) -> TrainState:
         """The state a stage starts from: parameters and memory live on, the optimizer is new."""
-        state = self.new_state(stage, previous)
+        state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
         if previous is None and self.settings.training.init_backbone:
             params = starting_point.with_backbone(
                 state.params, self.settings.training.init_backbone
@@ -250,8 +250,7 @@ class Trainer:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
         opt_state = jax.jit(optimizer.init)(params)
-        state = TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
-        return parallel.put_replicated(self.mesh, state)
+        return TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
 
     def finished_state(self, stage: Stage) -> TrainState:
         """What the next stage needs of a stage that is trained: parameters and memory."""

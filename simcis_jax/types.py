@@ -31,15 +31,16 @@ class Categories:
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
     colors: tuple[tuple[int, int, int], ...]  # RGB, one a class, for pictures.
-    ids: tuple[int, ...] = ()  # Of the classes in the data set's files; () = their labels.
+    ids: tuple[int, ...] = ()  # Of the classes in the data set's files; the default = the labels.
 
     def __post_init__(self):
+        object.__setattr__(self, 'ids', self.ids or tuple(range(len(self.names))))
         if len(set(self.names)) < len(self.names):
             raise ValueError(f'Categories need names that differ, got {self.names}.')
-        if not len(self.names) == len(self.is_thing) == len(self.colors):
+        lengths = [len(column) for column in (self.names, self.is_thing, self.colors, self.ids)]
+        if len(set(lengths)) > 1:
             raise ValueError(
-                f'Categories need one name, thing flag and colour a class, got {len(self.names)}, '
-                f'{len(self.is_thing)} and {len(self.colors)}.'
+                f'Categories need one name, thing flag, colour and id a class, got {lengths}.'
             )
 
     def __len__(self) -> int:

@@ -46,6 +46,7 @@ def check_against_json(images, json_path, image_path):
     """Compares a prepared split with its COCO panoptic files, segment by segment."""
     content = json.loads(json_path.read_text())
     assert len(images) == len(content['annotations'])
+    assert images.categories.ids == tuple(entry['id'] for entry in content['categories'])
     label_of = {
         entry['id']: images.categories.names.index(entry['name']) for entry in content['categories']
     }
@@ -66,6 +67,7 @@ def check_against_json(images, json_path, image_path):
             for segment in annotation['segments_info']
             if not segment['iscrowd']
         }
+        assert images.size_of(index) == ids.shape
 
 
 @pytest.mark.parametrize('kind', ['panoptic', 'semantic'])
@@ -83,6 +85,7 @@ def test_ade20k_is_read_as_it_was_prepared(ade20k, kind):
                 np.testing.assert_array_equal(value, getattr(expected, name))
                 assert value.dtype == getattr(expected, name).dtype
             assert images.classes_of(index) == set(expected.labels.tolist())
+            assert images.size_of(index) == expected.segment_map.shape
 
 
 def test_coco_is_prepared_from_its_layout(tmp_path):

@@ -364,6 +364,7 @@ def update(request):
         opt_state=make_optimizer(params, optimizer).init(params),
         memory=start.method.init_memory(NUM_CLASSES, 256),
         key=start.key,
+        skipped=jnp.array(0),
     )
     batch = Batch(jnp.asarray(start.image), start.truth)
     state, metrics = jax.device_get(train_step(state, teacher, batch, start.stage))

@@ -14,7 +14,7 @@ from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import from_config
-from simcis_jax.stage_data import stage_arrays, training_batches
+from simcis_jax.stage_data import stage_arrays
 from simcis_jax.starting_point import with_backbone
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
@@ -156,10 +156,7 @@ def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
     stage = trainer.stages[0]
     with StageCheckpoints(tmp_path / 'stage_1' / 'checkpoints') as checkpoints:
-        checkpoints.save(
-            trainer.new_state(stage, None),
-            training_batches(trainer.train_source, stage, trainer.settings),
-        )
+        checkpoints.save(0, trainer.new_state(stage, None))
     with pytest.raises(ValueError, match='stage_1 is not finished, it has no evaluation.json'):
         main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
 

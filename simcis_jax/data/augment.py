@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 from simcis_jax import types
+from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
 
 PADDING_GREY = 128  # Published value of padded pixels; close to zero after normalisation.
@@ -88,7 +88,7 @@ def scale_jitter_and_crop(
     columns = _nearest(np.arange(left, left + crop_width), width, new_width)
     return dataclasses.replace(
         example,
-        image=np.ascontiguousarray(image[top : top + crop_height, left : left + crop_width]),
+        image=image[top : top + crop_height, left : left + crop_width],
         segment_map=example.segment_map.take(columns, axis=1)[rows],  # [crop_height, crop_width]
     )
 
@@ -118,6 +118,8 @@ def flip(example: Example) -> Example:
 def pad(example: Example, *, size: int) -> Example:
     """Pads bottom and right to [size, size]: the image with grey, the map with void."""
     height, width = example.segment_map.shape
+    if height == width == size:
+        return example
     margin = 0, size - height, 0, size - width, cv2.BORDER_CONSTANT
     return dataclasses.replace(
         example,
@@ -142,12 +144,12 @@ def ssd_color(example: Example, rng: np.random.Generator) -> Example:
     if contrast and contrast_first:
         image = cv2.LUT(image, _byte(levels * gain))
     if saturation or hue:
-        table = np.stack([levels, levels, levels], axis=-1)  # [256, 3] hue, saturation, value
-        if saturation:
-            table[:, 1] *= saturation_gain
-        if hue:
-            table[:, 0] = (levels + turn) % 180
-        hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), _byte(table)[None])
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        tables = {0: (levels + turn) % 180} if hue else {}
+        tables |= {1: levels * saturation_gain} if saturation else {}
+        for channel, table in tables.items():
+            changed = cv2.LUT(cv2.extractChannel(hsv, channel), _byte(table))
+            cv2.insertChannel(changed, hsv, channel)
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if contrast and not contrast_first:
         image = cv2.LUT(image, _byte(levels * gain))
@@ -177,13 +179,13 @@ def to_targets(
         numpy leaves: segment_map [H, W] (uint8 where T <= 255, else int32), labels [T] int32,
         boxes [T, 4] float32 with exclusive right and bottom edges, dropped int32.
     """
-    found = ndimage.find_objects(example.segment_map, max_label=len(example.labels))
+    height, width = example.segment_map.shape
+    starts, lengths = row_runs(example.segment_map)
+    segments = example.segment_map.ravel()[starts]
+    areas = np.bincount(segments, lengths, minlength=len(example.labels) + 1)[1:]
     wanted = np.isin(example.labels, list(keep_classes)) & ~example.crowd
-    if not keep_empty:
-        wanted &= np.array([place is not None for place in found], bool)
-    kept = candidates = np.flatnonzero(wanted)
+    kept = candidates = np.flatnonzero(wanted if keep_empty else wanted & (areas > 0))
     if len(candidates) > max_segments:
-        areas = np.bincount(example.segment_map.ravel(), minlength=len(example.labels) + 1)[1:]
         kept = np.sort(candidates[np.argsort(-areas[candidates], kind='stable')[:max_segments]])
 
     slot_of = np.zeros(len(example.labels) + 1, np.uint8 if max_segments <= 255 else np.int32)
@@ -191,25 +193,28 @@ def to_targets(
     labels = np.full(max_segments, -1, np.int32)
     labels[: len(kept)] = example.labels[kept]
     boxes = np.zeros((max_segments, 4), np.float32)
-    for slot, segment in enumerate(kept):
-        if found[segment] is not None:
-            boxes[slot] = _box(*found[segment], *example.segment_map.shape)
+    boxes[: len(kept)] = _boxes(segments, starts, lengths, width, len(example.labels))[kept]
+    boxes /= (width, height, width, height)
     return types.Targets(
-        segment_map=slot_of.take(example.segment_map),
+        segment_map=np.repeat(slot_of[segments], lengths).reshape(height, width),
         labels=labels,
         boxes=boxes,
         dropped=np.int32(len(candidates) - len(kept)),
     )
 
 
-def _box(rows: slice, columns: slice, height: int, width: int) -> list[float]:
-    """The box (cx, cy, w, h) of these rows and columns, in [0, 1]."""
-    return [
-        (columns.start + columns.stop) / (2 * width),
-        (rows.start + rows.stop) / (2 * height),
-        (columns.stop - columns.start) / width,
-        (rows.stop - rows.start) / height,
-    ]
+def _boxes(
+    segments: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, count: int
+) -> np.ndarray:
+    """The boxes [count, 4] cx, cy, w, h in pixels of the segments 1 .. count, from row runs [n]."""
+    rows, columns = np.divmod(starts, width)
+    first = np.full((2, count + 1), np.iinfo(np.int64).max)  # Column and row.
+    last = np.zeros((2, count + 1), np.int64)  # Exclusive.
+    for axis, (begins, ends) in enumerate([(columns, columns + lengths), (rows, rows + 1)]):
+        np.minimum.at(first[axis], segments, begins)
+        np.maximum.at(last[axis], segments, ends)
+    first = np.minimum(first, last)  # Nowhere is box 0.
+    return np.concatenate([(first + last) / 2, last - first])[:, 1:].T
 
 
 def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:

@@ -103,8 +103,9 @@ def parse_categories(
 
 def category_entries(categories: types.Categories) -> list[dict[str, Any]]:
     """The entries from which `parse_categories` makes these categories."""
-    ids = categories.ids or range(len(categories))
-    columns = zip(ids, categories.names, categories.is_thing, categories.colors, strict=True)
+    columns = zip(
+        categories.ids, categories.names, categories.is_thing, categories.colors, strict=True
+    )
     return [
         {'id': category_id, 'name': name, 'isthing': int(is_thing), 'color': list(color)}
         for category_id, name, is_thing, color in columns

@@ -12,6 +12,7 @@ import numpy as np
 
 from simcis_jax.data import decode
 from simcis_jax.data.category_list import field, flag, parse_categories, read_json
+from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
 
 
@@ -183,17 +184,15 @@ def _read_records(
 
 def _segment_ids(png: np.ndarray) -> np.ndarray:
     """Colours [H, W, 3] uint8 to ids [H, W] int32: red + 256 green + 256^2 blue."""
-    padded = cv2.cvtColor(png, cv2.COLOR_RGB2RGBA)
-    return (padded.view('<u4')[..., 0] & 0xFFFFFF).astype(np.int32)
+    padded = cv2.cvtColor(png, cv2.COLOR_RGB2RGBA).view('<i4')[..., 0]
+    return np.bitwise_and(padded, 0xFFFFFF, out=padded)
 
 
 def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.ndarray:
     """Ids [H, W] to 0 for void and k for the k-th known id, which ascend."""
     table = np.concatenate([[0], known]).astype(np.int32)
-    # Neighbours mostly share an id: it is looked up once for every run of equal pixels.
-    flat = ids.ravel()
-    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
-    run_ids, lengths = flat[starts], np.diff(starts, append=flat.size)
+    starts, lengths = row_runs(ids)
+    run_ids = ids.ravel()[starts]
     run_segments = np.searchsorted(table, run_ids).astype(np.int32)
     strangers = table[np.minimum(run_segments, len(known))] != run_ids
     if strangers.any():

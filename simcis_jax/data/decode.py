@@ -51,8 +51,7 @@ def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.
         ValueError: the file is empty, cut off or no picture.
     """
     as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    image = _decode(encoded, cv2.IMREAD_COLOR | as_stored, where)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return _decode(encoded, cv2.IMREAD_COLOR_RGB | as_stored, where)
 
 
 def decode_labels(encoded: bytes, where: object) -> np.ndarray:

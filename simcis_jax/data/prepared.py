@@ -21,7 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import field, parse_categories, read_json
+from simcis_jax.data.category_list import category_entries, field, parse_categories, read_json
 from simcis_jax.data.source import Example
 
 VERSION = '1.0.0'
@@ -194,12 +194,8 @@ def write_metadata(
     description: str,
 ) -> None:
     """Writes what TFDS and `Prepared` need to read the files in `folder`, named after a version."""
-    rows = zip(categories.names, categories.is_thing, categories.colors, strict=True)
     metadata = {
-        'categories': [
-            {'id': label, 'name': name, 'isthing': int(is_thing), 'color': list(color)}
-            for label, (name, is_thing, color) in enumerate(rows)
-        ],
+        'categories': category_entries(categories),
         'classes': {split: written.classes for split, written in splits.items()},
         'sizes': {split: written.sizes for split, written in splits.items()},
     }

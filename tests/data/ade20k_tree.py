@@ -11,6 +11,7 @@ import numpy as np
 from simcis_jax.data.ade20k import CATEGORIES, LABEL_OF_INSTANCE
 
 FOLDERS = {'train': 'training', 'val': 'validation'}
+REAL = pathlib.Path(__file__).parent / 'ade20k_annotations'
 
 
 def make_tree(folder, num_train=4, num_val=2, *, classes=range(150), size=(60, 80), seed=0):
@@ -32,17 +33,35 @@ def make_tree(folder, num_train=4, num_val=2, *, classes=range(150), size=(60, 8
         for number in range(1, count + 1):
             rng = np.random.default_rng([seed, split == 'val', number])
             labels, instances = draw(rng, classes, size if number % 2 else size[::-1])
-            colors = np.array([(0, 0, 0), *CATEGORIES.colors])[labels]
-            image = np.clip(colors + rng.normal(0, 12, colors.shape), 0, 255).astype(np.uint8)
-            for kind, extension, picture in (
-                ('ADEChallengeData2016/images', 'jpg', image[..., ::-1]),
-                ('ADEChallengeData2016/annotations', 'png', labels),
-                ('annotations_instance', 'png', instances[..., ::-1]),
-            ):
-                path = folder / kind / FOLDERS[split] / f'ADE_{split}_{number:08}.{extension}'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), picture)
+            write(folder, split, number, painted(rng, labels), labels, instances)
     return folder
+
+
+def add_real_annotations(folder):
+    """Adds three annotations of the real data set, which lack instances, as validation images."""
+    for number in (1, 2, 3):
+        labels = cv2.imread(str(REAL / f'ADE_val_{number:08}.png'), cv2.IMREAD_UNCHANGED)
+        write(folder, 'val', number, painted(np.random.default_rng(number), labels), labels)
+
+
+def painted(rng, labels):
+    """A noisy image [H, W, 3] uint8 whose colours are those of the classes."""
+    colors = np.array([(0, 0, 0), *CATEGORIES.colors])[labels]
+    return np.clip(colors + rng.normal(0, 12, colors.shape), 0, 255).astype(np.uint8)
+
+
+def write(folder, split, number, image, labels, instances=None):
+    """Writes the files of one image."""
+    pictures = {
+        'ADEChallengeData2016/images': ('jpg', image[..., ::-1]),
+        'ADEChallengeData2016/annotations': ('png', labels),
+    }
+    if instances is not None:
+        pictures['annotations_instance'] = 'png', instances[..., ::-1]
+    for kind, (extension, picture) in pictures.items():
+        path = folder / kind / FOLDERS[split] / f'ADE_{split}_{number:08}.{extension}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture)
 
 
 def draw(rng, classes, size):

@@ -60,7 +60,10 @@ def make_coco(folder, num_train=3, num_val=2, *, official=True, seed=0):
             image, ids_map, segments = draw(rng, COCO_CATEGORIES)
             cv2.imwrite(str(image_folder / f'{name}.jpg'), image)
             write_png(panoptic / f'{name}.png', ids_map)
-            content['images'].append({'id': number + 9, 'file_name': f'{name}.jpg'})
+            height, width = ids_map.shape
+            content['images'].append(
+                {'id': number + 9, 'file_name': f'{name}.jpg', 'width': width, 'height': height}
+            )
             content['annotations'].append(
                 {'image_id': number + 9, 'file_name': f'{name}.png', 'segments_info': segments}
             )
@@ -84,7 +87,12 @@ def make_cityscapes(folder, num_train=3, num_val=2, *, seed=0):
             cv2.imwrite(str(path), image)
             write_png(panoptic / f'{name}_gtFine_panoptic.png', ids_map)
             content['images'].append(
-                {'id': name, 'file_name': f'{name}_gtFine_leftImg8bit.png', 'width': 32}
+                {
+                    'id': name,
+                    'file_name': f'{name}_gtFine_leftImg8bit.png',
+                    'width': 32,
+                    'height': 24,
+                }
             )
             content['annotations'].append(
                 {

@@ -1,16 +1,12 @@
 """Tests of reading ADE20K: against loops, and against what real annotations hold."""
 
-import pathlib
-
 import cv2
 import numpy as np
 import pytest
-from data.ade20k_tree import draw, make_tree, to_archives
+from data.ade20k_tree import add_real_annotations, draw, make_tree, to_archives
 
 from simcis_jax.data import ade20k
 from simcis_jax.data.ade20k import CATEGORIES, LABEL_OF_INSTANCE, Ade20k
-
-REAL = pathlib.Path(__file__).parent / 'ade20k_annotations'
 
 
 def panoptic_by_loops(labels, instances):
@@ -111,13 +107,7 @@ def test_archives_read_like_the_folders_that_went_into_them(tmp_path):
 
 
 def test_real_annotations_are_read(tmp_path):
-    folder = tmp_path / 'ADEChallengeData2016'
-    for kind in ('images', 'annotations'):
-        (folder / kind / 'validation').mkdir(parents=True)
-    for path in REAL.glob('*.png'):
-        (folder / 'annotations/validation' / path.name).write_bytes(path.read_bytes())
-        image = np.zeros((*cv2.imread(str(path), -1).shape, 3), np.uint8)
-        cv2.imwrite(str(folder / f'images/validation/{path.stem}.jpg'), image)
+    add_real_annotations(tmp_path)
     images = Ade20k(tmp_path, 'val', 'semantic')
     assert [example.image.shape[:2] for example in images] == [(512, 683), (364, 500), (300, 400)]
     # 0 of the file is void, so that every class is one less than in the file.

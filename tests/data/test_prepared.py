@@ -72,6 +72,7 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
             np.testing.assert_array_equal(value, getattr(expected, name))
             assert value.dtype == getattr(expected, name).dtype
         assert images.classes_of(index) == {index % 3}
+        assert images.size_of(index) == (4, 6)
     with pytest.raises(IndexError):
         images[9]
 
