@@ -73,5 +73,24 @@ def uncertain_points(
 def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncertain: int) -> Array:
     """The candidates [_, 2] nearest to the border of a mask [h, w], then the uniform points."""
     certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
-    nearest = jax.lax.top_k(-certainty, num_uncertain)[1]
-    return jnp.concatenate([candidates[nearest], uniform])
+    return jnp.concatenate([candidates[smallest(certainty, num_uncertain)], uniform])
+
+
+def smallest(values: Array, count: int) -> Array:
+    """Positions [count], rising, of the smallest of [N] floats >= 0; of equal ones the first.
+
+    Finds the largest of them bit by bit: a sort that also ranks the others takes longer.
+    """
+    # As integers, the bits of such floats have the floats' order.
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+
+    def add_bit(i: Array, largest: Array) -> Array:
+        more = largest | jax.lax.shift_left(1, 30 - i)
+        return jnp.where(jnp.sum(bits < more) < count, more, largest)
+
+    largest = jax.lax.fori_loop(0, 31, add_bit, jnp.int32(0))
+    below, equal = bits < largest, bits == largest
+    chosen = below | (equal & (jnp.cumsum(equal) <= count - jnp.sum(below)))
+    places = jnp.where(chosen, jnp.cumsum(chosen) - 1, count)  # Out of range: dropped.
+    positions = jnp.arange(len(values), dtype=jnp.int32)
+    return jnp.zeros(count, jnp.int32).at[places].set(positions, mode='drop')

@@ -16,6 +16,7 @@ import optax
 from jax import Array
 
 from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.losses.chunks import stack_chunks, sum_chunks
 from simcis_jax.losses.matcher import (
     FOCAL_ALPHA,
     FOCAL_GAMMA,
@@ -25,6 +26,10 @@ from simcis_jax.losses.matcher import (
 )
 from simcis_jax.losses.point_sampling import sample_map, sample_segments, uncertain_points
 from simcis_jax.types import Predictions, Targets
+
+# Slots of an image whose masks are compared at once. Real slots come first, so a multiple of this
+# many is computed; those of all images and prediction sets together keep an accelerator busy.
+SLOTS_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +67,28 @@ def match_targets(
         num_points: uniform points to compare masks at.
     """
 
-    def one(points, class_logits, embeddings, boxes, features, segment_map, labels, target_boxes):
+    def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, truth):
         mask_logits = jnp.einsum('qd,hwd->qhw', embeddings, features)
-        cost = matching_cost(
-            class_logits, mask_logits, boxes, segment_map, labels, target_boxes, points, weights
+        return matching_cost(
+            class_logits, mask_logits, boxes, segment_map, labels, truth, points, weights
         )
-        return match(cost, labels >= 0)
 
+    predictions = jax.lax.stop_gradient(predictions)
+    shared = predictions.mask_features, targets.segment_map, targets.labels, targets.boxes
     num_sets = predictions.class_logits.shape[0]
-    points = jax.vmap(lambda key: jax.random.uniform(key, (num_sets, num_points, 2)))(keys)
-    over_images = jax.vmap(one)
-    over_sets = jax.vmap(over_images, in_axes=(1, 0, 0, 0, None, None, None, None))
-    queries, num_broken = over_sets(
-        points,
-        *jax.lax.stop_gradient(
-            (predictions.class_logits, predictions.mask_embeddings, predictions.boxes)
+    draw = functools.partial(jax.random.uniform, shape=(num_sets, num_points, 2))
+    # Set by set: the masks of all of them are too many for the caches.
+    costs = jax.lax.map(
+        lambda one_set: jax.vmap(cost)(*one_set, *shared),
+        (
+            jax.vmap(draw, out_axes=1)(keys),
+            predictions.class_logits,
+            predictions.mask_embeddings,
+            predictions.boxes,
         ),
-        jax.lax.stop_gradient(predictions.mask_features),
-        targets.segment_map,
-        targets.labels,
-        targets.boxes,
     )
+    over_sets = jax.vmap(jax.vmap(match), in_axes=(0, None))
+    queries, num_broken = over_sets(costs, targets.valid)
     return Matches(queries, num_broken.sum())
 
 
@@ -99,28 +105,70 @@ def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
 
 
-def mask_losses(
-    key: Array, logits: Array, segment_map: Array, slot: Array, sampling: PointSampling
-) -> tuple[Array, Array]:
-    """Binary cross-entropy and dice [] of one mask [h, w] against one slot of the segment map."""
-    points = uncertain_points(
-        key,
-        logits,
-        num_points=sampling.num_points,
-        oversample_ratio=sampling.oversample_ratio,
-        importance_ratio=sampling.importance_ratio,
-    )
-    return mask_losses_at(points, logits, segment_map, slot)
-
-
 def mask_losses_at(points: Array, logits: Array, segment_map: Array, slot: Array) -> tuple:
-    """`mask_losses` at given points [P, 2]."""
+    """Binary cross-entropy and dice [] of one mask [h, w] against one slot, at points [P, 2]."""
     x = sample_map(logits, points)
     truth = sample_segments(segment_map, points, slot + 1)
     cross_entropy = optax.losses.sigmoid_binary_cross_entropy(x, truth).mean()
     p = jax.nn.sigmoid(x)
     dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
     return cross_entropy, dice
+
+
+def mask_terms(
+    predictions: Predictions,
+    targets: Targets,
+    matches: Matches,
+    keys: Array,
+    sampling: PointSampling,
+) -> dict[str, Array]:
+    """The mask and the dice term of `segmentation_losses`, in chunks of slots of every image."""
+    num_sets, num_slots = predictions.class_logits.shape[0], targets.labels.shape[1]
+
+    def chunk_of(k, embeddings, features, queries):
+        """Slots [t] of a chunk, which of them there are, and their masks [L, B, t, h, w]."""
+        slots = k * SLOTS_AT_ONCE + jnp.arange(SLOTS_AT_ONCE)
+        exists = slots < num_slots
+        slots = jnp.minimum(slots, num_slots - 1)
+        matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
+        return slots, exists, jnp.einsum('lbtd,bhwd->lbthw', matched, features)
+
+    def choose_points(k, inputs, keys):
+        slots, _, logits = chunk_of(k, *inputs)
+        choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
+        return jax.lax.map(
+            lambda one_set: jax.vmap(jax.vmap(choose))(*one_set), (keys[:, :, slots], logits)
+        )
+
+    def compare(k, inputs, constants):
+        queries, points, segment_map, valid = constants
+        slots, exists, logits = chunk_of(k, *inputs, queries)
+        over_slots = jax.vmap(mask_losses_at, in_axes=(0, 0, None, 0))
+        over_images = jax.vmap(over_slots, in_axes=(0, 0, 0, None))
+        over_sets = jax.vmap(over_images, in_axes=(0, 0, None, None))
+        losses = over_sets(points[k], logits, segment_map, slots)
+        real = valid[:, slots] & exists
+        return [jnp.where(real, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
+
+    keys = jax.vmap(lambda key: jax.random.split(key, num_sets), out_axes=1)(keys)
+    keys = jax.vmap(jax.vmap(lambda key: jax.random.split(key, num_slots)))(keys)  # [L, B, T]
+    inputs = predictions.mask_embeddings, predictions.mask_features
+    used = jnp.where(targets.valid, jnp.arange(1, num_slots + 1), 0).max(initial=0)
+    num_chunks, max_chunks = (-(-n // SLOTS_AT_ONCE) for n in (used, num_slots))
+    points = stack_chunks(
+        choose_points,
+        num_chunks,
+        max_chunks,
+        jax.lax.stop_gradient((*inputs, matches.queries)),
+        keys,
+    )
+    mask, dice = sum_chunks(
+        compare,
+        num_chunks,
+        inputs,
+        (matches.queries, points, targets.segment_map, targets.valid),
+    )
+    return {'mask': mask, 'dice': dice}
 
 
 def segmentation_losses(
@@ -153,34 +201,18 @@ def segmentation_losses(
         used = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
         return real + focal_loss(used, virtual_labels)
 
-    def masks_and_boxes(queries, embeddings, boxes, key, features, segment_map, labels, truth):
-        valid = labels >= 0
-        logits = jnp.einsum('td,hwd->thw', embeddings[queries], features)
-        slots = jnp.arange(labels.shape[0])
-        one = functools.partial(mask_losses, segment_map=segment_map, sampling=sampling)
-        cross_entropy, dice = jax.vmap(lambda k, x, slot: one(k, x, slot=slot))(
-            jax.random.split(key, labels.shape[0]), logits, slots
-        )
+    def boxes(queries, boxes, labels, truth):
         l1 = jnp.abs(boxes[queries] - truth).sum(axis=-1)
         giou = 1 - generalized_iou(boxes[queries], truth)
-        terms = dict(mask=cross_entropy, dice=dice, box=l1, giou=giou)
-        return {name: jnp.where(valid, term, 0.0).sum() for name, term in terms.items()}
+        terms = dict(box=l1, giou=giou)
+        return {name: jnp.where(labels >= 0, term, 0.0).sum() for name, term in terms.items()}
 
     def over_sets_and_images(function, num_per_set, num_shared):
         over_images = jax.vmap(function)
         return jax.vmap(over_images, in_axes=(0,) * num_per_set + (None,) * num_shared)
 
-    num_sets = predictions.class_logits.shape[0]
-    keys = jax.vmap(lambda key: jax.random.split(key, num_sets), out_axes=1)(keys)
-    terms = over_sets_and_images(masks_and_boxes, 4, 4)(
-        matches.queries,
-        predictions.mask_embeddings,
-        predictions.boxes,
-        keys,
-        predictions.mask_features,
-        targets.segment_map,
-        targets.labels,
-        targets.boxes,
+    terms = over_sets_and_images(boxes, 2, 2)(
+        matches.queries, predictions.boxes, targets.labels, targets.boxes
     )
     terms['class'] = over_sets_and_images(classification, 3, 2)(
         matches.queries,
@@ -189,4 +221,5 @@ def segmentation_losses(
         targets.labels,
         virtual_labels,
     )
-    return {name: term.sum(axis=1) for name, term in terms.items()}
+    terms = {name: term.sum(axis=1) for name, term in terms.items()}
+    return terms | mask_terms(predictions, targets, matches, keys, sampling)

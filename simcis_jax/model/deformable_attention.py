@@ -1,9 +1,10 @@
 """Multi-scale deformable attention: every query reads a few learned points of every map.
 
-One function with two ways to compute it. `gather` reads the four neighbours of each point: its cost
-grows with the number of points. `matmul` writes bilinear interpolation as a product of hat
-functions and turns the whole layer into dense matrix products: its cost grows with queries times
-positions, but neither it nor its gradient gathers or scatters anything.
+One function with three ways to compute it. `gather` reads the four neighbours of all points at
+once. `scan` reads one point of every query after the other, so that nothing larger than the output
+is ever written; its gradient is written out. `matmul` writes bilinear interpolation as a product of
+hat functions and turns the whole layer into dense matrix products: its cost grows with queries
+times positions, but neither it nor its gradient gathers or scatters anything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from simcis_jax.model.layers import xavier_uniform
 
 Shapes = tuple[tuple[int, int], ...]
 
-# Up to this many positions in all maps `matmul` is the faster one (2-core CPU, forward + backward).
+# On accelerators, up to this many positions in all maps `matmul` is taken, beyond it `gather`.
 MATMUL_MAX_POSITIONS = 1024
 
 
@@ -49,6 +50,95 @@ def sample_by_gather(value: Array, shapes: Shapes, locations: Array, weights: Ar
     return corner(0, 0) + corner(1, 0) + corner(0, 1) + corner(1, 1)
 
 
+def _neighbours(point: Array, weight: Array, size: Array, start: Array) -> tuple[Array, Array]:
+    """The four positions around a point of every query: where they are, and their shares.
+
+    Args:
+        point: [2, N, Q] x, y in units of the map.
+        weight: [N, Q] of the point.
+        size: [2] height and width of the map.
+        start: [N, 1] where the map begins in the table of all positions of row n.
+
+    Returns:
+        Rows of the table [4, N, Q], and the weighted bilinear share of each, zero outside the map.
+    """
+    height, width = size
+    x, y = point[0] * width - 0.5, point[1] * height - 0.5
+    left, top = jnp.floor(x), jnp.floor(y)
+    rows, shares = [], []
+    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        column, row = left.astype(jnp.int32) + dx, top.astype(jnp.int32) + dy
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        share = (1 - jnp.abs(x - (left + dx))) * (1 - jnp.abs(y - (top + dy)))
+        shares.append(jnp.where(inside, share * weight, 0.0))
+        rows.append(start + jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1))
+    return jnp.stack(rows), jnp.stack(shares)
+
+
+def _read(table: Array, rows: Array) -> Array:
+    return table.at[rows].get(mode='promise_in_bounds')
+
+
+@jax.custom_vjp
+def _scan_points(table: Array, points: Array, weights: Array, sizes: Array, starts: Array) -> Array:
+    """Reads points one after the other: a table [R, d] at points [K, 2, N, Q], to [N, Q, d]."""
+
+    def add(total, point):
+        rows, shares = _neighbours(*point)
+        pairs = zip(rows, shares, strict=True)
+        return total + sum(share[..., None] * _read(table, row) for row, share in pairs), None
+
+    dtype = jnp.result_type(table, weights)
+    total = jnp.zeros((*weights.shape[1:], table.shape[-1]), dtype)
+    return jax.lax.scan(add, total, (points, weights, sizes, starts))[0]
+
+
+def _scan_points_forward(*inputs):
+    return _scan_points(*inputs), inputs
+
+
+def _scan_points_backward(inputs, gradient):
+    table, points, weights, sizes, starts = inputs
+
+    def add(to_table, inputs):
+        point, weight, size, start = inputs
+        shares, pull_back, rows = jax.vjp(
+            lambda *x: _neighbours(*x, size, start)[::-1], point, weight, has_aux=True
+        )
+        to_shares = jnp.einsum('cnqd,nqd->cnq', _read(table, rows), gradient)
+        for row, share in zip(rows, shares, strict=True):
+            to_table = to_table.at[row].add(share[..., None] * gradient, mode='promise_in_bounds')
+        return to_table, pull_back(to_shares)
+
+    to_table = jnp.zeros(table.shape, gradient.dtype)
+    to_table, (to_points, to_weights) = jax.lax.scan(
+        add, to_table, (points, weights, sizes, starts)
+    )
+    return to_table.astype(table.dtype), to_points, to_weights, None, None
+
+
+_scan_points.defvjp(_scan_points_forward, _scan_points_backward)
+
+
+def sample_by_scan(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
+    """See `deformable_attention`."""
+    batch, num_positions, heads, _ = value.shape
+    points = locations.shape[-2]
+    sizes = np.repeat(np.array(shapes, np.int32), points, axis=0)  # [L * P, 2]
+    ends = np.cumsum([height * width for height, width in shapes])
+    starts = np.repeat([0, *ends[:-1]], points)
+    # One table of the positions of all images and heads.
+    starts = starts[:, None] + num_positions * np.arange(batch * heads)
+    out = _scan_points(
+        rearrange(value, 'b s m d -> (b m s) d'),
+        rearrange(locations, 'b q m l p xy -> (l p) xy (b m) q'),
+        rearrange(weights, 'b q m l p -> (l p) (b m) q'),
+        jnp.asarray(sizes),
+        jnp.asarray(starts[..., None], jnp.int32),
+    )
+    return rearrange(out, '(b m) q d -> b q m d', b=batch)
+
+
 def sample_by_matmul(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
     """See `deformable_attention`."""
     attention = []
@@ -64,7 +154,11 @@ def sample_by_matmul(value: Array, shapes: Shapes, locations: Array, weights: Ar
     return jnp.einsum('bmqs,bsmd->bqmd', jnp.concatenate(attention, axis=-1), value)
 
 
-IMPLEMENTATIONS = {'gather': sample_by_gather, 'matmul': sample_by_matmul}
+IMPLEMENTATIONS = {
+    'gather': sample_by_gather,
+    'scan': sample_by_scan,
+    'matmul': sample_by_matmul,
+}
 
 
 def deformable_attention(
@@ -78,13 +172,15 @@ def deformable_attention(
         locations: [B, Q, M, L, P, 2] x, y in units of the map's width and height: 0 and 1 are the
             outer edges of the map.
         weights: [B, Q, M, L, P].
-        implementation: 'gather', 'matmul', or 'auto' for what measured best.
+        implementation: 'gather', 'scan', 'matmul', or 'auto': on CPU 'scan', which measured best
+            at every size there, elsewhere 'matmul' on small maps and 'gather' on large ones.
 
     Returns:
         [B, Q, M * d].
     """
     if implementation == 'auto':
-        implementation = 'matmul' if value.shape[1] <= MATMUL_MAX_POSITIONS else 'gather'
+        elsewhere = 'matmul' if value.shape[1] <= MATMUL_MAX_POSITIONS else 'gather'
+        implementation = 'scan' if jax.default_backend() == 'cpu' else elsewhere
     sample = IMPLEMENTATIONS[implementation]
     # The intermediates are many times larger than the inputs: recompute them for the gradient.
     sample = jax.checkpoint(functools.partial(sample, shapes=shapes))

@@ -52,6 +52,7 @@ class Mask2Former(nn.Module):
     decoder_feedforward: int = 2048
     class_prior: float | None = None
     dtype: str = 'float32'  # Of the backbone's and the decoder's products.
+    rematerialize: bool = False  # Compute each layer again for its gradient: less memory.
 
     def setup(self):
         """Makes the parts."""
@@ -59,12 +60,13 @@ class Mask2Former(nn.Module):
             raise ValueError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
         self.heads = PredictionHeads(self.num_classes, self.width, self.class_prior)
-        self.resnet = make_backbone(self.backbone, dtype)
+        self.resnet = make_backbone(self.backbone, dtype, self.rematerialize)
         self.pixel_decoder = PixelDecoder(
             self.width,
             self.encoder_layers,
             self.num_heads,
             feedforward_width=self.encoder_feedforward,
+            rematerialize=self.rematerialize,
         )
         self.level_embedding = self.param(
             'level_embedding', nn.initializers.normal(1.0), (3, self.width)
@@ -80,6 +82,7 @@ class Mask2Former(nn.Module):
             self.num_heads,
             self.decoder_feedforward,
             dtype,
+            self.rematerialize,
         )
 
     def __call__(

@@ -110,11 +110,13 @@ class MaskedDecoder(nn.Module):
     num_heads: int = 8
     feedforward_width: int = 2048
     dtype: jnp.dtype | None = None
+    rematerialize: bool = False
 
     def setup(self):
         """Makes the layers and what places their queries."""
+        make_layer = nn.remat(DecoderLayer) if self.rematerialize else DecoderLayer
         self.layers = [
-            DecoderLayer(self.num_heads, self.feedforward_width, self.dtype)
+            make_layer(self.num_heads, self.feedforward_width, self.dtype)
             for _ in range(self.num_layers)
         ]
         self.position_head = MLP((self.width, self.width))

@@ -8,6 +8,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
+from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
@@ -52,6 +53,7 @@ class PixelDecoder(nn.Module):
     num_heads: int = 8
     num_points: int = 4
     feedforward_width: int = 1024
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, maps: list[Array]) -> tuple[list[Array], Array]:
@@ -69,15 +71,18 @@ class PixelDecoder(nn.Module):
         level_embedding = self.param('level_embed', nn.initializers.normal(1.0), (3, self.width))
         shapes = tuple(x.shape[1:3] for x in reversed(rest))
         for i, x in enumerate(reversed(rest)):
-            conv = nn.Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
+            conv = Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
             x = group_norm(f'input_norm{i}', self.width)(conv(x))
             tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
             position = encode_grid(shapes[i], self.width) + level_embedding[i]
             positions.append(rearrange(position, 'h w d -> (h w) d'))
         tokens = jnp.concatenate(tokens, axis=1)
         positions, references = jnp.concatenate(positions), grid_centres(shapes)
+        make_layer = EncoderLayer
+        if self.rematerialize:
+            make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
         for i in range(self.num_layers):
-            layer = EncoderLayer(
+            layer = make_layer(
                 self.num_heads, self.feedforward_width, self.num_points, name=f'layer{i}'
             )
             tokens = layer(tokens, positions, references, shapes)
@@ -92,7 +97,7 @@ class PixelDecoder(nn.Module):
         """One FPN step: the encoded stride-8 map, enlarged, on top of the finest backbone map."""
 
         def conv(name, kernel, use_bias=False):
-            return nn.Conv(
+            return Conv(
                 self.width,
                 (kernel, kernel),
                 use_bias=use_bias,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.model.convolution import Conv
 from simcis_jax.model.layers import NORM_EPSILON, group_norm
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -44,7 +45,7 @@ class _ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         pad = self.kernel // 2
-        x = nn.Conv(
+        x = Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.stride,
@@ -99,6 +100,7 @@ class ResNet(nn.Module):
     bottleneck: bool = True
     norm: str = 'frozen'
     dtype: jnp.dtype | None = None
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, image: Array) -> list[Array]:
@@ -108,12 +110,13 @@ class ResNet(nn.Module):
         x = nn.relu(stem(image))
         if self.stem_stride == 4:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        make_block = nn.remat(_Block) if self.rematerialize else _Block
         maps = []
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
             for i in range(count):
                 stride = 2 if i == 0 and stage > 0 else 1
                 name = f'res{stage + 2}_{i}'
-                block = _Block(width, stride, self.bottleneck, self.norm, self.dtype, name=name)
+                block = make_block(width, stride, self.bottleneck, self.norm, self.dtype, name=name)
                 x = block(x)
             maps.append(x)
         return maps
@@ -130,7 +133,7 @@ BACKBONES = {
 }
 
 
-def make_backbone(name: str, dtype: jnp.dtype | None = None) -> ResNet:
+def make_backbone(name: str, dtype: jnp.dtype | None = None, rematerialize: bool = False) -> ResNet:
     """The backbone of that name.
 
     Raises:
@@ -138,4 +141,4 @@ def make_backbone(name: str, dtype: jnp.dtype | None = None) -> ResNet:
     """
     if name not in BACKBONES:
         raise ValueError(f'model.backbone={name!r} is unknown; one of {sorted(BACKBONES)}.')
-    return ResNet(**BACKBONES[name], dtype=dtype)
+    return ResNet(**BACKBONES[name], dtype=dtype, rematerialize=rematerialize)

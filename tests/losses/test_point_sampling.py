@@ -12,6 +12,7 @@ from simcis_jax.losses.point_sampling import (
     sample_map,
     sample_maps,
     sample_segments,
+    smallest,
     uncertain_points,
 )
 
@@ -110,6 +111,16 @@ def test_uncertain_points_lie_nearer_to_the_border_than_uniform_ones():
     distance = np.abs(np.asarray(points[:, 0]) - 0.5)
     # The 48 of 192 uniform candidates nearest to the middle fill about a quarter of the width.
     assert distance[:48].max() < 0.2 < distance[48:].max()
+
+
+@pytest.mark.parametrize('count', [0, 1, 30, 63, 64])
+def test_the_smallest_are_those_of_a_sort_and_of_equal_ones_the_first(count):
+    rng = np.random.default_rng(0)
+    halves = np.array([0.0, 0.5, 1.0, 1.5, 2.0, np.inf], np.float32)
+    rows = np.concatenate([rng.choice(halves, (20, 64)), rng.exponential(size=(20, 64))])
+    chosen = jax.jit(jax.vmap(lambda x: smallest(x, count)))(rows.astype(np.float32))
+    expected = np.sort(np.argsort(rows.astype(np.float32), axis=1, kind='stable')[:, :count])
+    np.testing.assert_array_equal(chosen, expected)
 
 
 def test_points_are_chosen_without_a_gradient():

@@ -12,7 +12,6 @@ from simcis_jax.losses.segmentation import (
     Matches,
     PointSampling,
     focal_loss,
-    mask_losses,
     mask_losses_at,
     match_targets,
     query_labels,
@@ -194,16 +193,61 @@ def test_terms_are_sums_over_the_images():
         np.testing.assert_allclose(2 * term, first[name] + second[name], rtol=1e-5)
 
 
-def test_masks_are_compared_where_they_are_least_sure():
-    logits = jax.random.normal(jax.random.key(0), (8, 8)) * 4
-    segment_map = jax.random.randint(jax.random.key(1), (16, 16), 0, 3)
-    points = uncertain_points(
-        jax.random.key(2), logits, num_points=16, oversample_ratio=3.0, importance_ratio=0.75
+@pytest.mark.parametrize('first', [0, 7])
+def test_mask_terms_are_those_of_each_pair(first):
+    """Of 19 slots, three chunks; only some hold targets, and not the first ones."""
+    keys = jax.random.split(jax.random.key(3), 6)
+    predictions = small_predictions(keys[0])
+    valid = np.zeros((2, 19), bool)
+    valid[0, [first, first + 2]] = valid[1, 5] = True
+    targets = Targets(
+        segment_map=jax.random.randint(keys[1], (2, 16, 16), 0, 20).astype(jnp.uint8),
+        labels=jnp.where(valid, 1, -1),
+        boxes=jnp.full((2, 19, 4), 0.5),
+        dropped=jnp.zeros(2, jnp.int32),
     )
-    np.testing.assert_array_equal(
-        mask_losses(jax.random.key(2), logits, segment_map, jnp.array(1), SAMPLING),
-        mask_losses_at(points, logits, segment_map, jnp.array(1)),
-    )
+    queries = jax.random.randint(keys[2], (2, 2, 19), 0, 5)
+    image_keys = jax.random.split(keys[3], 2)
+
+    def total(predictions):
+        matches = Matches(queries, jnp.zeros((), jnp.int32))
+        terms = segmentation_losses(
+            predictions,
+            targets,
+            matches,
+            image_keys,
+            virtual_labels=NO_LABELS,
+            sampling=SAMPLING,
+        )
+        return terms['mask'].sum() + 2 * terms['dice'].sum(), terms
+
+    def loop(predictions):
+        terms = {'mask': [0.0, 0.0], 'dice': [0.0, 0.0]}
+        for image, slot in np.argwhere(valid):
+            for layer, set_key in enumerate(jax.random.split(image_keys[image], 2)):
+                embedding = predictions.mask_embeddings[layer, image, queries[layer, image, slot]]
+                logits = predictions.mask_features[image] @ embedding
+                points = uncertain_points(
+                    jax.random.split(set_key, 19)[slot],
+                    logits,
+                    num_points=16,
+                    oversample_ratio=3.0,
+                    importance_ratio=0.75,
+                )
+                mask, dice = mask_losses_at(points, logits, targets.segment_map[image], slot)
+                terms['mask'][layer] += mask
+                terms['dice'][layer] += dice
+        terms = {name: jnp.stack(term) for name, term in terms.items()}
+        return terms['mask'].sum() + 2 * terms['dice'].sum(), terms
+
+    (_, actual), gradient = jax.value_and_grad(total, has_aux=True)(predictions)
+    (_, expected), expected_gradient = jax.jit(jax.value_and_grad(loop, has_aux=True))(predictions)
+    for name, term in expected.items():
+        np.testing.assert_allclose(actual[name], term, rtol=1e-5)
+    for name in ('mask_embeddings', 'mask_features'):
+        np.testing.assert_allclose(
+            getattr(gradient, name), getattr(expected_gradient, name), rtol=1e-4, atol=1e-5
+        )
 
 
 def perfect_case():

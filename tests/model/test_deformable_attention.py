@@ -1,3 +1,5 @@
+import functools
+
 import golden_weights
 import jax
 import jax.numpy as jnp
@@ -76,3 +78,52 @@ def test_references_are_the_published_ones(golden):
 def test_initial_offsets_are_the_published_ring():
     expected = golden_weights.draw('sampling_offsets.bias', (192,), '')
     np.testing.assert_allclose(ring_bias(8, 3, 4).ravel(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('implementation', sorted(set(IMPLEMENTATIONS) - {'gather'}))
+def test_implementations_agree_in_float64(implementation):
+    """On maps of odd sizes, at points of which many lie outside."""
+    shapes = ((1, 2), (5, 3), (7, 11))
+    num_positions = sum(h * w for h, w in shapes)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        inputs = (
+            jnp.asarray(rng.normal(size=(2, num_positions, 3, 4))),
+            jnp.asarray(rng.uniform(-0.6, 1.6, size=(2, 6, 3, 3, 2, 2))),
+            jnp.asarray(rng.normal(size=(2, 6, 3, 3, 2))),
+        )
+        gradient = jnp.asarray(rng.normal(size=(2, 6, 12)))
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def both(implementation, *inputs):
+            out, pull_back = jax.vjp(lambda *x: attend(implementation, *x, shapes=shapes), *inputs)
+            return out, *pull_back(gradient)
+
+        arrays = zip(both(implementation, *inputs), both('gather', *inputs), strict=True)
+        for actual, expected in arrays:
+            assert actual.dtype == jnp.float64
+            np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@every_implementation
+def test_values_in_bfloat16_are_weighed_in_float32(inputs, implementation):
+    value, locations, weights = inputs
+    low = jnp.asarray(value, jnp.bfloat16)
+
+    def both(value):
+        out, pull_back = jax.vjp(lambda v: attend(implementation, v, locations, weights), value)
+        return out, pull_back(jnp.ones_like(out))[0]
+
+    (out, gradient), expected = both(low), both(low.astype(jnp.float32))
+    assert out.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient.astype(jnp.float32), expected[1], rtol=2**-7, atol=2**-8)
+
+
+@every_implementation
+def test_batches_of_batches_can_be_mapped(inputs, implementation):
+    value, locations, weights = inputs
+    pairs = jnp.stack([value, -2 * value])
+    together = jax.vmap(lambda v: attend(implementation, v, locations, weights))(pairs)
+    alone = attend(implementation, value, locations, weights)
+    np.testing.assert_allclose(together, jnp.stack([alone, -2 * alone]), rtol=1e-5, atol=1e-5)

@@ -117,3 +117,22 @@ def test_an_image_side_that_is_no_multiple_of_the_stride_is_an_error():
 def test_an_unknown_query_source_is_an_error():
     with pytest.raises(ValueError, match="model.queries='random' is unknown"):
         Mask2Former(**SMALL, queries='random').init(jax.random.key(1), image())
+
+
+def test_rematerializing_changes_neither_parameters_nor_gradients(params):
+    def gradients(rematerialize):
+        model = Mask2Former(**SMALL, rematerialize=rematerialize)
+        expected = jax.eval_shape(model.init, jax.random.key(0), image())
+        assert jax.tree.structure(expected) == jax.tree.structure(params)
+
+        def total(params):
+            out = model.apply(params, image())
+            return sum(jnp.sum(x**2) for x in (out.class_logits, out.boxes, out.mask_logits()))
+
+        lowered = jax.jit(jax.grad(total)).lower(params)
+        return lowered.as_text().count('optimization_barrier'), lowered.compile()(params)
+
+    (no_barriers, plain), (barriers, again) = gradients(False), gradients(True)
+    assert barriers > no_barriers  # What is computed again may not be merged with the first time.
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

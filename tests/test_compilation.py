@@ -1,0 +1,29 @@
+"""Where compiled programs are kept."""
+
+import platform
+
+import jax
+import pytest
+
+from simcis_jax.compilation import keep_programs
+
+
+@pytest.fixture
+def unset():
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', None)
+    yield
+    jax.config.update('jax_compilation_cache_dir', before)
+
+
+def test_the_users_cache_folder_is_the_default(unset, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    keep_programs()
+    folder = tmp_path / 'simcis_jax' / platform.node()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+
+
+def test_a_folder_that_was_set_stays(unset):
+    jax.config.update('jax_compilation_cache_dir', 'elsewhere')
+    keep_programs()
+    assert jax.config.jax_compilation_cache_dir == 'elsewhere'
