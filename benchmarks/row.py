@@ -67,7 +67,7 @@ class Measurement:
     others: float  # Share of the machine that other processes used in the worst of them.
     resident_mib: float | None  # Peak of the whole process in the warm calls.
     planned_mib: float | None = None  # Arguments, results and temporaries as the compiler says.
-    gflop: float | None = None  # Products and convolutions; ours counts all arithmetic.
+    gflop: float | None = None  # Of products and convolutions.
 
     @property
     def median(self) -> float:

@@ -50,6 +50,8 @@ def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> M
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        # A first call is one with compilation.
+        env=os.environ | {'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1'},
     )
     if result.returncode:
         raise OSError(f'{row!r} of {side} ended with status {result.returncode}; see above.')

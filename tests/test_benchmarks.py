@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import row, speed, workload
+from benchmarks import products, row, speed, workload
 from benchmarks.scene import make_scene
 
 ROOT = Path(speed.ROOT)
@@ -27,9 +28,30 @@ def test_every_row_can_be_traced(tiny, name):
     function, arguments, carries = tiny.rows()[name]()
     result = jax.eval_shape(function, *arguments)
     if carries:
-        assert jax.tree.map(jax.numpy.shape, result[0]) == jax.tree.map(
-            jax.numpy.shape, arguments[0]
+        assert jax.tree.map(jnp.shape, result[0]) == jax.tree.map(jnp.shape, arguments[0])
+
+
+def test_products_are_counted_as_one_does_by_hand():
+    def convolve(x, kernel, stride):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
         )
+
+    def count(function, *arguments):
+        return products.count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+    x, kernel, square = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), jnp.ones((4, 4))
+    for stride, pixels in (1, 64), (2, 16):
+        once = 2 * 2 * pixels * 5 * 27
+        assert count(lambda x, k, s=stride: convolve(x, k, s), x, kernel) == once
+        pull_back = jax.vjp(lambda x, k, s=stride: convolve(x, k, s), x, kernel)
+        assert count(pull_back[1], pull_back[0]) == 2 * once
+    assert count(jnp.matmul, jnp.ones((6, 3, 4)), jnp.ones((4, 5))) == 2 * 6 * 3 * 4 * 5
+
+    def in_turn(a):
+        return jax.lax.map(jax.jit(lambda b: jax.lax.cond(b[0] > 0, lambda: a @ b, lambda: b)), a)
+
+    assert count(in_turn, square) == 4 * 2 * 4 * 4
 
 
 def test_segments_tile_the_image():
