@@ -1,0 +1,151 @@
+"""Time, memory and work of the network, its train step and each part, beside a PyTorch peer.
+
+    python -m benchmarks.speed --peer_python=VENV/bin/python --out=speed.json
+
+Every row is measured by a process of its own on every side: compiled, called twice, then timed;
+medians and ranges are printed as a Markdown table. The peer is Mask2Former of Hugging Face
+transformers on a CPU, run by another Python that has torch and transformers, in eager mode and
+under torch.compile; without --peer_python it is left out. An --out that exists is added to: its
+other rows stay, so that --rows and --sides can measure a few at a time. With --repeats=0 our side
+only compiles, and says what memory it plans.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+from benchmarks.row import OURS, ROWS, SIDES, Measurement, Settings
+
+ROOT = Path(__file__).parent.parent
+PEER_PYTHON = flags.DEFINE_string('peer_python', '', 'A Python with torch and transformers.')
+ROWS_FLAG = flags.DEFINE_string('rows', '', 'Only rows that match this regular expression.')
+SIDES_FLAG = flags.DEFINE_string('sides', '', 'Only sides that match this regular expression.')
+OUT = flags.DEFINE_string('out', '', 'JSON file to write or add to.')
+for field in dataclasses.fields(Settings):
+    flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
+
+
+def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> Measurement:
+    """Measures a row in a process of its own.
+
+    Raises:
+        OSError: the process failed; what it said was printed.
+    """
+    python, module = sys.executable, 'workload'
+    if side != OURS:
+        python, module = peer_python, 'torch_peer'
+    command = [python, '-m', f'benchmarks.{module}', row, side]
+    result = subprocess.run(
+        [*command, json.dumps(dataclasses.asdict(settings))],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A first call is one with compilation.
+        env=os.environ | {'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1'},
+    )
+    if result.returncode:
+        raise OSError(f'{row!r} of {side} ended with status {result.returncode}; see above.')
+    return Measurement(**json.loads(result.stdout.splitlines()[-1]))
+
+
+def machine() -> str:
+    """What the processor calls itself, and how many cores we may use."""
+    cpuinfo = Path('/proc/cpuinfo')
+    model = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
+    cores = len(os.sched_getaffinity(0))
+    return f'{model[1] if model else platform.processor()}, {cores} cores'
+
+
+def table(measurements: list[Measurement]) -> str:
+    """Markdown: a line for each row and side, in the order of `ROWS`.
+
+    `x ours` is the time of that line over ours, `others` the share of the machine that other
+    processes used meanwhile, `peak` the arithmetic in a second as a share of the fastest matrix
+    product.
+    """
+    found = {(m.row, m.side): m for m in measurements}
+    products = [m for m in measurements if m.row == 'matrix product']
+    peak = max((m.gflop / m.median for m in products if m.seconds), default=None)
+    lines = [
+        '| row | side | median | range | x ours | others | first call '
+        '| resident | planned | work | peak |',
+        '|---|---|---|---|---|---|---|---|---|---|---|',
+    ]
+    for key in [(row, side) for row in ROWS for side in SIDES if (row, side) in found]:
+        lines.append(_line(found[key], found.get((key[0], OURS)), peak))
+    return '\n'.join(lines)
+
+
+def _line(found: Measurement, ours: Measurement | None, peak: float | None) -> str:
+    timed, work = found.seconds, found.gflop
+    cells = [
+        found.row,
+        found.side,
+        f'**{_seconds(found.median)}**' if timed else '',
+        f'{_seconds(min(timed))} to {_seconds(max(timed))}' if timed else '',
+        f'{found.median / ours.median:.2f}' if ours and ours is not found and timed else '',
+        f'{100 * found.others:.0f} %' if timed else '',
+        _seconds(found.first_seconds),
+        f'{found.resident_mib:.0f} MiB' if found.resident_mib else '',
+        f'{found.planned_mib:.0f} MiB' if found.planned_mib else '',
+        f'{work:.3g} GFLOP' if work else '',
+        f'{100 * work / found.median / peak:.0f} %' if work and timed and peak else '',
+    ]
+    return f'| {" | ".join(cells)} |'
+
+
+def _seconds(value: float) -> str:
+    return f'{value:.3g} s' if value >= 0.1 else f'{1000 * value:.3g} ms'
+
+
+def read(path: Path, header: dict) -> list[Measurement]:
+    """What was measured before.
+
+    Raises:
+        ValueError: it was measured on another machine or at another size.
+    """
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    for key in ('machine', 'settings'):
+        if found[key] != header[key]:
+            raise ValueError(
+                f'{path} has {key} {found[key]}, this run {header[key]}; give another --out.'
+            )
+    return [Measurement(**m) for m in found['measurements']]
+
+
+def main(_) -> None:
+    """Measures, prints and writes."""
+    settings = Settings(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Settings)})
+    size = {k: v for k, v in dataclasses.asdict(settings).items() if k != 'repeats'}
+    header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), settings=size)
+    out = Path(OUT.value) if OUT.value else None
+    measurements = read(out, header) if out else []
+    for row, sides in ROWS.items():
+        for side in sides:
+            if not (re.search(ROWS_FLAG.value, row) and re.search(SIDES_FLAG.value, side)):
+                continue
+            if side != OURS and not PEER_PYTHON.value:
+                continue
+            new = measure(row, side, settings, PEER_PYTHON.value)
+            print(_line(new, None, None), flush=True)
+            measurements = [m for m in measurements if (m.row, m.side) != (row, side)] + [new]
+            if out:
+                content = header | dict(measurements=[dataclasses.asdict(m) for m in measurements])
+                out.write_text(json.dumps(content, indent=1) + '\n')
+    print(table(measurements))
+
+
+if __name__ == '__main__':
+    app.run(main)

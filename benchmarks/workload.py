@@ -1,0 +1,318 @@
+"""Our side of the comparison: the published network, its train step, and each part on its own.
+
+Runs in a process that measures one row, `python -m benchmarks.workload ROW SIDE SETTINGS`;
+`benchmarks.speed` starts it.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from benchmarks import products, row
+from benchmarks.scene import make_scene
+from simcis_jax import parallel
+from simcis_jax.continual import virtual_query
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.methods import make_method
+from simcis_jax.model.deformable_attention import DeformableAttention
+from simcis_jax.model.mask2former import Mask2Former, normalize
+from simcis_jax.model.masked_decoder import decoder_memory
+from simcis_jax.model.pixel_decoder import grid_centres
+from simcis_jax.optimizer import OptimizerSettings, make_optimizer
+from simcis_jax.train_step import TrainState, make_train_step
+from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets
+
+# A jitted function, its arguments, and whether its first result is its next first argument.
+Work = tuple[Callable, tuple, bool]
+
+
+class Workload:
+    """The model with everything that its rows need; made when needed."""
+
+    def __init__(self, settings: row.Settings):
+        self.settings = settings
+        self.model = Mask2Former(settings.classes, num_queries=settings.queries)
+        self.method = make_method('simcis', bank_size=settings.bank_size)
+        self.sampling = PointSampling(settings.points)
+        past = np.arange(settings.classes) < settings.classes // 2
+        self.stage = StageArrays(past, ~past, jnp.int32(1000), jnp.float32(1e-4))
+        self.batch = self._make_batch()
+        self.keys = jax.random.split(jax.random.key(3), settings.batch)
+
+    def rows(self) -> dict[str, Callable[[], Work]]:
+        """Makers of the work, by the names of `row.ROWS`."""
+        makers = {
+            'matrix product': matrix_product,
+            'evaluation forward': self.evaluation,
+            'train step': functools.partial(self.train_step, with_teacher=False),
+            'train step, teacher + CSL + VQ': functools.partial(self.train_step, with_teacher=True),
+            'matching, 10 sets': self.matching,
+            'losses, 10 sets, forward + backward': self.losses,
+            'pseudo-labels': self.pseudo_labels,
+            'query bank': self.bank,
+        }
+        for name, part in {
+            'backbone': self.backbone,
+            'pixel decoder': self.pixel_decoder,
+            'deformable attention, 1 of 6': self.deformable_attention,
+            'decoder': self.decoder,
+        }.items():
+            makers[f'{name}, forward'] = functools.partial(alone, part)
+            makers[f'{name}, forward + backward'] = functools.partial(alone, part, gradient=True)
+        return makers
+
+    # Whole
+
+    def evaluation(self) -> Work:
+        """Image -> class and mask logits of the last layer."""
+
+        def forward(params, image):
+            predictions = self.model.apply({'params': params}, image, self.stage.seen)
+            return predictions.class_logits[-1], predictions.mask_logits()
+
+        return jax.jit(forward), (self.params, self.batch.image), False
+
+    def train_step(self, with_teacher: bool) -> Work:
+        """One update, as in training."""
+        optimizer = OptimizerSettings()
+        mesh = parallel.make_mesh(self.settings.batch)
+        step = make_train_step(
+            self.model,
+            self.method,
+            mesh,
+            weights=LossWeights(),
+            sampling=self.sampling,
+            optimizer=optimizer,
+        )
+        state = TrainState(
+            step=jnp.int32(0),
+            params=self.params,
+            opt_state=make_optimizer(self.params, optimizer).init(self.params),
+            memory=self.method.init_memory(self.settings.classes, self.model.width),
+            key=jax.random.key(1),
+            skipped=jnp.int32(0),
+        )
+        # The state is donated; the teacher stays.
+        teacher = jax.tree.map(jnp.copy, self.params) if with_teacher else None
+        arguments = (
+            *parallel.put_replicated(mesh, (state, teacher)),
+            parallel.put_batch(mesh, self.batch),
+            parallel.put_replicated(mesh, self.stage),
+        )
+        return step, arguments, True
+
+    # Parts of the network: (function, arguments), the function's gradient is to all arguments
+
+    def backbone(self) -> tuple[Callable, tuple]:
+        """Parameters -> maps."""
+        image = normalize(self.batch.image)
+        return lambda p: self.apply(p, lambda m: m.resnet(image)), (self.params_of('resnet'),)
+
+    def pixel_decoder(self) -> tuple[Callable, tuple]:
+        """Backbone maps -> encoded maps and mask features."""
+        maps = [self.random_map(*x) for x in ((4, 256), (8, 512), (16, 1024), (32, 2048))]
+        params = self.params_of('pixel_decoder')
+        return lambda p, x: self.apply(p, lambda m, x: m.pixel_decoder(x), x), (params, maps)
+
+    def deformable_attention(self) -> tuple[Callable, tuple]:
+        """Tokens of all maps -> the same."""
+        shapes = tuple((self.settings.size // s,) * 2 for s in (32, 16, 8))
+        count = sum(h * w for h, w in shapes)
+        shape = self.settings.batch, count, self.model.width
+        tokens = jax.random.normal(jax.random.key(2), shape)
+        layer, references = DeformableAttention(self.model.num_heads), grid_centres(shapes)
+        init = functools.partial(layer.init, references=references, shapes=shapes)
+        params = random_weights(jax.eval_shape(init, jax.random.key(0), tokens, tokens))
+        return lambda p, x: layer.apply(p, x, x, references, shapes), (params, tokens)
+
+    def decoder(self) -> tuple[Callable, tuple]:
+        """Queries, maps and mask features -> class logits, mask embeddings and boxes."""
+        maps = [self.random_map(stride, self.model.width) for stride in (32, 16, 8, 4)]
+        shape = self.settings.batch, self.settings.queries, self.model.width
+        queries = jax.random.normal(jax.random.key(2), shape)
+        boxes = jnp.full((*shape[:2], 4), 0.5)
+
+        def decode(model, queries, maps):
+            memory = decoder_memory(maps[:3], model.level_embedding, maps[3])
+            return model.decoder(queries, boxes, queries[:, :0], memory)
+
+        params = self.params_of('decoder', 'heads')
+        return lambda p, *x: self.apply(p, decode, *x), (params, queries, maps)
+
+    # Parts of the losses
+
+    def matching(self) -> Work:
+        """Every prediction set with the targets."""
+        match = functools.partial(
+            match_targets, weights=LossWeights(), num_points=self.sampling.num_points
+        )
+        return jax.jit(match), (self.random_predictions(), self.batch.targets, self.keys), False
+
+    def losses(self) -> Work:
+        """All five terms and their gradient to the predictions."""
+        match, arguments, _ = self.matching()
+        predictions, targets, keys = arguments
+        matches = match(*arguments)
+
+        def total(predictions, targets, matches, keys):
+            terms = segmentation_losses(predictions, targets, matches, keys, sampling=self.sampling)
+            return sum(term.sum() for term in terms.values())
+
+        both = jax.jit(jax.value_and_grad(total, allow_int=True))
+        return both, (predictions, targets, matches, keys), False
+
+    def pseudo_labels(self) -> Work:
+        """Targets merged with the teacher's segments."""
+        arguments = self.batch.targets, self.random_predictions(), self.stage
+        return jax.jit(self.method.targets), arguments, False
+
+    def bank(self) -> Work:
+        """Matched queries stored, virtual queries drawn."""
+        memory = self.method.init_memory(self.settings.classes, self.model.width)
+        queries = self.random_predictions().selection.queries
+        labels = np.full(queries.shape[:2], -1, np.int32)
+        labels[:, : self.settings.targets] = self.batch.targets.labels[:, : self.settings.targets]
+
+        def store_and_draw(memory, queries, labels):
+            memory = virtual_query.enqueue(
+                memory, rearrange(queries, 'b q d -> (b q) d'), labels.reshape(-1)
+            )
+            return memory, self.method.virtual_queries(memory, self.stage, self.keys)
+
+        function = jax.jit(store_and_draw, donate_argnums=0)
+        return function, (memory, queries, labels), True
+
+    # What they work on
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Random weights that keep the scale of what passes through."""
+        image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), image)
+        return random_weights(shapes['params'])
+
+    def params_of(self, *names: str) -> Any:
+        """Weights of these parts; the model itself always asks for its level embedding."""
+        return {name: self.params[name] for name in (*names, 'level_embedding')}
+
+    def apply(self, params: Any, method: Callable, *arguments: Any) -> Any:
+        """Runs some modules of the model."""
+        return self.model.apply({'params': params}, *arguments, method=method)
+
+    def random_map(self, stride: int, width: int) -> jax.Array:
+        """A feature map."""
+        side = self.settings.size // stride
+        shape = self.settings.batch, side, side, width
+        return jax.random.normal(jax.random.key(stride), shape)
+
+    def random_predictions(self) -> Predictions:
+        """Predictions that differ from each other, unlike those of random weights."""
+        settings, width = self.settings, self.model.width
+        sets, images = self.model.decoder_layers + 1, settings.batch
+        queries = sets, images, settings.queries
+        normal = functools.partial(jax.random.normal, jax.random.key(5))
+        return Predictions(
+            class_logits=normal((*queries, settings.classes)),
+            mask_embeddings=normal((*queries, width)) / width**0.5,
+            boxes=jax.nn.sigmoid(normal((*queries, 4))),
+            virtual_class_logits=jnp.zeros((sets, images, 0, settings.classes)),
+            mask_features=self.random_map(4, width),
+            selection=Selection(
+                token_logits=jnp.zeros((images, 0, settings.classes)),
+                positions=jnp.zeros(queries[1:], jnp.int32),
+                queries=normal((*queries[1:], width)),
+            ),
+        )
+
+    def _make_batch(self) -> Batch:
+        settings, scene = self.settings, make_scene(self.settings)
+        labels = np.full(settings.slots, -1, np.int32)
+        boxes = np.zeros((settings.slots, 4), np.float32)
+        labels[: settings.targets], boxes[: settings.targets] = scene.labels, scene.boxes
+        one = scene.segment_map, labels, boxes, np.int32(0)
+        targets = Targets(*(jnp.asarray(np.stack([x] * settings.batch)) for x in one))
+        return Batch(jnp.asarray(scene.images), targets)
+
+
+def random_weights(shapes: Any) -> Any:
+    """Weights of these shapes. Unlike the network's own, which lie on whole pixels, the offsets of
+    deformable attention that they make are anywhere, as after training.
+    """
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        if leaf.ndim > 1:
+            weights = rng.standard_normal(leaf.shape, np.float32) / np.prod(leaf.shape[:-1]) ** 0.5
+            return jnp.asarray(weights)
+        return jnp.full(leaf.shape, path[-1].key.endswith(('scale', 'variance')), leaf.dtype)
+
+    return jax.tree.map_with_path(fill, shapes)
+
+
+def matrix_product() -> Work:
+    """Square float32 matrices of 4096 rows: the machine's measured peak."""
+    a = jax.random.normal(jax.random.key(0), (4096, 4096))
+    return jax.jit(jnp.matmul), (a, a), False
+
+
+def alone(part: Callable[[], tuple[Callable, tuple]], gradient: bool = False) -> Work:
+    """A part of the network, with or without pulling back ones to its arguments."""
+    function, arguments = part()
+
+    def both(*arguments):
+        out, pull_back = jax.vjp(function, *arguments)
+        return out, pull_back(jax.tree.map(jnp.ones_like, out))
+
+    return jax.jit(both if gradient else function), arguments, False
+
+
+def measure(work: Work, repeats: int) -> dict:
+    """Compiles, then times; with 0 repeats it only compiles."""
+    function, arguments, carries = work
+    start = time.perf_counter()
+    traced = function.trace(*arguments)
+    compiled = traced.lower().compile()
+    compilation = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    planned = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    found = dict(first_seconds=compilation, seconds=[], others=0.0, resident_mib=None)
+    if repeats:
+
+        def call():
+            nonlocal arguments
+            result = jax.block_until_ready(compiled(*arguments))
+            arguments = (result[0], *arguments[1:]) if carries else arguments
+
+        found = row.first_and_warm(call, repeats)
+        found['first_seconds'] += compilation
+    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr) / 1e9)
+
+
+def main() -> None:
+    """Measures one row."""
+    name, side, settings = row.read_task()
+    jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
+    if settings.devices > 1:
+        jax.config.update('jax_num_cpu_devices', settings.devices)
+    found = measure(Workload(settings).rows()[name](), settings.repeats)
+    versions = {'jax': jax.__version__, 'flax': flax.__version__}
+    row.hand_back(row.Measurement(name, side, jax.devices()[0].platform, versions, **found))
+
+
+if __name__ == '__main__':
+    main()
