@@ -18,13 +18,13 @@ def random_params(init, *inputs, seed=0, scale=0.3):
     return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(x.dtype), shapes)
 
 
-def save_stage_2(folder, num_classes):
+def save_stage_2(folder, num_classes, scale=0.3):
     """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
     settings = from_config(tiny_config().to_dict())
     model = Mask2Former(num_classes, **settings.model)
     size = settings.data.size
     image = jnp.zeros((1, size, size, 3), jnp.uint8)
-    params = random_params(model.init, image)['params']
+    params = random_params(model.init, image, scale=scale)['params']
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(num_classes, settings.method.bank_size, model.width))
     bank = QueryBank(

@@ -8,6 +8,7 @@ import commands
 import numpy as np
 import pytest
 from commands import HERE
+from parity import relative_error
 from random_params import save_stage_2
 
 
@@ -26,25 +27,18 @@ def losses(run):
     return [{k: v for k, v in record.items() if k != 'steps_per_second'} for record in records]
 
 
-def assert_losses_close(records, expected_records, tolerance=1e-5):
-    for record, expected in zip(records, expected_records, strict=True):
-        assert record == pytest.approx(expected, rel=tolerance, abs=tolerance)
-
-
 def assert_same_training(folder, other):
-    """Parameters and bank to 1e-5 of an array's largest value, and the losses they lead to.
-
-    On the way rounding may turn a decision, such as which points of a mask are sampled; that shows
-    in one step's losses.
-    """
+    """Every array of parameters and bank to 1e-5, norm over norm, and the losses of every step."""
     state, expected = np.load(folder / 'state.npz'), np.load(other / 'state.npz')
     assert set(state.files) == set(expected.files)
-    for name in set(state.files) - {'program'}:
-        atol = 1e-5 * np.abs(expected[name]).max()
-        np.testing.assert_allclose(state[name], expected[name], rtol=0, atol=atol, err_msg=name)
-    records, expected_records = losses(folder / 'run'), losses(other / 'run')
-    assert_losses_close(records[-1:], expected_records[-1:])
-    assert_losses_close(records, expected_records, tolerance=1e-4)
+    errors = {
+        name: relative_error(state[name], expected[name])
+        for name in state.files
+        if name != 'program'
+    }
+    assert max(errors.values()) < 1e-5, errors
+    for record, expected in zip(losses(folder / 'run'), losses(other / 'run'), strict=True):
+        assert record == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def collectives(program):
@@ -59,15 +53,41 @@ def collectives(program):
 
 
 @pytest.fixture(scope='module')
-def two_devices(tmp_path_factory):
-    """Two stages trained on two devices; everything else as in `finished`."""
-    return trained(2, tmp_path_factory.mktemp('two_devices'))
+def steps(tmp_path_factory):
+    """The settings of 20 steps that start from random parameters.
+
+    Where a network starts by itself, deformable attention samples right at pixels; there bilinear
+    interpolation has a kink, and rounding decides on the gradient. Where parameters are large,
+    scores are equal, and rounding decides on the matching.
+    """
+    stage, params, _ = save_stage_2(tmp_path_factory.mktemp('random'), 12, scale=0.1)
+    start = json.dumps(str(stage))
+    return params, (
+        f'training.init_from={start}',
+        'training.batch_size=8',
+        'training.steps_per_class=10',
+        'optimizer.later_learning_rate=1e-5',
+    )
 
 
-def test_two_devices_train_as_one_does(two_devices, finished):
-    records = losses(finished[0])
-    assert [r['step'] for r in records] == [2, 4, 6, 2, 4, 2, 4]
-    assert_losses_close(losses(two_devices / 'run'), records[:5])
+@pytest.fixture(scope='module')
+def one_device(tmp_path_factory, steps):
+    """These steps on one device; they change parameters by far more than is tolerated."""
+    start, changes = steps
+    folder = trained(1, tmp_path_factory.mktemp('one_device'), *changes)
+    kernel = np.load(folder / 'state.npz')["[0]['heads']['class_head']['dense']['kernel']"]
+    assert np.abs(kernel - start['heads']['class_head']['dense']['kernel']).max() > 2e-5
+    return folder
+
+
+@pytest.fixture(scope='module')
+def two_devices(tmp_path_factory, steps):
+    """The same on two devices."""
+    return trained(2, tmp_path_factory.mktemp('two_devices'), *steps[1])
+
+
+def test_two_devices_train_as_one_does(two_devices, one_device):
+    assert_same_training(two_devices, one_device)
 
 
 def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
@@ -79,35 +99,8 @@ def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
     assert sorted(collectives(program)) == [(entry, kind) for kind in expected]
 
 
-@pytest.fixture(scope='module')
-def steps(tmp_path_factory):
-    """The settings of 20 steps that start from random parameters.
-
-    Where a network starts by itself, deformable attention samples right at pixels; there bilinear
-    interpolation has a kink, and rounding decides on the gradient.
-    """
-    stage, params, _ = save_stage_2(tmp_path_factory.mktemp('random'), 12)
-    start = json.dumps(str(stage))
-    return params, (
-        f'training.init_from={start}',
-        'training.batch_size=8',
-        'training.steps_per_class=10',
-        'optimizer.later_learning_rate=1e-4',
-    )
-
-
-@pytest.fixture(scope='module')
-def one_device(tmp_path_factory, steps):
-    """These steps on one device; they change parameters by far more than is tolerated."""
-    start, changes = steps
-    folder = trained(1, tmp_path_factory.mktemp('one_device'), *changes)
-    kernel = np.load(folder / 'state.npz')["[0]['heads']['class_head']['dense']['kernel']"]
-    assert np.abs(kernel - start['heads']['class_head']['dense']['kernel']).max() > 2e-4
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('num_devices', [2, 4, 8])
+@pytest.mark.parametrize('num_devices', [4, 8])
 def test_any_number_of_devices_trains_as_one_does(one_device, steps, tmp_path, num_devices):
     assert_same_training(trained(num_devices, tmp_path, *steps[1]), one_device)
 

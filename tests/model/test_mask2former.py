@@ -119,6 +119,7 @@ def test_an_unknown_query_source_is_an_error():
         Mask2Former(**SMALL, queries='random').init(jax.random.key(1), image())
 
 
+@pytest.mark.slow
 def test_rematerializing_changes_neither_parameters_nor_gradients(params):
     def gradients(rematerialize):
         model = Mask2Former(**SMALL, rematerialize=rematerialize)
