@@ -9,12 +9,20 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from jax.interpreters import partial_eval
+
 
 def count(jaxpr: Any) -> float:
     """Operations of a jaxpr, two for a multiplication and its addition.
 
-    Of branches the dearest counts. A loop whose passes depend on the data counts as one pass.
+    What no result needs, as the compiler drops it too, is left out. Of branches the dearest counts.
+    A loop whose passes depend on the data counts as one pass.
     """
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count(needed)
+
+
+def _count(jaxpr: Any) -> float:
     return sum(_count_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -30,7 +38,7 @@ def _count_equation(equation: Any) -> float:
         # Zeros between the elements are no work.
         zeros = math.prod(params['lhs_dilation'])
         return 2 * math.prod(out) * math.prod(kernel) / features / zeros
-    inner = [count(jaxpr) for jaxpr in _inner(params.values())]
+    inner = [_count(jaxpr) for jaxpr in _inner(params.values())]
     if name == 'cond':
         return max(inner)
     return sum(inner) * (params['length'] if name == 'scan' else 1)

@@ -300,7 +300,7 @@ def measure(work: Work, repeats: int) -> dict:
 
         found = row.first_and_warm(call, repeats)
         found['first_seconds'] += compilation
-    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr) / 1e9)
+    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
 
 
 def main() -> None:
