@@ -1,10 +1,10 @@
 """What a train step with teacher, CSL and VQ costs as the problem grows: a figure and its numbers.
 
-    python -m benchmarks.curves --out=curves.json --figure=curves.svg
+    python -m benchmarks.curves --numbers=curves.json --figure=curves.svg
 
 One setting at a time changes, the others stay at a size that a small machine can bear. Simulated
 devices share the cores: more of them do the same work, so a flat line is what one can hope for.
-Curves that are in --out already are not measured again.
+Curves that are in --numbers already are not measured again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.process import machine, measure
 from benchmarks.row import OURS, Measurement, Settings
-from benchmarks.speed import machine, measure
 from simcis_jax.reporting.charts import Axes, number, ticks
 from simcis_jax.reporting.elements import Element, element
 
-OUT = flags.DEFINE_string('out', 'curves.json', 'JSON file to write or add to.')
+NUMBERS = flags.DEFINE_string('numbers', 'curves.json', 'JSON file to write or add to.')
 FIGURE = flags.DEFINE_string('figure', 'curves.svg', 'SVG file to write.')
 
 ROW = 'train step, teacher + CSL + VQ'
@@ -101,7 +101,7 @@ def _text(text: str, x: object, y: object, anchor: str) -> Element:
 
 def main(_) -> None:
     """Measures, writes and draws."""
-    out = Path(OUT.value)
+    out = Path(NUMBERS.value)
     content = json.loads(out.read_text()) if out.exists() else dict(points={})
     found = {key: Measurement(**m) for key, m in content['points'].items()}
     for curve in CURVES:

@@ -14,56 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.process import machine, measure
 from benchmarks.row import OURS, ROWS, SIDES, Measurement, Settings
 
-ROOT = Path(__file__).parent.parent
 PEER_PYTHON = flags.DEFINE_string('peer_python', '', 'A Python with torch and transformers.')
 ROWS_FLAG = flags.DEFINE_string('rows', '', 'Only rows that match this regular expression.')
 SIDES_FLAG = flags.DEFINE_string('sides', '', 'Only sides that match this regular expression.')
 OUT = flags.DEFINE_string('out', '', 'JSON file to write or add to.')
 for field in dataclasses.fields(Settings):
     flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
-
-
-def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> Measurement:
-    """Measures a row in a process of its own.
-
-    Raises:
-        OSError: the process failed; what it said was printed.
-    """
-    python, module = sys.executable, 'workload'
-    if side != OURS:
-        python, module = peer_python, 'torch_peer'
-    command = [python, '-m', f'benchmarks.{module}', row, side]
-    result = subprocess.run(
-        [*command, json.dumps(dataclasses.asdict(settings))],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        # A first call is one with compilation.
-        env=os.environ | {'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1'},
-    )
-    if result.returncode:
-        raise OSError(f'{row!r} of {side} ended with status {result.returncode}; see above.')
-    return Measurement(**json.loads(result.stdout.splitlines()[-1]))
-
-
-def machine() -> str:
-    """What the processor calls itself, and how many cores we may use."""
-    cpuinfo = Path('/proc/cpuinfo')
-    model = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
-    cores = len(os.sched_getaffinity(0))
-    return f'{model[1] if model else platform.processor()}, {cores} cores'
 
 
 def table(measurements: list[Measurement]) -> str:

@@ -3,16 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import products, row, speed, workload
+from benchmarks import curves, process, products, row, speed, workload
 from benchmarks.scene import make_scene
 
-ROOT = Path(speed.ROOT)
+ROOT = process.ROOT
 TINY = row.Settings(size=128, classes=8, targets=5, slots=6, points=64, bank_size=3)
 NAMES = [name for name, sides in row.ROWS.items() if row.OURS in sides]
 
@@ -99,3 +98,19 @@ def test_published_tables_are_those_of_the_files():
         found = json.loads(file.read_text())
         assert speed.table([row.Measurement(**m) for m in found['measurements']]) in text, file
         assert found['machine'] in text and found['date'] in text
+
+
+def test_curves_have_a_panel_each_and_share_points():
+    found = {
+        curves.key_of(settings): row.Measurement(
+            curves.ROW, row.OURS, 'cpu', {}, 1.0, [1.0, 1.5, 1.2], 0.0, 100.0, 50.0, 1.0
+        )
+        for curve in curves.CURVES
+        for settings in curve.settings()
+    }
+    assert len(found) < sum(len(curve.values) for curve in curves.CURVES)
+    figure = curves.draw(found)
+    assert len(figure.findall('g')) == len(curves.CURVES)
+    assert len(figure.findall('.//circle')) == sum(len(curve.values) for curve in curves.CURVES)
+    titles = {text.text for text in figure.iter('text')}
+    assert {curve.title for curve in curves.CURVES} | {'10k', '1.28k', '640'} <= titles
