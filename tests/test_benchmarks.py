@@ -113,4 +113,4 @@ def test_curves_have_a_panel_each_and_share_points():
     assert len(figure.findall('g')) == len(curves.CURVES)
     assert len(figure.findall('.//circle')) == sum(len(curve.values) for curve in curves.CURVES)
     titles = {text.text for text in figure.iter('text')}
-    assert {curve.title for curve in curves.CURVES} | {'10k', '1.28k', '640'} <= titles
+    assert {curve.title for curve in curves.CURVES} | {'10k', '1280', '640'} <= titles
