@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import HERE
 from evaluated import CATEGORIES, GROUPS, SIZES, ColorNetwork, Rectangles
 
 from simcis_jax.data import augment
@@ -181,7 +182,7 @@ def run_processes(num_processes, num_devices):
     processes = [
         subprocess.Popen(
             [sys.executable, evaluated.__file__, str(index), str(num_processes), str(port)],
-            env=os.environ | {'XLA_FLAGS': flags},
+            env=os.environ | {'XLA_FLAGS': flags, 'PYTHONPATH': str(HERE.parent)},
             stdout=subprocess.PIPE,
             text=True,
         )
