@@ -4,13 +4,14 @@
     python -m experiments.class_orders --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
 ADE20K has the paper's ten orders, other data sets nine random ones and the descending one. Another
-order has another first stage, so each trains its own. The paper does not say which of its orders
-table 6 is about; here every order is also scored by the groups of the original one.
+order has another first stage, so each trains its own, which SimCIS and fine-tuning share: how far
+an order moves the score means little without a method to compare with. The paper does not say which
+of its orders table 6 is about; here every order is also scored by the groups of the original one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,28 @@ from experiments.tables import Row
 PROTOCOL = '100-10'  # The paper's.
 
 
+FINE_TUNING = 'fine-tuning, '
+
+
 def variants(num_classes: int) -> Sequence[Variant]:
-    """The original order, then ten others."""
+    """The original order, then ten others; each by SimCIS, then each by fine-tuning."""
     orders = [f'ade20k_{number}' for number in range(1, 11)]
     if num_classes != 150:
         shuffled = (np.random.default_rng(n).permutation(num_classes) for n in range(1, 10))
         orders = [*(','.join(map(str, labels)) for labels in shuffled), 'descending']
-    others = (
-        Variant(f'order {number}', {'protocol.order': order}, name=f'order={number}')
-        for number, order in enumerate(orders, start=1)
+    simcis = [Variant('origin')]
+    for number, order in enumerate(orders, start=1):
+        simcis.append(Variant(f'order {number}', {'protocol.order': order}, name=f'order={number}'))
+    return [*simcis, *map(fine_tuned, simcis)]
+
+
+def fine_tuned(variant: Variant) -> Variant:
+    """The same order by fine-tuning."""
+    return Variant(
+        FINE_TUNING + variant.label,
+        {**variant.changes, 'method.name': 'finetune'},
+        name='+'.join(filter(None, [variant.name, 'method.name=finetune'])),
     )
-    return [Variant('origin'), *others]
 
 
 def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
@@ -57,13 +69,39 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
             title = f'{name}: {METRICS[metric]}, classes grouped as in the original order'
             texts.append(tables.markdown(title, rows, 'table 6, ADE20K 100-10'))
             values = {
-                f'ours, {name}': [run_scores(results[run.folder], metric)['all'] for run in done]
+                f'{method}, {name}': measured_orders(done, results, metric, method)
+                for method in ('SimCIS', 'fine-tuning')
             }
+            texts.append(spread(f'{name}: {METRICS[metric]} of all classes over orders', values))
             if metric == 'pq':
                 values |= printed_orders()
             figure = figures.boxes(f'{METRICS[metric]} over class orders', values)
             figures.save(figure, folder / f'class_orders-{name}-{metric}-boxes')
     return '\n'.join(texts)
+
+
+def measured_orders(runs: Sequence[Run], results: Results, metric: str, method: str) -> list[float]:
+    """The score of all classes in every order, of SimCIS or of fine-tuning."""
+    return [
+        run_scores(results[run.folder], metric)['all']
+        for run in runs
+        if run.variant.label.startswith(FINE_TUNING) == (method == 'fine-tuning')
+    ]
+
+
+def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
+    """A table of what the box plot shows: how far the order of classes moves each method."""
+    lines = [
+        f'### {title}\n',
+        '| | runs | mean | deviation | lowest | highest |',
+        '| --- | ---: | ---: | ---: | ---: | ---: |',
+    ]
+    for label, found in values.items():
+        if found:
+            deviation = f'{np.std(found, ddof=1):.1f}' if len(found) > 1 else '-'
+            numbers = f'{np.mean(found):.1f} | {deviation} | {min(found):.1f} | {max(found):.1f}'
+            lines.append(f'| {label} | {len(found)} | {numbers} |')
+    return '\n'.join(lines) + '\n'
 
 
 def original_base(run: Run) -> set[str]:

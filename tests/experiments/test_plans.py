@@ -89,10 +89,31 @@ def test_table_8_differs_in_the_stop_gradient_alone():
 def test_class_orders_are_the_papers_on_ade20k_and_random_ones_elsewhere():
     runs = plan(class_orders, 'ade20k', '--seeds=0').runs
     orders = [run.config['protocol']['order'] for run in runs]
-    assert orders == ['origin', *(f'ade20k_{number}' for number in range(1, 11))]
+    assert orders == 2 * ['origin', *(f'ade20k_{number}' for number in range(1, 11))]
+    assert [run.config['method']['name'] for run in runs] == 11 * ['simcis'] + 11 * ['finetune']
+    assert len({run.folder for run in runs}) == 22
     runs = plan(class_orders, 'shapes', '--seeds=0').runs
     learned = {run.stages[-1].seen for run in runs}
     assert len(learned) == 11 and runs[-1].stages[0].current == tuple(range(11, 3, -1))
+
+
+def test_the_spread_over_class_orders_is_that_of_each_method():
+    runs = plan(class_orders, 'shapes', '--seeds=0', '--variants=order 1,origin').runs
+    results = {
+        run.folder: {
+            'stages': [{'pq': {'base': 1.0, 'novel': 1.0, 'all': score}}] * 2,
+            'average': {'pq': score},
+        }
+        for run, score in zip(runs, [40.0, 42.0, 44.0, 6.0, 5.0, 4.0], strict=True)
+    }
+    measured = {
+        method: class_orders.measured_orders(runs, results, 'pq', method)
+        for method in ('SimCIS', 'fine-tuning')
+    }
+    assert measured == {'SimCIS': [40.0, 42.0, 44.0], 'fine-tuning': [6.0, 5.0, 4.0]}
+    text = class_orders.spread('PQ', measured)
+    assert '| SimCIS | 3 | 42.0 | 2.0 | 40.0 | 44.0 |' in text
+    assert '| fine-tuning | 3 | 5.0 | 1.0 | 4.0 | 6.0 |' in text
 
 
 def test_joint_training_sees_all_classes_for_as_many_steps():
@@ -140,6 +161,7 @@ def test_bad_arguments_are_one_line(arguments, message):
 )
 def test_every_row_of_the_paper_has_a_variant(module, tables):
     labels = {variant.label for variant in module.variants(150)}
+    labels = {label for label in labels if not label.startswith(class_orders.FINE_TUNING)}
     printed = {label for label in paper.read(tables) if 'ECLIPSE' not in label}
     assert labels == printed - {'0 virtual queries a class'}  # The same as no images.
 
