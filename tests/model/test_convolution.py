@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from simcis_jax.model import convolution
-from simcis_jax.model.convolution import Conv, convolve, convolve_by_taps
+from simcis_jax.model.convolution import Conv, convolve, convolve_by_rows
 
 DIMENSIONS = ('NHWC', 'HWIO', 'NHWC')
 CASES = {
@@ -44,11 +44,11 @@ def test_gradients_are_those_of_xla(case):
                 x, kernel, strides, padding, dimension_numbers=DIMENSIONS
             )
 
-        def by_taps(x, kernel):
-            return convolve_by_taps(x, kernel, strides, padding)
+        def by_rows(x, kernel):
+            return convolve_by_rows(x, kernel, strides, padding)
 
         expected = both(plain, *inputs)
-        for function in (by_taps, jax.checkpoint(by_taps)):
+        for function in (by_rows, jax.checkpoint(by_rows)):
             actual = jax.jit(lambda *x, f=function: both(f, *x))(*inputs)
             for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
                 assert a.dtype == jnp.float64
@@ -60,7 +60,7 @@ def test_gradients_under_vmap_are_those_of_each():
     xs = jnp.stack([x, 2 * x, x + 1])
 
     def gradients(x):
-        return both(lambda *a: convolve_by_taps(*a, (2, 2), ((1, 1), (1, 1))), x, kernel)[1]
+        return both(lambda *a: convolve_by_rows(*a, (2, 2), ((1, 1), (1, 1))), x, kernel)[1]
 
     together = jax.vmap(gradients)(xs)
     for i in range(3):
@@ -68,18 +68,34 @@ def test_gradients_under_vmap_are_those_of_each():
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_is_summed_in_float32():
+@pytest.mark.parametrize('function', [convolve, convolve_by_rows])
+def test_bfloat16_is_summed_in_float32(function):
     x, kernel = (0.1 * abs(a) for a in arrays((40, 40), (1, 1), (16, 16), np.float32))
     strides, padding = (1, 1), ((0, 0), (0, 0))
     low = [a.astype(jnp.bfloat16) for a in (x, kernel)]
 
     def gradient(x, kernel):
-        return jax.grad(lambda k: convolve_by_taps(x, k, strides, padding).sum())(kernel)
+        return jax.grad(lambda k: function(x, k, strides, padding).sum())(kernel)
 
     actual = gradient(*low)
     assert actual.dtype == jnp.bfloat16
     expected = gradient(low[0].astype(jnp.float32), kernel)
     np.testing.assert_allclose(actual.astype(jnp.float32), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize('strides', [(1, 1), (2, 2), (1, 3)])
+def test_a_kernel_of_one_is_a_product(strides):
+    with jax.enable_x64(True):
+        inputs = arrays((7, 6), (1, 1))
+        ours, expected = (
+            both(lambda *x, f=function, o=options: f(*x, strides, 'VALID', **o), *inputs)
+            for function, options in [
+                (convolve, {}),
+                (lax.conv_general_dilated, dict(dimension_numbers=DIMENSIONS)),
+            ]
+        )
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
