@@ -22,6 +22,9 @@ from simcis_jax.model.layers import xavier_uniform
 
 Shapes = tuple[tuple[int, int], ...]
 
+# On CPU, numbers of `value` that are read and added to at once: 1 MiB of float32.
+CACHED_NUMBERS = 2**18
+
 # On accelerators, up to this many positions in all maps `matmul` is taken, beyond it `gather`.
 MATMUL_MAX_POSITIONS = 1024
 
@@ -50,29 +53,31 @@ def sample_by_gather(value: Array, shapes: Shapes, locations: Array, weights: Ar
     return corner(0, 0) + corner(1, 0) + corner(0, 1) + corner(1, 1)
 
 
-def _neighbours(point: Array, weight: Array, size: Array, start: Array) -> tuple[Array, Array]:
-    """The four positions around a point of every query: where they are, and their shares.
+def _neighbours(
+    x: Array, y: Array, weight: Array, size: Array, start: Array
+) -> tuple[list[Array], list[Array]]:
+    """The four positions around a point of every query: their shares, and where they are.
 
     Args:
-        point: [2, N, Q] x, y in units of the map.
+        x, y: [N, Q] in units of the map.
         weight: [N, Q] of the point.
         size: [2] height and width of the map.
         start: [N, 1] where the map begins in the table of all positions of row n.
 
     Returns:
-        Rows of the table [4, N, Q], and the weighted bilinear share of each, zero outside the map.
+        The weighted bilinear share of each [N, Q], zero outside the map, and its row of the table.
     """
     height, width = size
-    x, y = point[0] * width - 0.5, point[1] * height - 0.5
+    x, y = x * width - 0.5, y * height - 0.5
     left, top = jnp.floor(x), jnp.floor(y)
-    rows, shares = [], []
+    shares, rows = [], []
     for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
         column, row = left.astype(jnp.int32) + dx, top.astype(jnp.int32) + dy
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
         share = (1 - jnp.abs(x - (left + dx))) * (1 - jnp.abs(y - (top + dy)))
         shares.append(jnp.where(inside, share * weight, 0.0))
         rows.append(start + jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1))
-    return jnp.stack(rows), jnp.stack(shares)
+    return shares, rows
 
 
 def _read(table: Array, rows: Array) -> Array:
@@ -80,17 +85,18 @@ def _read(table: Array, rows: Array) -> Array:
 
 
 @jax.custom_vjp
-def _scan_points(table: Array, points: Array, weights: Array, sizes: Array, starts: Array) -> Array:
-    """Reads points one after the other: a table [R, d] at points [K, 2, N, Q], to [N, Q, d]."""
+def _scan_points(table: Array, points: tuple, sizes: Array, starts: Array) -> Array:
+    """Reads points one after the other: a table [R, d] at points x, y, weight [K, N, Q], to
+    [N, Q, d].
+    """
 
-    def add(total, point):
-        rows, shares = _neighbours(*point)
-        pairs = zip(rows, shares, strict=True)
-        return total + sum(share[..., None] * _read(table, row) for row, share in pairs), None
+    def add(total, inputs):
+        point, size, start = inputs
+        pairs = zip(*_neighbours(*point, size, start), strict=True)
+        return total + sum(share[..., None] * _read(table, row) for share, row in pairs), None
 
-    dtype = jnp.result_type(table, weights)
-    total = jnp.zeros((*weights.shape[1:], table.shape[-1]), dtype)
-    return jax.lax.scan(add, total, (points, weights, sizes, starts))[0]
+    total = jnp.zeros((*points[0].shape[1:], table.shape[-1]), jnp.result_type(table, points[2]))
+    return jax.lax.scan(add, total, (points, sizes, starts))[0]
 
 
 def _scan_points_forward(*inputs):
@@ -98,45 +104,65 @@ def _scan_points_forward(*inputs):
 
 
 def _scan_points_backward(inputs, gradient):
-    table, points, weights, sizes, starts = inputs
+    table, points, sizes, starts = inputs
 
     def add(to_table, inputs):
-        point, weight, size, start = inputs
+        point, size, start = inputs
         shares, pull_back, rows = jax.vjp(
-            lambda *x: _neighbours(*x, size, start)[::-1], point, weight, has_aux=True
+            lambda *point: _neighbours(*point, size, start), *point, has_aux=True
         )
-        to_shares = jnp.einsum('cnqd,nqd->cnq', _read(table, rows), gradient)
-        for row, share in zip(rows, shares, strict=True):
+        to_shares = _sums([_read(table, row) * gradient for row in rows])
+        for share, row in zip(shares, rows, strict=True):
             to_table = to_table.at[row].add(share[..., None] * gradient, mode='promise_in_bounds')
         return to_table, pull_back(to_shares)
 
     to_table = jnp.zeros(table.shape, gradient.dtype)
-    to_table, (to_points, to_weights) = jax.lax.scan(
-        add, to_table, (points, weights, sizes, starts)
-    )
-    return to_table.astype(table.dtype), to_points, to_weights, None, None
+    to_table, to_points = jax.lax.scan(add, to_table, (points, sizes, starts))
+    return to_table.astype(table.dtype), to_points, None, None
 
 
 _scan_points.defvjp(_scan_points_forward, _scan_points_backward)
 
 
+def _sums(products: list[Array]) -> list[Array]:
+    """Every array summed over its last axis, all in one loop that also makes them: as single sums
+    each would first be written out.
+    """
+    zeros = [jnp.zeros((), product.dtype) for product in products]
+    axis = products[0].ndim - 1
+    return list(jax.lax.reduce(products, zeros, functools.partial(jax.tree.map, jnp.add), (axis,)))
+
+
 def sample_by_scan(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
     """See `deformable_attention`."""
-    batch, num_positions, heads, _ = value.shape
+    batch, num_positions, heads, width = value.shape
     points = locations.shape[-2]
     sizes = np.repeat(np.array(shapes, np.int32), points, axis=0)  # [L * P, 2]
     ends = np.cumsum([height * width for height, width in shapes])
     starts = np.repeat([0, *ends[:-1]], points)
-    # One table of the positions of all images and heads.
-    starts = starts[:, None] + num_positions * np.arange(batch * heads)
-    out = _scan_points(
-        rearrange(value, 'b s m d -> (b m s) d'),
-        rearrange(locations, 'b q m l p xy -> (l p) xy (b m) q'),
-        rearrange(weights, 'b q m l p -> (l p) (b m) q'),
-        jnp.asarray(sizes),
-        jnp.asarray(starts[..., None], jnp.int32),
+    # As many images and heads at once as the caches hold; their positions are one table.
+    count = _largest_divisor(batch * heads, at_most=CACHED_NUMBERS // (num_positions * width))
+    starts = starts[:, None] + num_positions * np.arange(count)
+    sizes, starts = jnp.asarray(sizes), jnp.asarray(starts[..., None], jnp.int32)
+
+    def in_groups(x: Array) -> Array:
+        x = rearrange(x, 'b q m l p -> (b m) (l p) q')
+        return rearrange(x, '(g n) k q -> g k n q', n=count)
+
+    table = rearrange(value, 'b s m d -> (b m) s d')
+    out = jax.lax.map(
+        lambda group: _scan_points(*group, sizes, starts),
+        (
+            rearrange(table, '(g n) s d -> g (n s) d', n=count),
+            tuple(map(in_groups, (locations[..., 0], locations[..., 1], weights))),
+        ),
     )
+    out = rearrange(out, 'g n q d -> (g n) q d')
     return rearrange(out, '(b m) q d -> b q m d', b=batch)
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(n for n in range(1, number + 1) if number % n == 0 and n <= max(at_most, 1))
 
 
 def sample_by_matmul(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
