@@ -35,3 +35,12 @@ def resize(maps: Array, shape: tuple[int, int]) -> Array:
     return jnp.einsum(
         'yh,...hw,xw->...yx', rows, maps, columns, precision=jax.lax.Precision.HIGHEST
     )
+
+
+def resize_features(maps: Array, shape: tuple[int, int]) -> Array:
+    """Resizes [..., h, w, D] to [..., *shape, D] bilinearly, without a transposed copy."""
+    rows = bilinear_matrix(shape[0], maps.shape[-3])
+    columns = bilinear_matrix(shape[1], maps.shape[-2])
+    exact = jax.lax.Precision.HIGHEST
+    maps = jnp.einsum('yh,...hwd->...ywd', rows, maps, precision=exact)
+    return jnp.einsum('xw,...ywd->...yxd', columns, maps, precision=exact)

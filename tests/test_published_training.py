@@ -38,6 +38,7 @@ from recorded import (
 from simcis_jax import parallel
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights, matching_cost
+from simcis_jax.losses.point_sampling import sample_features, sample_slots
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.model.masked_decoder import PredictionSets
 from simcis_jax.optimizer import OptimizerSettings, make_optimizer
@@ -146,16 +147,14 @@ def matches_and_terms(student, targets, key, virtual_labels, weights, sampling):
 @functools.partial(jax.jit, static_argnames='weights')
 def costs(class_logits, mask_logits, boxes, targets, points, weights):
     """Costs [B, Q, T] of one prediction set."""
-    one = functools.partial(matching_cost, weights=weights)
-    return jax.vmap(one)(
-        class_logits,
-        mask_logits,
-        boxes,
-        targets.segment_map,
-        targets.labels,
-        targets.boxes,
-        points,
-    )
+
+    def one(points, class_logits, masks, boxes, segment_map, labels, true_boxes):
+        mask_logits = sample_features(jnp.moveaxis(masks, 0, -1), points)
+        truth = sample_slots(segment_map, points, len(labels))
+        return matching_cost(class_logits, mask_logits, boxes, labels, truth, true_boxes, weights)
+
+    segments = targets.segment_map, targets.labels, targets.boxes
+    return jax.vmap(one)(points, class_logits, mask_logits, boxes, *segments)
 
 
 def cost_arrays(start, predictions, arrays, targets):

@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from simcis_jax.resize import bilinear_matrix, resize
+from simcis_jax.resize import bilinear_matrix, resize, resize_features
 
 
 @pytest.fixture(scope='module')
@@ -15,6 +15,13 @@ def golden():
 def test_resizing_is_bilinear_without_antialiasing(golden, name):
     expected = golden[name]
     actual = resize(golden['resize/x'], expected.shape[-2:])
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['resize/up', 'resize/down'])
+def test_features_are_resized_alike(golden, name):
+    expected = np.moveaxis(golden[name], -3, -1)
+    actual = resize_features(np.moveaxis(golden['resize/x'], -3, -1), expected.shape[-3:-1])
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -26,71 +26,124 @@ def _corners(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, 
     return corners
 
 
+def _read(maps: Array, row: Array, column: Array) -> Array:
+    """Pixels [..., P] of maps [..., h, w], as one lookup in a flat table: with an axis of its own
+    for every batch dimension, the indices of a lookup take longer to make than to use.
+    """
+    height, width = maps.shape[-2:]
+    start = jnp.arange(maps[..., 0, 0].size, dtype=jnp.int32).reshape(*maps.shape[:-2], 1)
+    index = (start * height + row) * width + column
+    return jnp.ravel(maps).at[index].get(mode='promise_in_bounds')
+
+
 def sample_map(logits: Array, points: Array) -> Array:
-    """Reads one map [h, w] at points [P, 2]: [P]."""
-    return sum(
-        weight * logits[row, column] for row, column, weight in _corners(points, logits.shape)
-    )
+    """Reads maps [..., h, w], each at points of its own [..., P, 2]: [..., P]."""
+    corners = _corners(points, logits.shape[-2:])
+    return sum(weight * _read(logits, row, column) for row, column, weight in corners)
 
 
-def sample_maps(logits: Array, points: Array) -> Array:
-    """Reads N maps [N, h, w] at the same points [P, 2]: [N, P]."""
-    last = jnp.moveaxis(logits, 0, -1)  # Neighbouring maps in memory: one read serves all.
-    corners = _corners(points, logits.shape[1:])
-    return sum(weight[:, None] * last[row, column] for row, column, weight in corners).T
+def sample_features(features: Array, points: Array) -> Array:
+    """Reads a map of features [h, w, D] at points [P, 2]: [P, D]."""
+    corners = _corners(points, features.shape[:2])
+    return sum(weight[:, None] * features[row, column] for row, column, weight in corners)
 
 
-def sample_segments(segment_map: Array, points: Array, segments: Array) -> Array:
-    """Reads the binary masks of segments at points: the share of each point that is theirs.
+def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
+    """Reads the binary masks of segments: the share of each point that is the segment's.
 
     Args:
-        segment_map: [H, W] integer.
-        points: [P, 2].
-        segments: integer ids, broadcastable against [P]: [] for one mask, [T, 1] for many.
+        segment_map: [..., H, W] integer.
+        points: [..., P, 2], with the same leading dimensions or ones that broadcast.
+        segment: [...] integer ids.
 
     Returns:
-        float32, the broadcast shape of `segments` and [P].
+        float32 [..., P].
     """
-    corners = _corners(points, segment_map.shape)
-    return sum(weight * (segment_map[row, column] == segments) for row, column, weight in corners)
+    corners = _corners(points, segment_map.shape[-2:])
+    segment = segment[..., None]
+    return sum(weight * (_read(segment_map, *place) == segment) for *place, weight in corners)
+
+
+def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
+    """Reads the masks of all slots of an image at the same points.
+
+    Args:
+        segment_map: [H, W] integer; slot t is t + 1.
+        points: [P, 2].
+        num_slots: how many there are, T.
+
+    Returns:
+        float32 [P, T].
+    """
+    shares = jnp.zeros((len(points), num_slots + 1), jnp.float32)
+    for row, column, weight in _corners(points, segment_map.shape):
+        shares = shares.at[jnp.arange(len(points)), segment_map[row, column]].add(weight)
+    return shares[:, 1:]
 
 
 def uncertain_points(
-    key: Array, logits: Array, *, num_points: int, oversample_ratio: float, importance_ratio: float
+    keys: Array, logits: Array, *, num_points: int, oversample_ratio: float, importance_ratio: float
 ) -> Array:
-    """Points [P, 2] where a mask [h, w] is least sure, and some anywhere (PointRend).
+    """Points [..., P, 2] where masks [..., h, w] are least sure, and some anywhere (PointRend).
 
     Of `oversample_ratio * P` uniform candidates the `importance_ratio * P` with the smallest
     absolute logit are kept; the rest of P is uniform.
+
+    Args:
+        keys: [...] a random key for every mask.
+        logits: of the masks; they get no gradient.
+        num_points: P.
+        oversample_ratio: candidates for a point.
+        importance_ratio: share of the points that is chosen among them.
     """
     num_uncertain = int(importance_ratio * num_points)
-    candidate_key, uniform_key = jax.random.split(key)
-    candidates = jax.random.uniform(candidate_key, (int(oversample_ratio * num_points), 2))
-    uniform = jax.random.uniform(uniform_key, (num_points - num_uncertain, 2))
-    return keep_uncertain(logits, candidates, uniform, num_uncertain)
+
+    def draw(key: Array) -> tuple[Array, Array]:
+        candidate_key, uniform_key = jax.random.split(key)
+        candidates = jax.random.uniform(candidate_key, (int(oversample_ratio * num_points), 2))
+        return candidates, jax.random.uniform(uniform_key, (num_points - num_uncertain, 2))
+
+    for _ in keys.shape:
+        draw = jax.vmap(draw)
+    return keep_uncertain(logits, *draw(keys), num_uncertain)
 
 
 def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncertain: int) -> Array:
-    """The candidates [_, 2] nearest to the border of a mask [h, w], then the uniform points."""
+    """The candidates [..., _, 2] nearest to the borders of masks [..., h, w], then the uniform."""
     certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
-    return jnp.concatenate([candidates[smallest(certainty, num_uncertain)], uniform])
+    chosen = smallest(certainty, num_uncertain)
+    first = jnp.arange(certainty[..., 0].size, dtype=jnp.int32) * certainty.shape[-1]
+    index = chosen + first.reshape(*certainty.shape[:-1], 1)
+    kept = jnp.asarray(candidates).reshape(-1, 2).at[index].get(mode='promise_in_bounds')
+    return jnp.concatenate([kept, uniform], axis=-2)
 
 
 def smallest(values: Array, count: int) -> Array:
-    """Positions [count], rising, of the smallest of [N] floats >= 0; of equal ones the first.
+    """Positions [..., count], rising, of the smallest of [..., N] floats >= 0; of equal ones the
+    first.
 
     Finds the largest of them bit by bit: a sort that also ranks the others takes longer.
     """
+    *batch, size = values.shape
+    values = values.reshape(-1, size)
     # As integers, the bits of such floats have the floats' order.
     bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
 
+    def number(x: Array) -> Array:
+        # Exact up to 2**24, and on CPU sums of floats are faster.
+        return jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.float32)
+
     def add_bit(i: Array, largest: Array) -> Array:
         more = largest | jax.lax.shift_left(1, 30 - i)
-        return jnp.where(jnp.sum(bits < more) < count, more, largest)
+        return jnp.where(number(bits < more) < count, more, largest)
 
-    largest = jax.lax.fori_loop(0, 31, add_bit, jnp.int32(0))
+    largest = jax.lax.fori_loop(0, 31, add_bit, jnp.zeros((len(bits), 1), jnp.int32))
     below, equal = bits < largest, bits == largest
-    chosen = below | (equal & (jnp.cumsum(equal) <= count - jnp.sum(below)))
-    places = jnp.where(chosen, jnp.cumsum(chosen) - 1, count)  # Out of range: dropped.
-    positions = jnp.arange(len(values), dtype=jnp.int32)
-    return jnp.zeros(count, jnp.int32).at[places].set(positions, mode='drop')
+    chosen = below | (equal & (jnp.cumsum(equal, axis=-1) <= count - number(below)))
+    place = jnp.where(chosen, jnp.cumsum(chosen, axis=-1) - 1, count)
+    # Every row of the result has one place more, for what is not chosen.
+    place = place + (count + 1) * jnp.arange(len(bits), dtype=jnp.int32)[:, None]
+    position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), bits.shape)
+    found = jnp.zeros(len(bits) * (count + 1), jnp.int32)
+    found = found.at[place].set(position, mode='promise_in_bounds')
+    return found.reshape(*batch, count + 1)[..., :count]

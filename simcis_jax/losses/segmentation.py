@@ -23,8 +23,15 @@ from simcis_jax.losses.matcher import (
     LossWeights,
     match,
     matching_cost,
+    softplus,
 )
-from simcis_jax.losses.point_sampling import sample_map, sample_segments, uncertain_points
+from simcis_jax.losses.point_sampling import (
+    sample_features,
+    sample_map,
+    sample_segments,
+    sample_slots,
+    uncertain_points,
+)
 from simcis_jax.types import Predictions, Targets
 
 # Slots of an image whose masks are compared at once. Real slots come first, so a multiple of this
@@ -67,17 +74,17 @@ def match_targets(
         num_points: uniform points to compare masks at.
     """
 
-    def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, truth):
-        mask_logits = jnp.einsum('qd,hwd->qhw', embeddings, features)
-        return matching_cost(
-            class_logits, mask_logits, boxes, segment_map, labels, truth, points, weights
-        )
+    def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, true_boxes):
+        # A mask is linear in the features: reading these reads all masks at once.
+        mask_logits = sample_features(features, points) @ embeddings.T
+        truth = sample_slots(segment_map, points, len(labels))
+        return matching_cost(class_logits, mask_logits, boxes, labels, truth, true_boxes, weights)
 
     predictions = jax.lax.stop_gradient(predictions)
     shared = predictions.mask_features, targets.segment_map, targets.labels, targets.boxes
     num_sets = predictions.class_logits.shape[0]
     draw = functools.partial(jax.random.uniform, shape=(num_sets, num_points, 2))
-    # Set by set: the masks of all of them are too many for the caches.
+    # Set by set: the logits of all of them are too many for the caches.
     costs = jax.lax.map(
         lambda one_set: jax.vmap(cost)(*one_set, *shared),
         (
@@ -105,14 +112,23 @@ def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
 
 
-def mask_losses_at(points: Array, logits: Array, segment_map: Array, slot: Array) -> tuple:
-    """Binary cross-entropy and dice [] of one mask [h, w] against one slot, at points [P, 2]."""
+def mask_losses_at(
+    points: Array, logits: Array, segment_map: Array, slot: Array
+) -> tuple[Array, Array]:
+    """Binary cross-entropy and dice of masks, each against a slot; both [...].
+
+    Args:
+        points: [..., P, 2] where each mask is compared.
+        logits: [..., h, w].
+        segment_map: [..., H, W], like `slot` of leading dimensions that broadcast.
+        slot: [...].
+    """
     x = sample_map(logits, points)
     truth = sample_segments(segment_map, points, slot + 1)
-    cross_entropy = optax.losses.sigmoid_binary_cross_entropy(x, truth).mean()
+    cross_entropy = (softplus(x) - x * truth).mean(axis=-1)
     p = jax.nn.sigmoid(x)
-    dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
-    return cross_entropy, dice
+    overlap, total = (p * truth).sum(axis=-1), p.sum(axis=-1) + truth.sum(axis=-1)
+    return cross_entropy, 1 - (2 * overlap + 1) / (total + 1)
 
 
 def mask_terms(
@@ -136,17 +152,12 @@ def mask_terms(
     def choose_points(k, inputs, keys):
         slots, _, logits = chunk_of(k, *inputs)
         choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
-        return jax.lax.map(
-            lambda one_set: jax.vmap(jax.vmap(choose))(*one_set), (keys[:, :, slots], logits)
-        )
+        return jax.lax.map(lambda one_set: choose(*one_set), (keys[:, :, slots], logits))
 
     def compare(k, inputs, constants):
         queries, points, segment_map, valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
-        over_slots = jax.vmap(mask_losses_at, in_axes=(0, 0, None, 0))
-        over_images = jax.vmap(over_slots, in_axes=(0, 0, 0, None))
-        over_sets = jax.vmap(over_images, in_axes=(0, 0, None, None))
-        losses = over_sets(points[k], logits, segment_map, slots)
+        losses = mask_losses_at(points[k], logits, segment_map[:, None], slots)
         real = valid[:, slots] & exists
         return [jnp.where(real, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array, lax
 
+from simcis_jax.model.layers import as_matrices
+
 MIN_CHANNELS = 64  # With fewer input channels the products for a kernel are too thin to pay.
 
 Pair = tuple[int, int]
@@ -43,10 +45,13 @@ def kernel_gradient(
         for start in range(size[1])
     ]
     x = jnp.concatenate(columns, axis=-1)  # What each output sees in a row of the kernel.
+    gradient = gradient.reshape(-1, out_channels)
 
+    # One row axis, as in `as_matrices`.
     def kernel_row(start: int) -> Array:
         seen = lax.slice_in_dim(x, start, start + (height - 1) * strides[0] + 1, strides[0], axis=1)
-        product = jnp.einsum('bhwo,bhwi->oi', gradient, seen, preferred_element_type=dtype)
+        seen = seen.reshape(len(gradient), -1)
+        product = jnp.einsum('no,ni->oi', gradient, seen, preferred_element_type=dtype)
         return product.reshape(out_channels, size[1], -1)
 
     return rearrange(jnp.stack([kernel_row(y) for y in range(size[0])]), 'y o x i -> y x i o')
@@ -91,7 +96,7 @@ def convolve(
             padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
         padding = tuple(map(tuple, padding))
         if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-            return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
+            return as_matrices(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
         if x.shape[-1] >= MIN_CHANNELS:
             return convolve_by_rows(x, kernel, tuple(strides), padding)
     return lax.conv_general_dilated(

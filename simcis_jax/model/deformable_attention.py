@@ -18,7 +18,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from simcis_jax.model.layers import xavier_uniform
+from simcis_jax.model.layers import Dense, xavier_uniform
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -246,17 +246,17 @@ class DeformableAttention(nn.Module):
         width = value.shape[-1]
         zeros = nn.initializers.zeros
         ring = ring_bias(heads, levels, points).reshape(-1)
-        offsets = nn.Dense(
+        offsets = Dense(
             ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
         )(query)
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
-        logits = nn.Dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
+        logits = Dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
         weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
         weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
-        value = nn.Dense(width, kernel_init=xavier_uniform, name='value')(value)
+        value = Dense(width, kernel_init=xavier_uniform, name='value')(value)
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]
         locations = references[:, None, None, None] + offsets / scale
         out = deformable_attention(value, shapes, locations, weights, self.implementation)
-        return nn.Dense(width, kernel_init=xavier_uniform, name='output')(out)
+        return Dense(width, kernel_init=xavier_uniform, name='output')(out)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simcis_jax.model.layers import MLP, Linear, layer_norm
+from simcis_jax.model.layers import MLP, LayerNorm, Linear
 
 
 class PredictionHeads(nn.Module):
@@ -26,7 +26,7 @@ class PredictionHeads(nn.Module):
         bias_init = None
         if self.class_prior is not None:
             bias_init = nn.initializers.constant(-np.log(1 / self.class_prior - 1))
-        self.norm = layer_norm(None)
+        self.norm = LayerNorm()
         self.class_head = Linear(self.num_classes, bias_init=bias_init)
         self.mask_head = MLP((self.width, self.width, self.width))
         # The last layer starts at zero, so boxes start at their references.

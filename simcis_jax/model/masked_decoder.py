@@ -12,7 +12,7 @@ from jax import Array
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import MLP, Attention, FeedForward
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
-from simcis_jax.resize import resize
+from simcis_jax.resize import resize_features
 
 
 @flax.struct.dataclass
@@ -39,7 +39,6 @@ def decoder_memory(
 ) -> DecoderMemory:
     """Flattens the maps [B, h_i, w_i, D] and adds their level embedding [3, D]."""
     width = mask_features.shape[-1]
-    channels_first = rearrange(mask_features, 'b h w d -> b d h w')
     flat = [rearrange(x, 'b h w d -> b (h w) d') for x in maps]
     return DecoderMemory(
         tokens=tuple(x + level_embedding[i] for i, x in enumerate(flat)),
@@ -47,7 +46,8 @@ def decoder_memory(
             rearrange(encode_grid(x.shape[1:3], width), 'h w d -> (h w) d') for x in maps
         ),
         mask_features=tuple(
-            rearrange(resize(channels_first, x.shape[1:3]), 'b d h w -> b (h w) d') for x in maps
+            rearrange(resize_features(mask_features, x.shape[1:3]), 'b h w d -> b (h w) d')
+            for x in maps
         ),
     )
 

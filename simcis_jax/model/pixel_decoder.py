@@ -12,7 +12,7 @@ from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
-from simcis_jax.resize import resize
+from simcis_jax.resize import resize_features
 
 # Kaiming-uniform with gain 1: what Caffe2 calls Xavier.
 caffe2_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
@@ -106,7 +106,6 @@ class PixelDecoder(nn.Module):
             )
 
         lateral = group_norm('lateral_norm', self.width)(conv('lateral', 1)(finest))
-        encoded = rearrange(encoded, 'b h w d -> b d h w')
-        enlarged = rearrange(resize(encoded, finest.shape[1:3]), 'b d h w -> b h w d')
+        enlarged = resize_features(encoded, finest.shape[1:3])
         x = group_norm('output_norm', self.width)(conv('output', 3)(lateral + enlarged))
         return conv('mask_features', 1, use_bias=True)(nn.relu(x))

@@ -14,7 +14,7 @@ from simcis_jax.losses.matcher import (
     mask_cost,
     match,
 )
-from simcis_jax.losses.point_sampling import sample_maps
+from simcis_jax.losses.point_sampling import sample_features
 
 match_many = jax.jit(jax.vmap(match))
 assign = jax.jit(match)
@@ -160,8 +160,8 @@ def components():
     golden = golden_weights.load('components')
     masks = unpacked(golden['match/tgt_masks_packed']).astype(np.float32)
     points = golden['match/points'][0]
-    golden['truth'] = sample_maps(masks, points)
-    golden['sampled'] = sample_maps(golden['match/masks'][0], points)
+    golden['truth'] = sample_features(np.moveaxis(masks, 0, -1), points)
+    golden['sampled'] = sample_features(np.moveaxis(golden['match/masks'][0], 0, -1), points)
     return golden
 
 
@@ -211,5 +211,5 @@ def test_costs_are_what_a_loop_computes():
             expected[1, q, t] = sum(entropies) / 9
             share = (2 * sum(p * truth[t]) + 1) / (sum(p) + sum(truth[t]) + 1)
             expected[2, q, t] = 1 - share
-    costs = class_cost(logits, labels), mask_cost(masks, truth), dice_cost(masks, truth)
+    costs = class_cost(logits, labels), mask_cost(masks.T, truth.T), dice_cost(masks.T, truth.T)
     np.testing.assert_allclose(jnp.stack(costs), expected, rtol=1e-4, atol=1e-5)

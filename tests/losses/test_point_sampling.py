@@ -9,9 +9,10 @@ from scipy.ndimage import map_coordinates
 
 from simcis_jax.losses.point_sampling import (
     keep_uncertain,
+    sample_features,
     sample_map,
-    sample_maps,
     sample_segments,
+    sample_slots,
     smallest,
     uncertain_points,
 )
@@ -28,6 +29,11 @@ def scipy_reads(array, points):
     y = points[:, 1] * array.shape[0] - 0.5 + 1
     x = points[:, 0] * array.shape[1] - 0.5 + 1
     return map_coordinates(padded, [y, x], order=1, mode='constant')
+
+
+def sample_maps(maps, points):
+    """Maps [N, h, w] as the channels of a feature map: [N, P]."""
+    return sample_features(np.moveaxis(maps, 0, -1), points).T
 
 
 def points_everywhere(rng, num_points=200):
@@ -58,6 +64,12 @@ def test_one_map_is_read_like_many():
     maps, points = rng.normal(size=(3, 5, 8)).astype(np.float32), points_everywhere(rng)
     single = [sample_map(array, points) for array in maps]
     np.testing.assert_allclose(single, sample_maps(maps, points), rtol=1e-6)
+    several = [[maps[0], maps[1], maps[2]], [maps[2], maps[0], maps[1]]]
+    own_points = np.stack([[points, 1 - points, points / 2], [points, points, points]])
+    together = sample_map(np.array(several), own_points)
+    for i, j in np.ndindex(2, 3):
+        expected = sample_map(several[i][j], own_points[i, j])
+        np.testing.assert_allclose(together[i, j], expected, rtol=1e-6)
 
 
 def test_pixel_centres_read_the_pixel_and_corners_a_quarter_of_it():
@@ -84,9 +96,14 @@ def test_reading_segments_is_reading_their_masks(dtype):
     points = points_everywhere(rng)
     masks = np.stack([segment_map == k for k in range(1, 7)]).astype(np.float32)
     assert not masks[5].any()  # An empty slot reads zero.
-    shares = sample_segments(segment_map, points, np.arange(1, 7)[:, None])
+    shares = np.stack([sample_segments(segment_map, points, np.array(k)) for k in range(1, 7)])
     np.testing.assert_allclose(shares, [scipy_reads(m, points) for m in masks], atol=1e-5)
-    np.testing.assert_array_equal(sample_segments(segment_map, points, 3), shares[2])
+    np.testing.assert_allclose(sample_slots(segment_map, points, 6), shares.T, atol=1e-6)
+    maps, slots = np.stack([segment_map, segment_map[::-1]]), np.array([[3], [2]])
+    several = sample_segments(maps[:, None], np.stack([[points, points / 2]] * 2), slots)
+    np.testing.assert_allclose(several[0, 0], shares[2], atol=1e-6)
+    expected = sample_segments(segment_map[::-1], points / 2, np.array(2))
+    np.testing.assert_allclose(several[1, 1], expected, atol=1e-6)
 
 
 def test_the_published_uncertain_points_are_kept(golden):
@@ -118,9 +135,11 @@ def test_the_smallest_are_those_of_a_sort_and_of_equal_ones_the_first(count):
     rng = np.random.default_rng(0)
     halves = np.array([0.0, 0.5, 1.0, 1.5, 2.0, np.inf], np.float32)
     rows = np.concatenate([rng.choice(halves, (20, 64)), rng.exponential(size=(20, 64))])
-    chosen = jax.jit(jax.vmap(lambda x: smallest(x, count)))(rows.astype(np.float32))
-    expected = np.sort(np.argsort(rows.astype(np.float32), axis=1, kind='stable')[:, :count])
-    np.testing.assert_array_equal(chosen, expected)
+    rows = rows.astype(np.float32)
+    chosen = jax.jit(lambda x: smallest(x, count))(rows.reshape(4, 10, 64))
+    expected = np.sort(np.argsort(rows, axis=1, kind='stable')[:, :count])
+    np.testing.assert_array_equal(chosen, expected.reshape(4, 10, count))
+    np.testing.assert_array_equal(smallest(rows[0], count), expected[0])
 
 
 def test_points_are_chosen_without_a_gradient():
