@@ -8,7 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jax import Array
 
 NORM_EPSILON = 1e-5
@@ -142,38 +141,4 @@ class FeedForward(nn.Module):
         y = Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name='linear2')(
             nn.relu(y)
         )
-        return layer_norm('norm')(x + y)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with its residual and norm; `allowed` may differ for every query."""
-
-    num_heads: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: Array, query: Array, key: Array, value: Array, allowed: Array | None = None
-    ) -> Array:
-        """Returns norm(x + attention(query, key, value)) [B, N, D].
-
-        Args:
-            x: [B, N, D] the residual stream.
-            query: [B, N, D], x with its positions.
-            key: [B, S, D], value: [B, S, D].
-            allowed: [B, N, S] bool, keys a query may attend to; None = all.
-        """
-        width = x.shape[-1]
-
-        def heads(name, inputs):
-            y = Dense(width, dtype=self.dtype, kernel_init=attention_input_init, name=name)(inputs)
-            return rearrange(y, 'b n (m d) -> b n m d', m=self.num_heads)
-
-        q, k, v = heads('query', query), heads('key', key), heads('value', value)
-        logits = jnp.einsum('bnmd,bsmd->bmns', q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        if allowed is not None:
-            logits = jnp.where(allowed[:, None], logits, -jnp.inf)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        y = rearrange(jnp.einsum('bmns,bsmd->bnmd', weights, v), 'b n m d -> b n (m d)')
-        y = Dense(width, dtype=self.dtype, kernel_init=xavier_uniform, name='output')(y)
         return layer_norm('norm')(x + y)

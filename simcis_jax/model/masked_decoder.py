@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
+from simcis_jax.model.attention import Attention
 from simcis_jax.model.heads import PredictionHeads
-from simcis_jax.model.layers import MLP, Attention, FeedForward
+from simcis_jax.model.layers import MLP, FeedForward
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
 from simcis_jax.resize import resize_features
 

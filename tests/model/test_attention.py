@@ -1,0 +1,90 @@
+"""Attention and the norm of its rows: values and written-out gradients against plain JAX."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from simcis_jax.model.attention import attend
+from simcis_jax.model.layers import LayerNorm, normalize_rows
+
+
+def with_gradients(function, *inputs):
+    """The output, and the gradients of a sum in which every output weighs differently."""
+    out, pull_back = jax.vjp(function, *inputs)
+    weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+    return out, *pull_back(weights.astype(out.dtype))
+
+
+def plain_attention(query, key, value, allowed):
+    logits = jnp.einsum('bmnd,bmsd->bmns', query, key)
+    if allowed is not None:
+        logits = jnp.where(allowed[:, None], logits, -jnp.inf)
+    return jnp.einsum('bmns,bmsd->bmnd', jax.nn.softmax(logits), value)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_attention_and_its_gradients_are_those_of_plain_softmax(masked):
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        query = rng.normal(size=(2, 3, 5, 4))
+        key, value = rng.normal(size=(2, 2, 3, 7, 4))
+        allowed = rng.random((2, 5, 7)) < 0.4
+        allowed[..., 2] = True
+        allowed[0, 0] = np.arange(7) == 2  # A query with a single key.
+        allowed = jnp.asarray(allowed) if masked else None
+        inputs = [jnp.asarray(x) for x in (query, key, value)]
+        ours, plain = (
+            with_gradients(lambda *x, f=function: f(*x, allowed), *inputs)
+            for function in (attend, plain_attention)
+        )
+    # The softmax is float32 in any case.
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_keys_that_are_not_allowed_have_no_gradient():
+    rng = np.random.default_rng(1)
+    query, key, value = jnp.asarray(rng.normal(size=(3, 1, 1, 2, 4)), jnp.float32)
+    allowed = jnp.array([[[True, False], [True, False]]])
+    _, _, to_key, to_value = with_gradients(lambda *x: attend(*x, allowed), query, key, value)
+    assert not to_key[..., 1, :].any() and not to_value[..., 1, :].any()
+    assert to_value[..., 0, :].any()
+
+
+def test_attention_in_bfloat16_stays_near_float32():
+    rng = np.random.default_rng(2)
+    inputs = jnp.asarray(rng.normal(size=(3, 2, 2, 16, 8)), jnp.float32)
+    exact = with_gradients(attend, *inputs)
+    low = with_gradients(attend, *inputs.astype(jnp.bfloat16))
+    for a, b in zip(low, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.06)
+
+
+def test_the_norm_and_its_gradients_are_those_of_flax():
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(2, 5, 7)) * 3 + 1, jnp.float32)
+    params = {'scale': jnp.asarray(rng.normal(size=7), jnp.float32), 'bias': jnp.arange(7.0)}
+    flax = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    expected = with_gradients(lambda p, x: flax.apply({'params': p}, x), params, x)
+    actual = with_gradients(lambda p, x: LayerNorm().apply({'params': p}, x), params, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), actual, expected
+    )
+    init = LayerNorm().init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, init, flax.init(jax.random.key(0), x))
+
+
+def test_the_gradient_of_the_norm_is_that_of_finite_differences():
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        inputs = [jnp.asarray(rng.normal(size=shape)) for shape in ((3, 6), (6,), (6,))]
+        check_grads(normalize_rows, inputs, order=1, modes=['rev'])
+
+
+def test_the_norm_of_bfloat16_is_float32():
+    x = jnp.ones((2, 4), jnp.bfloat16)
+    assert LayerNorm().init_with_output(jax.random.key(0), x)[0].dtype == jnp.float32
