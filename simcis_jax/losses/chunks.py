@@ -24,15 +24,18 @@ def _zeros_like(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def stack_chunks(function: Callable, num_chunks: Array, max_chunks: int, *arguments: Any) -> Array:
-    """`function(k, *arguments)` for k < num_chunks, stacked; the rest of `max_chunks` is zero."""
-    shape = jax.eval_shape(function, num_chunks, *arguments)
-    return jax.lax.fori_loop(
-        0,
-        num_chunks,
-        lambda k, stack: stack.at[k].set(function(k, *arguments)),
-        jnp.zeros((max_chunks, *shape.shape), shape.dtype),
-    )
+def stack_chunks(function: Callable, num_chunks: Array, max_chunks: int, *arguments: Any) -> Any:
+    """The arrays `function(k, *arguments)` for k < num_chunks, stacked; the rest of `max_chunks` is
+    zero.
+    """
+    shapes = jax.eval_shape(function, num_chunks, *arguments)
+
+    def add(k, stacks):
+        found = function(k, *arguments)
+        return jax.tree.map(lambda stack, x: stack.at[k].set(x), stacks, found)
+
+    stacks = jax.tree.map(lambda x: jnp.zeros((max_chunks, *x.shape), x.dtype), shapes)
+    return jax.lax.fori_loop(0, num_chunks, add, stacks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

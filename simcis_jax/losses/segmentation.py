@@ -112,19 +112,15 @@ def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
 
 
-def mask_losses_at(
-    points: Array, logits: Array, segment_map: Array, slot: Array
-) -> tuple[Array, Array]:
-    """Binary cross-entropy and dice of masks, each against a slot; both [...].
+def mask_losses_at(points: Array, logits: Array, truth: Array) -> tuple[Array, Array]:
+    """Binary cross-entropy and dice [...] of masks at points.
 
     Args:
         points: [..., P, 2] where each mask is compared.
         logits: [..., h, w].
-        segment_map: [..., H, W], like `slot` of leading dimensions that broadcast.
-        slot: [...].
+        truth: [..., P] the share of each point that is the target's.
     """
     x = sample_map(logits, points)
-    truth = sample_segments(segment_map, points, slot + 1)
     cross_entropy = (softplus(x) - x * truth).mean(axis=-1)
     p = jax.nn.sigmoid(x)
     overlap, total = (p * truth).sum(axis=-1), p.sum(axis=-1) + truth.sum(axis=-1)
@@ -149,15 +145,19 @@ def mask_terms(
         matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
         return slots, exists, jnp.einsum('lbtd,bhwd->lbthw', matched, features)
 
-    def choose_points(k, inputs, keys):
+    def choose_points(k, inputs, keys, segment_map):
         slots, _, logits = chunk_of(k, *inputs)
-        choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
-        return jax.lax.map(lambda one_set: choose(*one_set), (keys[:, :, slots], logits))
+
+        def choose(one_set):
+            points = uncertain_points(*one_set, **dataclasses.asdict(sampling))
+            return points, sample_segments(segment_map[:, None], points, slots + 1)
+
+        return jax.lax.map(choose, (keys[:, :, slots], logits))
 
     def compare(k, inputs, constants):
-        queries, points, segment_map, valid = constants
+        queries, (points, truth), valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
-        losses = mask_losses_at(points[k], logits, segment_map[:, None], slots)
+        losses = mask_losses_at(points[k], logits, truth[k])
         real = valid[:, slots] & exists
         return [jnp.where(real, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
@@ -172,13 +172,9 @@ def mask_terms(
         max_chunks,
         jax.lax.stop_gradient((*inputs, matches.queries)),
         keys,
+        targets.segment_map,
     )
-    mask, dice = sum_chunks(
-        compare,
-        num_chunks,
-        inputs,
-        (matches.queries, points, targets.segment_map, targets.valid),
-    )
+    mask, dice = sum_chunks(compare, num_chunks, inputs, (matches.queries, points, targets.valid))
     return {'mask': mask, 'dice': dice}
 
 

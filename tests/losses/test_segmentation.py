@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simcis_jax.losses.matcher import LossWeights
-from simcis_jax.losses.point_sampling import uncertain_points
+from simcis_jax.losses.point_sampling import sample_map, sample_segments, uncertain_points
 from simcis_jax.losses.segmentation import (
     Matches,
     PointSampling,
@@ -49,10 +49,7 @@ def test_mask_terms_are_the_published_ones():
     columns = (jnp.arange(40) + 0.5) / 40
     points = jnp.stack([columns, jnp.full(40, 0.5)], axis=-1)  # The centres of one row of pixels.
     rows = zip(golden['loss/logits'], golden['loss/targets'], strict=True)
-    terms = [
-        mask_losses_at(points, x[None], (y[None] * 4).astype(np.int32), jnp.array(3))
-        for x, y in rows
-    ]
+    terms = [mask_losses_at(points, x[None], sample_map(y[None], points)) for x, y in rows]
     cross_entropy, dice = map(sum, zip(*terms, strict=True))
     np.testing.assert_allclose(cross_entropy / 3, golden['loss/bce'], rtol=1e-5)
     np.testing.assert_allclose(dice / 3, golden['loss/dice'], rtol=1e-5)
@@ -234,7 +231,8 @@ def test_mask_terms_are_those_of_each_pair(first):
                     oversample_ratio=3.0,
                     importance_ratio=0.75,
                 )
-                mask, dice = mask_losses_at(points, logits, targets.segment_map[image], slot)
+                truth = sample_segments(targets.segment_map[image], points, slot + 1)
+                mask, dice = mask_losses_at(points, logits, truth)
                 terms['mask'][layer] += mask
                 terms['dice'][layer] += dice
         terms = {name: jnp.stack(term) for name, term in terms.items()}
