@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import curves, process, products, row, speed, workload
+from benchmarks import curves, process, products, profile, row, speed, workload
 from benchmarks.scene import make_scene
 
 ROOT = process.ROOT
@@ -114,3 +114,26 @@ def test_curves_have_a_panel_each_and_share_points():
     assert len(figure.findall('.//circle')) == sum(len(curve.values) for curve in curves.CURVES)
     titles = {text.text for text in figure.iter('text')}
     assert {curve.title for curve in curves.CURVES} | {'10k', '1280', '640'} <= titles
+
+
+def test_a_profile_adds_up_by_parts(tmp_path):
+    events = [('a', 0, 100), ('b', 10, 30), ('c', 20, 10), ('b', 50, 20), ('a', 200, 5)]
+    seconds = profile.own_times(events)
+    assert {name: round(1e9 * value) for name, value in seconds.items()} == {
+        'a': 55,
+        'b': 40,
+        'c': 10,
+    }
+    stack = 'jit(step)/transpose(jvp(Net))/decoder/layers_3/attention/while/body/mul'
+    assert profile.part_of(stack) == 'backward, Net/decoder/layers_*'
+    assert profile.part_of('jit(step)/jvp(jit(_where))/select_n') == 'forward, the rest'
+
+    @jax.named_scope('outer')
+    def function(x):
+        return jnp.sin(x @ x).sum()
+
+    work = jax.jit(function), (jnp.ones((300, 300)),), False
+    seconds, found = profile.profile(work, tmp_path)
+    assert seconds > 0 and found['forward, outer'] > 0
+    assert 'forward, outer' in profile.table(found, 3)
+    assert list(tmp_path.rglob('*.xplane.pb'))

@@ -56,6 +56,7 @@ class Matches:
     num_broken: Array  # [] int32, costs that were not finite.
 
 
+@jax.named_scope('match_targets')
 def match_targets(
     predictions: Predictions,
     targets: Targets,
@@ -145,6 +146,7 @@ def mask_terms(
         matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
         return slots, exists, jnp.einsum('lbtd,bhwd->lbthw', matched, features)
 
+    @jax.named_scope('choose_points')
     def choose_points(k, inputs, keys, segment_map):
         slots, _, logits = chunk_of(k, *inputs)
 
@@ -154,6 +156,7 @@ def mask_terms(
 
         return jax.lax.map(choose, (keys[:, :, slots], logits))
 
+    @jax.named_scope('compare_masks')
     def compare(k, inputs, constants):
         queries, (points, truth), valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
@@ -178,6 +181,7 @@ def mask_terms(
     return {'mask': mask, 'dice': dice}
 
 
+@jax.named_scope('segmentation_losses')
 def segmentation_losses(
     predictions: Predictions,
     targets: Targets,
