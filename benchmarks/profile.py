@@ -10,7 +10,6 @@ n-th of their sum at best. DIR keeps the trace itself, for Perfetto or TensorBoa
 from __future__ import annotations
 
 import collections
-import dataclasses
 import re
 import tempfile
 import time
@@ -20,14 +19,15 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks.row import ROWS, Settings
+from benchmarks.row import OURS, ROWS
+from benchmarks.settings_flags import settings
 from benchmarks.workload import Work, Workload
 
-ROW = flags.DEFINE_enum('row', 'train step', list(ROWS), 'What to profile.')
+ROW = flags.DEFINE_enum(
+    'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'What to profile.'
+)
 TRACE = flags.DEFINE_string('trace', '', 'Folder to keep the trace in.')
 TOP = flags.DEFINE_integer('top', 20, 'How many costs to print.')
-for field in dataclasses.fields(Settings):
-    flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
 
 # An instruction of compiled HLO and where in the program it comes from.
 INSTRUCTION = re.compile(r'%?([\w.\-]+) = .*?op_name="([^"]*)"')
@@ -120,11 +120,9 @@ def table(found: collections.Counter, top: int) -> str:
 
 def main(_) -> None:
     """Profiles and prints."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = Settings(**{name: flags.FLAGS[name].value for name in names})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(TRACE.value or temporary)
-        seconds, found = profile(Workload(settings).rows()[ROW.value](), folder)
+        seconds, found = profile(Workload(settings()).rows()[ROW.value](), folder)
     print(f'{ROW.value}: {seconds:.3g} s\n\n{table(found, TOP.value)}')
 
 

@@ -21,14 +21,13 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks.process import machine, measure
-from benchmarks.row import OURS, ROWS, SIDES, Measurement, Settings
+from benchmarks.row import OURS, ROWS, SIDES, Measurement
+from benchmarks.settings_flags import settings
 
 PEER_PYTHON = flags.DEFINE_string('peer_python', '', 'A Python with torch and transformers.')
 ROWS_FLAG = flags.DEFINE_string('rows', '', 'Only rows that match this regular expression.')
 SIDES_FLAG = flags.DEFINE_string('sides', '', 'Only sides that match this regular expression.')
 OUT = flags.DEFINE_string('out', '', 'JSON file to write or add to.')
-for field in dataclasses.fields(Settings):
-    flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
 
 
 def table(measurements: list[Measurement]) -> str:
@@ -92,8 +91,8 @@ def read(path: Path, header: dict) -> list[Measurement]:
 
 def main(_) -> None:
     """Measures, prints and writes."""
-    settings = Settings(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Settings)})
-    size = {k: v for k, v in dataclasses.asdict(settings).items() if k != 'repeats'}
+    chosen = settings()
+    size = {k: v for k, v in dataclasses.asdict(chosen).items() if k != 'repeats'}
     header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), settings=size)
     out = Path(OUT.value) if OUT.value else None
     measurements = read(out, header) if out else []
@@ -103,7 +102,7 @@ def main(_) -> None:
                 continue
             if side != OURS and not PEER_PYTHON.value:
                 continue
-            new = measure(row, side, settings, PEER_PYTHON.value)
+            new = measure(row, side, chosen, PEER_PYTHON.value)
             print(_line(new, None, None), flush=True)
             measurements = [m for m in measurements if (m.row, m.side) != (row, side)] + [new]
             if out:

@@ -1,0 +1,18 @@
+"""The size of the work as flags, for the commands that measure one size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import flags
+
+from benchmarks.row import Settings
+
+NAMES = [field.name for field in dataclasses.fields(Settings)]
+for field in dataclasses.fields(Settings):
+    flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
+
+
+def settings() -> Settings:
+    """What the command line says."""
+    return Settings(**{name: flags.FLAGS[name].value for name in NAMES})
