@@ -22,6 +22,7 @@ from absl import app, flags
 from benchmarks.row import OURS, ROWS
 from benchmarks.settings_flags import settings
 from benchmarks.workload import Work, Workload
+from simcis_jax.allocator import keep_freed_memory
 
 ROW = flags.DEFINE_enum(
     'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'What to profile.'
@@ -120,6 +121,7 @@ def table(found: collections.Counter, top: int) -> str:
 
 def main(_) -> None:
     """Profiles and prints."""
+    keep_freed_memory()  # As the commands do.
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(TRACE.value or temporary)
         seconds, found = profile(Workload(settings()).rows()[ROW.value](), folder)

@@ -20,6 +20,7 @@ from einops import rearrange
 from benchmarks import products, row
 from benchmarks.scene import make_scene
 from simcis_jax import parallel
+from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
@@ -309,6 +310,7 @@ def main() -> None:
     jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
     if settings.devices > 1:
         jax.config.update('jax_num_cpu_devices', settings.devices)
+    keep_freed_memory()  # As the commands do.
     found = measure(Workload(settings).rows()[name](), settings.repeats)
     versions = {'jax': jax.__version__, 'flax': flax.__version__}
     row.hand_back(row.Measurement(name, side, jax.devices()[0].platform, versions, **found))

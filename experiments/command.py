@@ -24,6 +24,7 @@ from experiments.experiment import Experiment, Results, Setting, make_rows, metr
 from experiments.scores import METRICS
 from experiments.sweep import Run, cost, finish, finished, in_order, make_run
 from simcis_jax import interruption
+from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.data import open_source
 from simcis_jax.main import is_for_user, parse_flags, stop
 from simcis_jax.workdir import write_whole
@@ -197,6 +198,7 @@ def main(experiment: Experiment) -> None:
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
     interruption.stop_at_once()
+    keep_freed_memory()
     try:
         run(experiment, sys.argv[1:])
     except (ValueError, OSError, FloatingPointError) as error:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 import simcis_jax
 from simcis_jax import interruption, parallel, settings
+from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.compilation import keep_programs
 from simcis_jax.trainer import Trainer
 from simcis_jax.workdir import Workdir
@@ -97,6 +98,7 @@ def main(argv: list[str]) -> None:
             parallel.start_processes()
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w')
+        keep_freed_memory()
         keep_programs()
         interruption.stop_at_once()
         run(CONFIG.value, WORKDIR.value, MODE.value)

@@ -20,6 +20,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
+from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.compilation import keep_programs
 from simcis_jax.data.decode import read_image
 from simcis_jax.main import is_for_user, parse_flags, stop
@@ -117,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if foreign:
         parser.error(f'unexpected {foreign[0]!r}; is the pattern of --images in quotes?')
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     keep_programs()
     try:
         predictor = load(

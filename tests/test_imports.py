@@ -24,6 +24,7 @@ ALLOWED = {
     'evaluation': {'types', 'resize', 'continual', 'data'},
     'port': {'types', 'model'},
     'accumulation': set(),
+    'allocator': set(),
     'compilation': set(),
     'optimizer': set(),
     'parallel': set(),
