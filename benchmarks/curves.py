@@ -26,7 +26,7 @@ NUMBERS = flags.DEFINE_string('numbers', 'curves.json', 'JSON file to write or a
 FIGURE = flags.DEFINE_string('figure', 'curves.svg', 'SVG file to write.')
 
 ROW = 'train step, teacher + CSL + VQ'
-BASE = Settings(size=256)
+BASE = Settings(size=256, repeats=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Curve:
 
 CURVES = (
     Curve('classes', 'classes', (150, 1000, 10000)),
-    Curve('queries in the bank, of a class', 'bank_size', (80, 320, 1280)),
-    Curve('side of the image, pixels', 'size', (256, 384, 512, 640)),
-    Curve('images of a step', 'batch', (1, 2, 4)),
-    Curve('simulated devices, 4 images', 'devices', (1, 2, 4), Settings(size=256, batch=4)),
+    Curve('queries in the bank, of a class', 'bank_size', (80, 1280)),
+    Curve('side of the image, pixels', 'size', (256, 448, 640)),
+    Curve('images of a step', 'batch', (1, 4)),
+    Curve('simulated devices, 4 images', 'devices', (1, 2, 4), dataclasses.replace(BASE, batch=4)),
 )
 
 
