@@ -67,6 +67,7 @@ def draw(found: dict[str, Measurement]) -> Element:
         axes = Axes(width, height, (-0.3, len(points) - 0.7), ticks(0, highest), top=30, bottom=22)
         shapes = axes.frame()
         shapes.append(_text(curve.title, axes.left, 16, 'start'))
+        shapes.append(_text('seconds', width - 4, 16, 'end'))
         medians = [(x, m.median) for x, m in enumerate(points)]
         shapes.append(element('path', d=axes.path(medians), class_='line'))
         for x, m in enumerate(points):
@@ -108,6 +109,9 @@ def main(_) -> None:
         for value, settings in zip(curve.values, curve.settings(), strict=True):
             if key_of(settings) not in found:
                 found[key_of(settings)] = measure(ROW, OURS, settings)
+                points = {key: dataclasses.asdict(m) for key, m in found.items()}
+                header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), row=ROW)
+                out.write_text(json.dumps(header | dict(points=points), indent=1) + '\n')
             point = found[key_of(settings)]
             print(
                 f'{curve.title}: {value}: {point.median:.2f} s '
@@ -115,9 +119,6 @@ def main(_) -> None:
                 f'{point.planned_mib:.0f} MiB planned',
                 flush=True,
             )
-            points = {key: dataclasses.asdict(m) for key, m in found.items()}
-            header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), row=ROW)
-            out.write_text(json.dumps(header | dict(points=points), indent=1) + '\n')
     Path(FIGURE.value).write_text(ET.tostring(draw(found), 'unicode') + '\n')
 
 
