@@ -67,7 +67,7 @@ def draw(found: dict[str, Measurement]) -> Element:
         axes = Axes(width, height, (-0.3, len(points) - 0.7), ticks(0, highest), top=30, bottom=22)
         shapes = axes.frame()
         shapes.append(_text(curve.title, axes.left, 16, 'start'))
-        shapes.append(_text('seconds', width - 4, 16, 'end'))
+        shapes.append(_text('s', axes.left - 8, 16, 'end'))  # The unit, above its numbers.
         medians = [(x, m.median) for x, m in enumerate(points)]
         shapes.append(element('path', d=axes.path(medians), class_='line'))
         for x, m in enumerate(points):
