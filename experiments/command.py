@@ -197,8 +197,8 @@ def main(experiment: Experiment) -> None:
     """The command of an experiment; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+    keep_freed_memory()  # First: the next line starts JAX's threads.
     interruption.stop_at_once()
-    keep_freed_memory()
     try:
         run(experiment, sys.argv[1:])
     except (ValueError, OSError, FloatingPointError) as error:

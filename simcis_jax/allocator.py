@@ -16,9 +16,9 @@ def keep_freed_memory() -> None:
 
     XLA allocates all that a compiled step needs in one piece, and glibc would get that from the
     system anew for every step, which has to clear each page of it: a quarter of the time of a train
-    step at 640 pixels. The process then stays as large as it has ever been. Other C libraries, and
-    GLIBC_TUNABLES that say something of malloc, are left alone; accelerators have allocators of
-    their own.
+    step at 640 pixels. It takes some steps until every piece has its place; the process then stays
+    as large as it has ever been. Other C libraries, and GLIBC_TUNABLES that say something of
+    malloc, are left alone; accelerators have allocators of their own.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if os.name == 'posix' else None
     if mallopt is None or 'glibc.malloc' in os.environ.get('GLIBC_TUNABLES', ''):
