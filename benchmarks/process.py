@@ -22,7 +22,7 @@ def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> M
     Raises:
         OSError: the process failed; what it said was printed.
     """
-    python, module = sys.executable, 'workload'
+    python, module = sys.executable, 'our_side'
     if side != OURS:
         python, module = peer_python, 'torch_peer'
     command = [python, '-m', f'benchmarks.{module}', row, side]

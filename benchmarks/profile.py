@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
+from benchmarks.our_side import make_call
 from benchmarks.row import OURS, ROWS
 from benchmarks.settings_flags import settings
 from benchmarks.workload import Work, Workload
@@ -95,12 +96,7 @@ def profile(work: Work, folder: Path) -> tuple[float, collections.Counter]:
     """Seconds of a warm call, and the costs of the next, whose trace is kept in a folder."""
     function, arguments, carries = work
     compiled = function.trace(*arguments).lower().compile()
-
-    def call():
-        nonlocal arguments
-        result = jax.block_until_ready(compiled(*arguments))
-        arguments = (result[0], *arguments[1:]) if carries else arguments
-
+    call = make_call(compiled, arguments, carries)
     call()
     start = time.perf_counter()
     call()

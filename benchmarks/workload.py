@@ -1,26 +1,19 @@
-"""Our side of the comparison: the published network, its train step, and each part on its own.
-
-Runs in a process that measures one row, `python -m benchmarks.workload ROW SIDE SETTINGS`;
-`benchmarks.speed` starts it.
-"""
+"""What our side computes: the published network, its train step, and each part on its own."""
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from benchmarks import products, row
+from benchmarks import row
 from benchmarks.scene import make_scene
 from simcis_jax import parallel
-from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
@@ -275,46 +268,3 @@ def alone(part: Callable[[], tuple[Callable, tuple]], gradient: bool = False) ->
         return out, pull_back(jax.tree.map(jnp.ones_like, out))
 
     return jax.jit(both if gradient else function), arguments, False
-
-
-def measure(work: Work, repeats: int) -> dict:
-    """Compiles, then times; with 0 repeats it only compiles."""
-    function, arguments, carries = work
-    start = time.perf_counter()
-    traced = function.trace(*arguments)
-    compiled = traced.lower().compile()
-    compilation = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    planned = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
-    found = dict(first_seconds=compilation, seconds=[], others=0.0, resident_mib=None)
-    if repeats:
-
-        def call():
-            nonlocal arguments
-            result = jax.block_until_ready(compiled(*arguments))
-            arguments = (result[0], *arguments[1:]) if carries else arguments
-
-        found = row.first_and_warm(call, repeats)
-        found['first_seconds'] += compilation
-    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
-
-
-def main() -> None:
-    """Measures one row."""
-    name, side, settings = row.read_task()
-    jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
-    if settings.devices > 1:
-        jax.config.update('jax_num_cpu_devices', settings.devices)
-    keep_freed_memory()  # As the commands do.
-    found = measure(Workload(settings).rows()[name](), settings.repeats)
-    versions = {'jax': jax.__version__, 'flax': flax.__version__}
-    row.hand_back(row.Measurement(name, side, jax.devices()[0].platform, versions, **found))
-
-
-if __name__ == '__main__':
-    main()

@@ -1,0 +1,65 @@
+"""A row of our side, compiled and measured.
+
+Runs in a process that measures one row, `python -m benchmarks.our_side ROW SIDE SETTINGS`;
+`benchmarks.speed` starts it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import flax
+import jax
+
+from benchmarks import products, row
+from benchmarks.workload import Work, Workload
+from simcis_jax.allocator import keep_freed_memory
+
+
+def make_call(compiled: jax.stages.Compiled, arguments: tuple, carries: bool) -> Callable[[], None]:
+    """A call that returns when its work is done, and can be made again; see `Work`."""
+
+    def call():
+        nonlocal arguments
+        result = jax.block_until_ready(compiled(*arguments))
+        arguments = (result[0], *arguments[1:]) if carries else arguments
+
+    return call
+
+
+def measure(work: Work, repeats: int) -> dict:
+    """Compiles, then times; with 0 repeats it only compiles."""
+    function, arguments, carries = work
+    start = time.perf_counter()
+    traced = function.trace(*arguments)
+    compiled = traced.lower().compile()
+    compilation = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    planned = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    found = dict(first_seconds=compilation, seconds=[], others=0.0, resident_mib=None)
+    if repeats:
+        found = row.first_and_warm(make_call(compiled, arguments, carries), repeats)
+        found['first_seconds'] += compilation
+    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
+
+
+def main() -> None:
+    """Measures one row."""
+    name, side, settings = row.read_task()
+    jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
+    if settings.devices > 1:
+        jax.config.update('jax_num_cpu_devices', settings.devices)
+    keep_freed_memory()  # As the commands do.
+    found = measure(Workload(settings).rows()[name](), settings.repeats)
+    versions = {'jax': jax.__version__, 'flax': flax.__version__}
+    row.hand_back(row.Measurement(name, side, jax.devices()[0].platform, versions, **found))
+
+
+if __name__ == '__main__':
+    main()
