@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments import command, figures, paper, tables
 from experiments.experiment import Experiment, Results, Setting, class_names, metrics
@@ -23,13 +24,12 @@ from experiments.sweep import Run, Variant
 from experiments.tables import Row
 
 PROTOCOL = '100-10'  # The paper's.
-
-
 FINE_TUNING = 'fine-tuning, '
 
 
-def variants(num_classes: int) -> Sequence[Variant]:
+def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
     """The original order, then ten others; each by SimCIS, then each by fine-tuning."""
+    del config
     orders = [f'ade20k_{number}' for number in range(1, 11)]
     if num_classes != 150:
         shuffled = (np.random.default_rng(n).permutation(num_classes) for n in range(1, 10))

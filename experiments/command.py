@@ -87,7 +87,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
         path = Path(setting.config if own else CONFIGS / f'{setting.config}.py')
         config = read_config(path, overrides, options.data_root)
         num_classes = count_classes(config) if own else DATA[options.data]
-        variants = experiment.variants(num_classes)
+        variants = experiment.variants_of(config, num_classes)
         if options.variants:
             texts = options.variants.split(',')
             variants = [v for v in variants if any(text in v.label for text in texts)]

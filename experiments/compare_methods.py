@@ -12,23 +12,16 @@ many steps as all stages together. `--settings=ade_cps_100_10` runs one setting,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from experiments import command
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
-
-def variants(num_classes: int) -> Sequence[Variant]:
-    """The methods; the number of classes does not matter."""
-    del num_classes
-    return (
-        Variant('fine-tuning', {'method.name': 'finetune'}),
-        Variant('pseudo-labels', {'method.name': 'pseudo_label'}),
-        Variant('SimCIS'),
-        Variant('joint', joint=True),
-    )
-
+VARIANTS = (
+    Variant('fine-tuning', {'method.name': 'finetune'}),
+    Variant('pseudo-labels', {'method.name': 'pseudo_label'}),
+    Variant('SimCIS'),
+    Variant('joint', joint=True),
+)
 
 EXPERIMENT = Experiment(
     name='compare_methods',
@@ -48,7 +41,7 @@ EXPERIMENT = Experiment(
         ],
         'coco': [Setting('coco_cps_83_5', '9', '83-5')],
     },
-    variants=variants,
+    variants=VARIANTS,
 )
 
 if __name__ == '__main__':

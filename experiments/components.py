@@ -9,27 +9,20 @@ the decoder either.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from experiments import command
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
-
-def variants(num_classes: int) -> Sequence[Variant]:
-    """The five rows; the number of classes does not matter."""
-    del num_classes
-    return (
-        Variant(
-            'pseudo-labels, learned queries',
-            {'model.queries': 'learned', 'method.name': 'pseudo_label'},
-        ),
-        Variant('+ QPA', {'method.name': 'pseudo_label'}),
-        Variant('+ QPA + CSL', {'method.num_virtual_queries': 0}),
-        Variant('+ QPA + VQ', {'method.csl_weight': 0.0, 'method.decoder_kl_weight': 0.0}),
-        Variant('SimCIS'),
-    )
-
+VARIANTS = (
+    Variant(
+        'pseudo-labels, learned queries',
+        {'model.queries': 'learned', 'method.name': 'pseudo_label'},
+    ),
+    Variant('+ QPA', {'method.name': 'pseudo_label'}),
+    Variant('+ QPA + CSL', {'method.num_virtual_queries': 0}),
+    Variant('+ QPA + VQ', {'method.csl_weight': 0.0, 'method.decoder_kl_weight': 0.0}),
+    Variant('SimCIS'),
+)
 
 EXPERIMENT = Experiment(
     name='components',
@@ -46,7 +39,7 @@ EXPERIMENT = Experiment(
         ],
         'coco': [Setting('coco_cps_83_5', '9', '83-5')],
     },
-    variants=variants,
+    variants=VARIANTS,
 )
 
 if __name__ == '__main__':

@@ -156,9 +156,7 @@ EXPERIMENT = Experiment(
     name='drift',
     title='Drift from the first stage',
     settings={data: found[:1] for data, found in components.EXPERIMENT.settings.items()},
-    variants=lambda num_classes: [
-        variant for variant in components.variants(num_classes) if variant.label in LABELS
-    ],
+    variants=[variant for variant in components.VARIANTS if variant.label in LABELS],
     with_scores=False,
     more=more,
 )

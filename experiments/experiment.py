@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from experiments import paper
 from experiments.scores import metrics_of, run_scores
 from experiments.sweep import Run, Variant
@@ -42,10 +44,15 @@ class Experiment:
     name: str  # Of the files it writes.
     title: str
     settings: Mapping[str, Sequence[Setting]]  # By data.
-    variants: Callable[[int], Sequence[Variant]]  # Of the number of classes.
+    # The rows; or a function of a setting's config and number of classes.
+    variants: Sequence[Variant] | Callable[[ConfigDict, int], Sequence[Variant]]
     with_scores: bool = True  # Whether tables of scores are asked for.
     # What else to write, given all runs, the results and the folder: markdown.
     more: Callable[[Sequence[Run], Results, Path], str] | None = None
+
+    def variants_of(self, config: ConfigDict, num_classes: int) -> Sequence[Variant]:
+        """The rows of a setting."""
+        return self.variants(config, num_classes) if callable(self.variants) else self.variants
 
 
 def make_rows(setting: Setting, metric: str, runs: Sequence[Run], results: Results) -> list[Row]:

@@ -5,7 +5,8 @@
 
 All rows have QPA and CSL and share the first stage: a smaller query bank is the end of a larger
 one. The megabytes are those of the image files and labels kept, or of the queries stored, for the
-last stage; the paper stores queries in 16 bits, the bank here has 32.
+last stage; the paper stores queries in 16 bits, the bank here has 32. Two rows that the paper does
+not have keep as many images as fit into the bytes of 80 and of 160 queries a class.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments import command, figures, paper
 from experiments.experiment import Experiment, Results, Setting, metrics, replayed_megabytes
@@ -21,21 +23,29 @@ from experiments.scores import METRICS, run_scores
 from experiments.sweep import Run, Variant
 
 KINDS = IMAGES, QUERIES = 'images', 'virtual queries a class'
+NO_QUERIES = {'method.num_virtual_queries': 0}
 
 
-def variants(num_classes: int) -> Sequence[Variant]:
-    """The rows, the paper's counts; the number of classes does not matter."""
-    del num_classes
-    no_queries = {'method.num_virtual_queries': 0}
+def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
+    """The paper's rows, then images in the room that stored queries take."""
+    # The last stage replays the classes of all others.
+    query_bytes = (num_classes - config.protocol.increment) * config.model.width * 4
     return (
-        Variant(f'0 {IMAGES}', no_queries),
+        Variant(f'0 {IMAGES}', NO_QUERIES),
         *(
-            Variant(f'{count} {IMAGES}', no_queries | {'protocol.replay_images': count})
+            Variant(f'{count} {IMAGES}', NO_QUERIES | {'protocol.replay_images': count})
             for count in (75, 150, 300, 600)
         ),
         *(
             Variant(f'{count} {QUERIES}', {'method.bank_size': count})
             for count in (20, 40, 80, 160)
+        ),
+        *(
+            Variant(
+                f'{IMAGES} in the bytes of {count} queries',
+                NO_QUERIES | {'protocol.replay_megabytes': count * query_bytes / 1e6},
+            )
+            for count in (80, 160)
         ),
     )
 
@@ -59,13 +69,15 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def sizes(runs: Sequence[Run], results: Results, metric: str, kind: str) -> dict[float, float]:
-    """Mean score over seeds by megabytes, of the runs that replay this kind, and of nothing."""
+    """Means over seeds, score by megabytes, of the rows that replay this kind, and of nothing."""
     found = {}
     for run in runs:
-        if run.variant.label.endswith(kind) or run.variant.label.startswith('0 '):
+        if kind in run.variant.label or run.variant.label.startswith('0 '):
             score = run_scores(results[run.folder], metric)['all']
-            found.setdefault(replayed_megabytes(run) or 0.0, []).append(score)
-    return {size: float(np.mean(found[size])) for size in sorted(found)}
+            # Other seeds keep other images, so the bytes of a row differ, too.
+            found.setdefault(run.variant.label, []).append((replayed_megabytes(run) or 0.0, score))
+    means = (np.mean(points, axis=0) for points in found.values())
+    return {float(size): float(score) for size, score in sorted(means, key=lambda mean: mean[0])}
 
 
 def printed_sizes(kind: str) -> dict[float, float]:

@@ -6,21 +6,14 @@ python -m experiments.stop_gradient --data=ade20k --data_root=DATA --workdir=run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from experiments import command
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
-
-def variants(num_classes: int) -> Sequence[Variant]:
-    """The two rows; the number of classes does not matter."""
-    del num_classes
-    return (
-        Variant('no stop gradient', {'model.stop_gradient': False}),
-        Variant('stop gradient'),
-    )
-
+VARIANTS = (
+    Variant('no stop gradient', {'model.stop_gradient': False}),
+    Variant('stop gradient'),
+)
 
 EXPERIMENT = Experiment(
     name='stop_gradient',
@@ -31,7 +24,7 @@ EXPERIMENT = Experiment(
         'ade20k': [Setting('ade_cps_100_5', '8', '100-5')],
         'coco': [Setting('coco_cps_83_5', '8', '100-5')],
     },
-    variants=variants,
+    variants=VARIANTS,
 )
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import pytest
 
@@ -18,6 +19,7 @@ from experiments import (
     stop_gradient,
 )
 from simcis_jax import settings
+from simcis_jax.continual import virtual_query
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module
@@ -84,6 +86,40 @@ def test_the_components_are_switched_one_by_one():
 def test_table_8_differs_in_the_stop_gradient_alone():
     off, on = plan(stop_gradient, 'coco', '--seeds=0').runs
     assert differing(off, on) == {'model.stop_gradient'} and on.config['model']['stop_gradient']
+
+
+@pytest.mark.parametrize(('data', 'classes'), [('shapes', 11), ('ade20k', 145)])
+def test_images_get_the_room_that_the_queries_of_the_last_stage_take(data, classes):
+    runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0').runs}
+    for count in (80, 160):
+        config = settings.from_config(runs[f'images in the bytes of {count} queries'].config)
+        bank = virtual_query.create(classes, count, config.model['width'])
+        room = config.protocol.replay_megabytes * 1e6
+        assert room == pytest.approx(bank.queries.nbytes) and not config.protocol.replay_images
+        assert config.method.num_virtual_queries == 0
+
+
+def test_scores_by_size_are_means_of_rows_whose_seeds_keep_different_images(tmp_path):
+    rows = (
+        '0 images',
+        '75 images',
+        '80 virtual queries a class',
+        'images in the bytes of 80 queries',
+    )
+    runs = plan(replay, 'shapes', f'--workdir={tmp_path}').runs
+    runs = [run for run in runs if run.variant.label in rows]
+    stored = [(0, 0), (0, 0), (7e5, 0), (9e5, 0), (0, 2e5), (0, 2e5), (1e5, 0), (3e5, 0)]
+    results = {}
+    for score, (run, (images, queries)) in enumerate(zip(runs, stored, strict=True)):
+        stage = run.folder / f'stage_{len(run.stages)}'
+        stage.mkdir(parents=True)
+        stored_bytes = {'image_bytes': images, 'query_bytes': queries}
+        (stage / 'replay.json').write_text(json.dumps(stored_bytes))
+        scored = {'pq': {'base': 1.0, 'novel': 1.0, 'all': float(score)}}
+        results[run.folder] = {'stages': [scored] * 5, 'average': {'pq': 1.0}}
+    found = [list(replay.sizes(runs, results, 'pq', kind).items()) for kind in replay.KINDS]
+    assert found[0] == [(0.0, 0.5), (pytest.approx(0.2), 6.5), (pytest.approx(0.8), 2.5)]
+    assert found[1] == [(0.0, 0.5), (pytest.approx(0.2), 4.5)]
 
 
 def test_class_orders_are_the_papers_on_ade20k_and_random_ones_elsewhere():
@@ -160,8 +196,9 @@ def test_bad_arguments_are_one_line(arguments, message):
     'module, tables', [(components, '4'), (replay, '5'), (class_orders, '7'), (stop_gradient, '8')]
 )
 def test_every_row_of_the_paper_has_a_variant(module, tables):
-    labels = {variant.label for variant in module.variants(150)}
+    labels = {run.variant.label for run in plan(module, 'ade20k').runs}
     labels = {label for label in labels if not label.startswith(class_orders.FINE_TUNING)}
+    labels -= {f'images in the bytes of {count} queries' for count in (80, 160)}
     printed = {label for label in paper.read(tables) if 'ECLIPSE' not in label}
     assert labels == printed - {'0 virtual queries a class'}  # The same as no images.
 
