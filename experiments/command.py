@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def make_parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser.add_argument('--data_root', help='Folder of the data set, or of the prepared ones.')
     parser.add_argument('--seeds', default='0,1,2', help='Separated by commas.')
     parser.add_argument('--settings', help='Only these configs, separated by commas.')
-    parser.add_argument('--variants', help='Only rows that contain one of these texts.')
+    parser.add_argument('--variants', help='Only rows that contain one of these words.')
     parser.add_argument('--dry_run', action='store_true', help='Only list the runs and their cost.')
     parser.add_argument(
         '--table_only', action='store_true', help='Only write the table of what is finished.'
@@ -90,7 +91,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
         variants = experiment.variants_of(config, num_classes)
         if options.variants:
             texts = options.variants.split(',')
-            variants = [v for v in variants if any(text in v.label for text in texts)]
+            variants = [v for v in variants if any(_has_words(v.label, text) for text in texts)]
         if not variants:
             raise ValueError(f'--variants={options.variants} leaves no row.')
         for variant in variants:
@@ -101,6 +102,11 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
                 )
     is_papers = options.data in ('ade20k', 'coco')
     return Plan(experiment, settings, is_papers, runs, Path(options.workdir), overrides)
+
+
+def _has_words(label: str, text: str) -> bool:
+    """Whether text is in the label as whole words, so that 'order 1' is not 'order 10'."""
+    return re.search(rf'(?<!\w){re.escape(text)}(?!\w)', label) is not None
 
 
 def _chosen(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:

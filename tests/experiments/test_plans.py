@@ -134,7 +134,7 @@ def test_class_orders_are_the_papers_on_ade20k_and_random_ones_elsewhere():
 
 
 def test_the_spread_over_class_orders_is_that_of_each_method():
-    runs = plan(class_orders, 'shapes', '--seeds=0', '--variants=order 1,origin').runs
+    runs = plan(class_orders, 'shapes', '--seeds=0', '--variants=order 1,order 10,origin').runs
     results = {
         run.folder: {
             'stages': [{'pq': {'base': 1.0, 'novel': 1.0, 'all': score}}] * 2,
@@ -169,6 +169,19 @@ def test_values_and_rows_can_be_chosen():
     (run,) = plan(components, 'camvid', '--data_root=/sets', '--variants=SimCIS',
                   '--settings=camvid_css_6_1', '--seeds=0').runs  # fmt: skip
     assert run.config['data']['root'] == '/sets'
+
+
+@pytest.mark.parametrize(
+    ('module', 'words', 'labels'),
+    [
+        (class_orders, 'order 1', ['order 1', 'fine-tuning, order 1']),
+        (replay, '0 images,160 virtual', ['0 images', '160 virtual queries a class']),
+        (components, '+ QPA + VQ', ['+ QPA + VQ']),
+    ],
+)
+def test_rows_are_chosen_by_whole_words(module, words, labels):
+    runs = plan(module, 'shapes', '--seeds=0', f'--variants={words}').runs
+    assert [run.variant.label for run in runs] == labels
 
 
 def test_a_config_of_ones_own_replaces_the_settings():
