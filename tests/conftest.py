@@ -19,9 +19,11 @@ from simcis_jax.methods.simcis import SimCIS
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compiles each function once a session: the same step is built by many runs."""
+    """Compiles each function once for all processes: the same step is built by many runs."""
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR keeps one.
-        jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('compiled')))
+        base = tmp_path_factory.getbasetemp()
+        shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+        jax.config.update('jax_compilation_cache_dir', str(shared / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
@@ -42,6 +44,17 @@ def finished(tmp_path_factory):
 def pytest_configure(config):
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+
+
+def pytest_sessionfinish(session):
+    """A process that runs some of the tests sends what it compared to the one that reports."""
+    if hasattr(session.config, 'workeroutput'):
+        session.config.workeroutput['parity'] = parity.recorded()
+
+
+@pytest.hookimpl(optionalhook=True)  # Of pytest-xdist.
+def pytest_testnodedown(node):
+    parity.add(getattr(node, 'workeroutput', {}).get('parity', []))
 
 
 def pytest_terminal_summary(terminalreporter):

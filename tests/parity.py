@@ -78,6 +78,17 @@ def _record(file, kind, errors, limit):
     assert not wrong, wrong
 
 
+def recorded():
+    """All errors as rows (file, kind, name, error): what one process can send to another."""
+    return [(*key, name, float(e)) for key, errors in ERRORS.items() for name, e in errors.items()]
+
+
+def add(rows):
+    """Takes over what another process recorded."""
+    for file, kind, name, error in rows:
+        ERRORS[file, kind][name] = error
+
+
 def table():
     """A line a file and kind: how many arrays were compared, and the worst of them."""
     lines = [f'{"file":20} {"kind":15}{"arrays":>7}  worst']
