@@ -17,6 +17,7 @@ from data.ade20k_tree import add_real_annotations, make_tree, to_archives
 
 from simcis_jax.data.ade20k import CATEGORIES, Ade20k
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
     'data': {'size': 64, 'max_segments': 10},
@@ -94,7 +95,6 @@ def test_panoptic_and_no_score_is_not_the_score_0(tmp_path):
     assert stages[0]['pq']['novel'] is None and stages[1]['pq']['novel'] is not None
 
 
-@pytest.mark.slow
 def test_semantic_on_annotations_of_the_real_data_set(tmp_path):
     make_tree(tmp_path, num_train=10, num_val=0, classes=TRAINED)
     add_real_annotations(tmp_path)

@@ -36,6 +36,7 @@ def newest_step(workdir, stage):
         return checkpoints.latest_step
 
 
+@pytest.mark.slow
 def test_a_crash_loses_the_steps_since_the_last_checkpoint(finished, tmp_path, monkeypatch):
     def crash(_):
         raise RuntimeError('the machine is gone')
