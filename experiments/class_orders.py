@@ -93,14 +93,18 @@ def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
     """A table of what the box plot shows: how far the order of classes moves each method."""
     lines = [
         f'### {title}\n',
-        '| | runs | mean | deviation | lowest | highest |',
-        '| --- | ---: | ---: | ---: | ---: | ---: |',
+        '| | runs | mean | deviation | lowest | quartile | median | quartile | highest |',
+        '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
     ]
     for label, found in values.items():
         if found:
             deviation = f'{np.std(found, ddof=1):.1f}' if len(found) > 1 else '-'
-            numbers = f'{np.mean(found):.1f} | {deviation} | {min(found):.1f} | {max(found):.1f}'
-            lines.append(f'| {label} | {len(found)} | {numbers} |')
+            quartiles = ' | '.join(
+                f'{score:.1f}' for score in np.percentile(found, (0, 25, 50, 75, 100))
+            )
+            lines.append(
+                f'| {label} | {len(found)} | {np.mean(found):.1f} | {deviation} | {quartiles} |'
+            )
     return '\n'.join(lines) + '\n'
 
 

@@ -148,8 +148,8 @@ def test_the_spread_over_class_orders_is_that_of_each_method():
     }
     assert measured == {'SimCIS': [40.0, 42.0, 44.0], 'fine-tuning': [6.0, 5.0, 4.0]}
     text = class_orders.spread('PQ', measured)
-    assert '| SimCIS | 3 | 42.0 | 2.0 | 40.0 | 44.0 |' in text
-    assert '| fine-tuning | 3 | 5.0 | 1.0 | 4.0 | 6.0 |' in text
+    assert '| SimCIS | 3 | 42.0 | 2.0 | 40.0 | 41.0 | 42.0 | 43.0 | 44.0 |' in text
+    assert '| fine-tuning | 3 | 5.0 | 1.0 | 4.0 | 4.5 | 5.0 | 5.5 | 6.0 |' in text
 
 
 def test_joint_training_sees_all_classes_for_as_many_steps():
