@@ -54,7 +54,7 @@ def collectives(program):
 
 @pytest.fixture(scope='module')
 def steps(tmp_path_factory):
-    """The settings of ten steps that start from random parameters.
+    """The settings of 20 steps that start from random parameters.
 
     Where a network starts by itself, deformable attention samples right at pixels; there bilinear
     interpolation has a kink, and rounding decides on the gradient. Where parameters are large,
@@ -65,7 +65,7 @@ def steps(tmp_path_factory):
     return params, (
         f'training.init_from={start}',
         'training.batch_size=8',
-        'training.steps_per_class=5',
+        'training.steps_per_class=10',
         'optimizer.later_learning_rate=1e-5',
     )
 
@@ -119,7 +119,7 @@ def test_two_processes_train_as_one_does(one_device, steps, tmp_path):
 def test_a_run_goes_on_on_another_number_of_devices(one_device, steps, tmp_path):
     shutil.copytree(one_device / 'run', tmp_path / 'run')
     checkpoints = tmp_path / 'run' / 'stage_3' / 'checkpoints'
-    shutil.rmtree(checkpoints / '10')
-    assert [path.name for path in checkpoints.iterdir()] == ['8']
+    shutil.rmtree(checkpoints / '20')
+    assert [path.name for path in checkpoints.iterdir()] == ['18']
     trained(4, tmp_path, *steps[1], 'training.images_at_once=1')
     assert_same_training(tmp_path, one_device)
