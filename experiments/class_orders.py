@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from experiments import command, figures, paper, tables
 from experiments.experiment import Experiment, Results, Setting, class_names, metrics
-from experiments.scores import METRICS, run_scores
+from experiments.scores import METRICS, run_scores, summarise
 from experiments.sweep import Run, Variant
 from experiments.tables import Row
 
@@ -97,14 +97,12 @@ def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
         '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
     ]
     for label, found in values.items():
-        if found:
-            deviation = f'{np.std(found, ddof=1):.1f}' if len(found) > 1 else '-'
-            quartiles = ' | '.join(
-                f'{score:.1f}' for score in np.percentile(found, (0, 25, 50, 75, 100))
-            )
-            lines.append(
-                f'| {label} | {len(found)} | {np.mean(found):.1f} | {deviation} | {quartiles} |'
-            )
+        summary = summarise(found)
+        if summary:
+            deviation = '-' if summary.deviation is None else f'{summary.deviation:.1f}'
+            quartiles = [f'{score:.1f}' for score in np.percentile(found, (0, 25, 50, 75, 100))]
+            cells = [label, str(summary.count), f'{summary.mean:.1f}', deviation, *quartiles]
+            lines.append(tables.line(cells))
     return '\n'.join(lines) + '\n'
 
 

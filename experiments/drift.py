@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments import command, components, figures
+from experiments import command, components, figures, tables
 from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_images
 from experiments.sweep import Run
@@ -140,7 +140,7 @@ def table(name: str, measured: Mapping[str, Drift]) -> str:
     for label, drift in measured.items():
         last = max(drift.queries)
         numbers = [drift.feature_map[last], drift.queries[last][0], drift.queries[last][-1]]
-        lines.append(f'| {label} | ' + ' | '.join(f'{number:.3f}' for number in numbers) + ' |')
+        lines.append(tables.line([label, *(f'{number:.3f}' for number in numbers)]))
     return '\n'.join(
         [
             f'### {name}: cosine similarity of the models after the first and the last stage\n',

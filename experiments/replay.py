@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from experiments import command, figures, paper
 from experiments.experiment import Experiment, Results, Setting, metrics, replayed_megabytes
 from experiments.scores import METRICS, run_scores
-from experiments.sweep import Run, Variant
+from experiments.sweep import Run, Variant, planned_stages
 
 KINDS = IMAGES, QUERIES = 'images', 'virtual queries a class'
 NO_QUERIES = {'method.num_virtual_queries': 0}
@@ -28,8 +28,8 @@ NO_QUERIES = {'method.num_virtual_queries': 0}
 
 def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
     """The paper's rows, then images in the room that stored queries take."""
-    # The last stage replays the classes of all others.
-    query_bytes = (num_classes - config.protocol.increment) * config.model.width * 4
+    num_replayed = len(planned_stages(config.protocol, num_classes)[-1].past)
+    query_bytes = num_replayed * config.model.width * np.dtype(np.float32).itemsize
     return (
         Variant(f'0 {IMAGES}', NO_QUERIES),
         *(

@@ -78,7 +78,7 @@ def make_run(
     changes = [f'{g}.{k}={after[g][k]}' for g, k in named if after[g][k] != before[g][k]]
     if variant.name and changes:
         changes = [variant.name]
-    base_classes = _stages(config.protocol, num_classes)[0].current
+    base_classes = planned_stages(config.protocol, num_classes)[0].current
     if variant.joint:
         changes.append('joint')
         later = num_classes - config.protocol.base
@@ -92,12 +92,13 @@ def make_run(
         seed=seed,
         config=config.to_dict(),
         base_classes=base_classes,
-        stages=_stages(config.protocol, num_classes),
+        stages=planned_stages(config.protocol, num_classes),
         folder=workdir / '+'.join([setting, *changes, f'seed={seed}']),
     )
 
 
-def _stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
+def planned_stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
+    """The stages that a config's protocol makes of a data set."""
     return make_stages(
         num_classes,
         base=protocol.base,

@@ -57,8 +57,8 @@ def markdown(title: str, rows: Sequence[Row], source: str = '') -> str:
         if paper_storage:
             cells.append(_number(row.paper, 'megabytes'))
         lines.append(cells)
-    text = [f'### {title}', '', _line(head), _line(['---', *['---:'] * (len(head) - 1)])]
-    text += [_line(cells) for cells in lines]
+    text = [f'### {title}', '', line(head), line(['---', *['---:'] * (len(head) - 1)])]
+    text += [line(cells) for cells in lines]
     text += [f'\nPaper: {source}.'] if papers else []
     text += [f'\n[{number}] Paper: {note}.' for number, note in enumerate(notes, start=1)]
     return '\n'.join(text) + '\n'
@@ -74,7 +74,8 @@ def _number(row: PaperRow | None, column: str) -> str:
     return '-' if value is None else f'{value:.1f}'
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a table in markdown."""
     return '| ' + ' | '.join(cells) + ' |'
 
 
@@ -86,7 +87,7 @@ def run_list(finished: Sequence[Run], changes: Sequence[str]) -> str:
         changes: values given on the command line, such as '--config.data.size=128'.
     """
     head = ['run', 'seed', 'started after', 'commit', 'hardware', 'jax', 'hours']
-    text = ['### Runs', '', _line(head), _line(['---'] * (len(head) - 1) + ['---:'])]
+    text = ['### Runs', '', line(head), line(['---'] * (len(head) - 1) + ['---:'])]
     for run in finished:
         record = provenance.read(run.folder)
         cells = [
@@ -96,7 +97,7 @@ def run_list(finished: Sequence[Run], changes: Sequence[str]) -> str:
             *(str(record.get(key, '-')) for key in ('commit', 'hardware', 'jax')),
             f'{record["hours"]:.2f}' if 'hours' in record else '-',
         ]
-        text.append(_line(cells))
+        text.append(line(cells))
     if changes:
         text += ['', 'With ' + ' '.join(f'`{change}`' for change in changes) + '.']
     return '\n'.join(text) + '\n'

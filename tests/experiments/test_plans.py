@@ -88,9 +88,12 @@ def test_table_8_differs_in_the_stop_gradient_alone():
     assert differing(off, on) == {'model.stop_gradient'} and on.config['model']['stop_gradient']
 
 
-@pytest.mark.parametrize(('data', 'classes'), [('shapes', 11), ('ade20k', 145)])
-def test_images_get_the_room_that_the_queries_of_the_last_stage_take(data, classes):
-    runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0').runs}
+@pytest.mark.parametrize(
+    ('data', 'classes', 'changes'),
+    [('shapes', 11, []), ('ade20k', 145, []), ('shapes', 10, ['--config.protocol.added=(2,)'])],
+)
+def test_images_get_the_room_that_the_queries_of_the_last_stage_take(data, classes, changes):
+    runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0', *changes).runs}
     for count in (80, 160):
         config = settings.from_config(runs[f'images in the bytes of {count} queries'].config)
         bank = virtual_query.create(classes, count, config.model['width'])
