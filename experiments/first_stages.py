@@ -34,7 +34,7 @@ LATER = (
     'training.survey_images',
     'training.init_from',
 )
-FOLDER = 'first_stages'  # Of a sweep, for copies.
+FOLDER = 'first_stages'  # Of a sweep, for copies: BORROWER/LENDER/stage_1.
 
 
 def first_stage_key(config: Config) -> dict:
@@ -89,7 +89,7 @@ def lend(stage: Path, config: Config, name: str) -> Path:
         memory = checkpoints.read('memory') if memory_size(config) else None
     if memory is not None:
         memory = shrink_bank(memory, config['method']['bank_size'])
-    target = stage.parent.parent / FOLDER / name / 'stage_1'
+    target = stage.parent.parent / FOLDER / name / stage.parent.name / 'stage_1'
     with StageCheckpoints(target / 'checkpoints') as checkpoints:
         if checkpoints.latest_step is None:
             checkpoints.save_weights(step, params, memory)

@@ -120,10 +120,12 @@ def test_a_smaller_bank_starts_after_a_copy_that_is_scored_anew(swept, finished,
     run = tiny_run(swept, Variant('', changes))
     stage = first_stages.find(run.config, swept)
     target = first_stages.lend(stage, run.config, run.folder.name)
-    assert target.parent.parent == swept / 'first_stages'
+    lender = tiny_run(swept).folder.name
+    assert target == swept / 'first_stages' / run.folder.name / lender / 'stage_1'
     config = run.config | {'training': run.config['training'] | {'init_from': str(target)}}
     monkeypatch.setattr(Trainer, 'train_stage', None)
     results = main.run(config, str(run.folder), 'evaluate')
+    assert provenance.started_after(run.folder) == lender
     assert results['stages'][0]['stage'] == 1
     assert results['stages'][0]['pq'] == finished[1]['stages'][0]['pq']
     assert 'ap' in finished[1]['stages'][0] and 'ap' not in results['stages'][0]
