@@ -46,6 +46,9 @@ def measure(work: Work, repeats: int) -> dict:
     if repeats:
         found = row.first_and_warm(make_call(compiled, arguments, carries), repeats)
         found['first_seconds'] += compilation
+        on_device = jax.devices()[0].memory_stats() or {}  # Nothing on CPU.
+        if 'peak_bytes_in_use' in on_device:
+            found['resident_mib'] = on_device['peak_bytes_in_use'] / 2**20
     return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
 
 
@@ -58,7 +61,7 @@ def main() -> None:
     keep_freed_memory()  # As the commands do.
     found = measure(Workload(settings).rows()[name](), settings.repeats)
     versions = {'jax': jax.__version__, 'flax': flax.__version__}
-    row.hand_back(row.Measurement(name, side, jax.devices()[0].platform, versions, **found))
+    row.hand_back(row.Measurement(name, side, jax.devices()[0].device_kind, versions, **found))
 
 
 if __name__ == '__main__':

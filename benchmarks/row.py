@@ -51,6 +51,7 @@ class Settings:
     points: int = 12544
     bank_size: int = 80  # Stored queries of a class; only ours has a bank.
     devices: int = 1  # More are simulated ones that share the cores.
+    dtype: str = 'float32'  # Of the network's products.
     repeats: int = 5  # At least so many timings; 0 = compile only.
 
 
@@ -65,7 +66,8 @@ class Measurement:
     first_seconds: float  # First call, compilation included.
     seconds: list[float]  # Of a warm call.
     others: float  # Share of the machine that other processes used in the worst of them.
-    resident_mib: float | None  # Peak of the whole process in the warm calls.
+    # Peak of the whole process in the warm calls; on an accelerator of its memory, in all calls.
+    resident_mib: float | None
     planned_mib: float | None = None  # Arguments, results and temporaries as the compiler says.
     gflop: float | None = None  # Of products and convolutions.
 

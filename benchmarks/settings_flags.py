@@ -10,7 +10,8 @@ from benchmarks.row import Settings
 
 NAMES = [field.name for field in dataclasses.fields(Settings)]
 for field in dataclasses.fields(Settings):
-    flags.DEFINE_integer(field.name, field.default, f'See {Settings.__name__} in row.py.')
+    define = flags.DEFINE_string if isinstance(field.default, str) else flags.DEFINE_integer
+    define(field.name, field.default, f'See {Settings.__name__} in row.py.')
 
 
 def settings() -> Settings:

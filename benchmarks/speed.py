@@ -3,11 +3,11 @@
     python -m benchmarks.speed --peer_python=VENV/bin/python --out=speed.json
 
 Every row is measured by a process of its own on every side: compiled, called twice, then timed;
-medians and ranges are printed as a Markdown table. The peer is Mask2Former of Hugging Face
-transformers on a CPU, run by another Python that has torch and transformers, in eager mode and
-under torch.compile; without --peer_python it is left out. An --out that exists is added to: its
-other rows stay, so that --rows and --sides can measure a few at a time. With --repeats=0 our side
-only compiles, and says what memory it plans.
+medians and ranges are printed as a Markdown table. Both sides use the GPU where their libraries
+see one. The peer is Mask2Former of Hugging Face transformers, run by another Python that has torch
+and transformers, in eager mode and under torch.compile; without --peer_python it is left out. An
+--out that exists is added to: its other rows stay, so that --rows and --sides can measure a few at
+a time. With --repeats=0 our side only compiles, and says what memory it plans.
 """
 
 from __future__ import annotations

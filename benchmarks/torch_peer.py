@@ -2,7 +2,8 @@
 
 Runs in a process that measures one row, `python -m benchmarks.torch_peer ROW SIDE SETTINGS`, of a
 Python that has torch and transformers; `benchmarks.speed` starts it. Nothing is downloaded: weights
-are random, of the same ResNet-50 with frozen batch norm.
+are random, of the same ResNet-50 with frozen batch norm. It takes a GPU where there is one, with
+the float32 products of JAX there: TF32.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Peer:
         self.call = torch.compile(self.model) if compiled else self.model
         scene = make_scene(settings)
         mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-        images = (torch.from_numpy(scene.images) - mean) / std
+        images = (torch.tensor(scene.images) - mean) / std
         self.images = images.permute(0, 3, 1, 2).contiguous()
         segments = torch.arange(1, settings.targets + 1)[:, None, None]
-        masks = (torch.from_numpy(scene.segment_map) == segments).float()
+        masks = (torch.tensor(scene.segment_map) == segments).float()
         self.masks = [masks] * settings.batch
-        self.labels = [torch.from_numpy(scene.labels).long()] * settings.batch
+        self.labels = [torch.tensor(scene.labels).long()] * settings.batch
 
     def freeze_batch_norms(self) -> None:
         """As in ours and as published: statistics and affine of the backbone are constants."""
@@ -180,7 +181,7 @@ class Peer:
         indices = self.matching()()
         masks, classes = self.random_predictions()
         criterion = self.model.criterion
-        count = criterion.get_num_masks(self.labels, 'cpu')
+        count = criterion.get_num_masks(self.labels, self.images.device)
 
         def both():
             terms = [
@@ -219,7 +220,7 @@ def parameters_of(*modules: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def matrix_product() -> Callable[[], Any]:
-    """Square float32 matrices of 4096 rows: the machine's measured peak."""
+    """Square matrices of 4096 rows: the machine's measured peak."""
     a = torch.randn(4096, 4096)
     return lambda: a @ a
 
@@ -246,15 +247,29 @@ def main() -> None:
     name, side, settings = row.read_task()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
+    on_gpu = torch.cuda.is_available()
+    device = 'cuda' if on_gpu else 'cpu'
+    torch.set_default_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     work = Peer(settings, compiled=side == row.COMPILED).rows()[name]()
-    found = row.first_and_warm(work, settings.repeats)
+
+    def call():
+        with torch.autocast(device, torch.bfloat16, enabled=settings.dtype == 'bfloat16'):
+            work()
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    found = row.first_and_warm(call, settings.repeats)
+    if on_gpu:
+        found['resident_mib'] = torch.cuda.max_memory_allocated() / 2**20
+        device = torch.cuda.get_device_name()
     gflop = None
     if side == row.EAGER:  # What is compiled does the same; there is nothing to count in it.
         with FlopCounterMode(display=False) as counter:
             work()
         gflop = counter.get_total_flops() / 1e9
     versions = {'torch': torch.__version__, 'transformers': transformers.__version__}
-    row.hand_back(row.Measurement(name, side, 'cpu', versions, **found, gflop=gflop))
+    row.hand_back(row.Measurement(name, side, device, versions, **found, gflop=gflop))
 
 
 if __name__ == '__main__':

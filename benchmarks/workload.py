@@ -35,7 +35,9 @@ class Workload:
 
     def __init__(self, settings: row.Settings):
         self.settings = settings
-        self.model = Mask2Former(settings.classes, num_queries=settings.queries)
+        self.model = Mask2Former(
+            settings.classes, num_queries=settings.queries, dtype=settings.dtype
+        )
         self.method = make_method('simcis', bank_size=settings.bank_size)
         self.sampling = PointSampling(settings.points)
         past = np.arange(settings.classes) < settings.classes // 2
@@ -46,7 +48,7 @@ class Workload:
     def rows(self) -> dict[str, Callable[[], Work]]:
         """Makers of the work, by the names of `row.ROWS`."""
         makers = {
-            'matrix product': matrix_product,
+            'matrix product': self.matrix_product,
             'evaluation forward': self.evaluation,
             'train step': functools.partial(self.train_step, with_teacher=False),
             'train step, teacher + CSL + VQ': functools.partial(self.train_step, with_teacher=True),
@@ -66,6 +68,11 @@ class Workload:
         return makers
 
     # Whole
+
+    def matrix_product(self) -> Work:
+        """Square matrices of 4096 rows: the machine's measured peak."""
+        a = jax.random.normal(jax.random.key(0), (4096, 4096), self.settings.dtype)
+        return jax.jit(jnp.matmul), (a, a), False
 
     def evaluation(self) -> Work:
         """Image -> class and mask logits of the last layer."""
@@ -251,12 +258,6 @@ def random_weights(shapes: Any) -> Any:
         return jnp.full(leaf.shape, path[-1].key.endswith(('scale', 'variance')), leaf.dtype)
 
     return jax.tree.map_with_path(fill, shapes)
-
-
-def matrix_product() -> Work:
-    """Square float32 matrices of 4096 rows: the machine's measured peak."""
-    a = jax.random.normal(jax.random.key(0), (4096, 4096))
-    return jax.jit(jnp.matmul), (a, a), False
 
 
 def alone(part: Callable[[], tuple[Callable, tuple]], gradient: bool = False) -> Work:
