@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from experiments.scores import TITLES
 from experiments.tables import Row
 
-BLUE, ORANGE, PURPLE, GREEN, INK, SOFT, RULE = (
-    '#0067a3', '#b94a00', '#8a4b9c', '#007a5a', '#1c2128', '#59636e', '#d8dde3',
+BLUE, ORANGE, PURPLE, GREEN, RED, INK, SOFT, RULE = (
+    '#0067a3', '#b94a00', '#8a4b9c', '#007a5a', '#b3123f', '#1c2128', '#59636e', '#d8dde3',
 )  # fmt: skip
-COLORS = (BLUE, ORANGE, PURPLE, GREEN, INK)
-MARKERS = ('o', 's', 'D', '^', 'v')
+COLORS = (BLUE, ORANGE, PURPLE, GREEN, INK, RED)
+MARKERS = ('o', 's', 'D', '^', 'v', 'P')
 STYLE = {
     'font.family': 'sans-serif',
     'font.size': 11,
@@ -147,12 +147,13 @@ def lines(
             if all(float(x).is_integer() for x in places):
                 axis.set_xticks(places)
             for label, line in found.items():
-                index = names.index(label)
-                style = dict(color=COLORS[index % 5], marker=MARKERS[index % 5], linewidth=2)
+                index = names.index(label) % len(COLORS)
+                style = dict(color=COLORS[index], marker=MARKERS[index], linewidth=2)
                 axis.plot(list(line), list(line.values()), label=label, **style)
         axes[0].set_ylabel(y_label)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc='outside lower center', ncols=len(labels), frameon=False)
+        columns = min(len(labels), 2 * len(panels))
+        figure.legend(handles, labels, loc='outside lower center', ncols=columns, frameon=False)
     return figure
 
 
