@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from experiments.sweep import Run
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import open_source
-from simcis_jax.data.augment import resize_image, resized_shape
+from simcis_jax.data.augment import nearest, resize_image, resized_shape
 from simcis_jax.data.category_list import read_json
+from simcis_jax.data.source import Example
 from simcis_jax.model.mask2former import Mask2Former
 
 
@@ -33,12 +35,12 @@ def load_params(run: Run, stage: int) -> Any:
         return checkpoints.read('params')
 
 
-def validation_images(run: Run, num_images: int) -> np.ndarray:
-    """Images [N, S, S, 3] uint8 from all over the validation images, cut to a square of data.size.
+def validation_examples(run: Run, num_images: int) -> list[Example]:
+    """Examples from all over the validation images, cut to a square of data.size.
 
     Args:
         run: whose data set.
-        num_images: N, or all if there are fewer.
+        num_images: how many, or all if there are fewer.
     """
     data = run.config['data']
     source = open_source(
@@ -49,12 +51,21 @@ def validation_images(run: Run, num_images: int) -> np.ndarray:
         num_images=data['num_val_images'],
     )
     indices = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    return np.stack([square(source[int(index)].image, data['size']) for index in indices])
+    return [square(source[int(index)], data['size']) for index in indices]
 
 
-def square(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle of an image [H, W, 3] whose shorter side becomes `side`."""
-    shape = resized_shape(*image.shape[:2], short_side=side, max_side=100 * side)
-    image = resize_image(image, *shape)
-    top, left = ((have - side) // 2 for have in image.shape[:2])
-    return image[top : top + side, left : left + side]
+def validation_images(run: Run, num_images: int) -> np.ndarray:
+    """The images [N, S, S, 3] uint8 of `validation_examples`."""
+    return np.stack([example.image for example in validation_examples(run, num_images)])
+
+
+def square(example: Example, side: int) -> Example:
+    """The middle of an example whose shorter side becomes `side`."""
+    height, width = example.image.shape[:2]
+    shape = resized_shape(height, width, short_side=side, max_side=100 * side)
+    top, left = ((have - side) // 2 for have in shape)
+    image = resize_image(example.image, *shape)[top : top + side, left : left + side]
+    rows = nearest(np.arange(top, top + side), height, shape[0])
+    columns = nearest(np.arange(left, left + side), width, shape[1])
+    segment_map = example.segment_map[rows[:, None], columns]
+    return dataclasses.replace(example, image=image, segment_map=segment_map)

@@ -84,8 +84,8 @@ def scale_jitter_and_crop(
     left = rng.integers(new_width - crop_width + 1)
     image = resize_image(example.image, new_height, new_width)
     # Nearest neighbour by pixel centres; only the crop is sampled.
-    rows = _nearest(np.arange(top, top + crop_height), height, new_height)
-    columns = _nearest(np.arange(left, left + crop_width), width, new_width)
+    rows = nearest(np.arange(top, top + crop_height), height, new_height)
+    columns = nearest(np.arange(left, left + crop_width), width, new_width)
     return dataclasses.replace(
         example,
         image=image[top : top + crop_height, left : left + crop_width],
@@ -217,7 +217,7 @@ def _boxes(
     return np.concatenate([(first + last) / 2, last - first])[:, 1:].T
 
 
-def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
+def nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
     """The input index under the centre of each output index."""
     return np.minimum(((indices + 0.5) * (num_in / num_out)).astype(np.int64), num_in - 1)
 

@@ -10,6 +10,7 @@ from tiny import tiny_config
 
 from experiments import clusters, drift, features
 from experiments.sweep import Variant, make_run
+from simcis_jax.data.source import Example
 
 
 @pytest.fixture(scope='module')
@@ -52,10 +53,13 @@ def test_the_finest_map_is_that_of_the_image(run):
 def test_images_are_cut_to_squares_in_their_middle(shape):
     image = np.zeros((*shape, 3), np.uint8)
     image[shape[0] // 2 - 3 : shape[0] // 2 + 3, shape[1] // 2 - 3 : shape[1] // 2 + 3] = 255
-    cut = features.square(image, 40)
-    assert cut.shape == (40, 40, 3)
-    rows, columns = np.nonzero(cut[..., 0] > 127)
-    assert abs(rows.mean() - 19.5) < 1.5 and abs(columns.mean() - 19.5) < 1.5
+    segment_map = image[..., 0].astype(np.int32) // 255
+    example = Example(image, segment_map, np.zeros(1, np.int32), np.zeros(1, bool), 'a')
+    cut = features.square(example, 40)
+    assert cut.image.shape == (40, 40, 3) and cut.segment_map.shape == (40, 40)
+    for found in (cut.image[..., 0] > 127, cut.segment_map == 1):
+        rows, columns = np.nonzero(found)
+        assert abs(rows.mean() - 19.5) < 1.5 and abs(columns.mean() - 19.5) < 1.5
 
 
 def test_clusters_are_those_of_directions():

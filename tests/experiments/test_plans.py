@@ -13,6 +13,7 @@ from experiments import (
     compare_methods,
     components,
     drift,
+    duplicates,
     first_stages,
     forgetting,
     paper,
@@ -25,8 +26,8 @@ from simcis_jax.continual import virtual_query
 EXPERIMENTS = {
     module.EXPERIMENT.name: module
     for module in (
-        class_orders, clusters, compare_methods, components, drift, forgetting, replay,
-        stop_gradient,
+        class_orders, clusters, compare_methods, components, drift, duplicates, forgetting,
+        replay, stop_gradient,
     )
 }  # fmt: skip
 CASES = [
@@ -68,7 +69,8 @@ def test_runs_of_one_config_have_one_folder_in_all_experiments():
     for run in runs:
         assert configs.setdefault(run.folder, run.config) == run.config
     shared = [run.folder.name for run in runs].count('ade_cps_100_5+seed=0')
-    assert shared == 7  # Tables 1, 4, 5 (80 is its bank), 8, drift, clusters and forgetting.
+    # Tables 1, 4, 5 (80 is its bank) and 8, drift, clusters, duplicates and forgetting.
+    assert shared == 8
 
 
 def test_the_components_are_switched_one_by_one():

@@ -1,0 +1,43 @@
+"""Claims on segments, against loops, and on the model that a run left."""
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from experiments import duplicates
+from experiments.sweep import Variant, make_run
+
+
+def test_claims_against_a_loop():
+    probabilities = np.random.default_rng(0).uniform(0, 0.3, (7, 4))
+    labels = [2, 0, 2, 3]
+    found = duplicates.claims(probabilities, labels, classes=[0, 1, 2])
+    assert sorted(found) == [0, 2]  # No segment is of class 1, and class 3 does not count.
+    for label, segments in ((0, 1), (2, 2)):
+        claiming = [row[label] for row in probabilities if row[label] > 0.1]
+        assert 0 < len(claiming) < 7
+        assert found[label] == (len(claiming) / segments, max(claiming))
+
+
+@pytest.fixture(scope='module')
+def run(finished):
+    made = make_run('tiny', tiny_config(), Variant('SimCIS'), 0, 12, finished[0].parent)
+    return made.__class__(**{**vars(made), 'folder': finished[0]})
+
+
+def test_seeds_of_a_row_are_taken_together(run, tmp_path):
+    once, twice = duplicates.measure(run), duplicates.more([run, run], {run.folder: {}}, tmp_path)
+    assert set(once) == {'things', 'regions'} and len(once['regions']) > 0
+    for pairs in once.values():
+        assert (pairs[:, 0] >= 0).all() and ((pairs[:, 1] > 0) & (pairs[:, 1] < 1)).all()
+    assert twice == duplicates.table(run, {'SimCIS': once})
+    assert duplicates.more([run], {}, tmp_path) == ''
+
+
+def test_the_table_has_means_and_shares(run):
+    measured = {
+        'things': np.zeros((0, 2)),
+        'regions': np.array([(1.0, 0.2), (4.0, 0.9), (2.0, 0.31), (2.0, 0.59)]),
+    }
+    text = duplicates.table(run, {'SimCIS': measured})
+    assert 'regions: above 0.3' in text and '| SimCIS | - | - | - | 2.2 | 0.50 | 75 % |' in text
