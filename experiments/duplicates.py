@@ -25,7 +25,7 @@ from simcis_jax.data.category_list import read_json
 
 NUM_IMAGES = 64
 CLAIM = 0.1  # The probability of a class from which on a query claims it.
-KINDS = ('things', 'regions')
+KINDS = ('things', 'stuff')
 
 
 def claims(
@@ -48,7 +48,7 @@ def claims(
 
 
 def measure(run: Run, num_images: int = NUM_IMAGES) -> dict[str, np.ndarray]:
-    """Of things and of regions: `claims` of all images and base classes, [N, 2]."""
+    """Of things and of stuff: `claims` of all images and base classes, [N, 2]."""
     model, params = make_network(run), load_params(run, 1)
 
     @jax.jit

@@ -86,7 +86,9 @@ def table(name: str, summaries: Mapping[str, Sequence[tuple[int, float, float]]]
     """Percent kept, and in brackets of how many classes and stages."""
     head = [f'{low} to {high} %' for low, high in zip(EDGES, EDGES[1:], strict=False)]
     lines = [
-        tables.line([label, *(f'{kept:.0f} ({n})' if n else '-' for n, _, kept in summary)])
+        tables.line(
+            [label, *(f'{share:.0f} ({count})' if count else '-' for count, _, share in summary)]
+        )
         for label, summary in summaries.items()
     ]
     return '\n'.join(
@@ -103,7 +105,7 @@ def table(name: str, summaries: Mapping[str, Sequence[tuple[int, float, float]]]
 def draw(summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> figures.Figure:
     """Percent kept against percent found before; a line a row."""
     lines = {
-        label: {before: kept for count, before, kept in summary if count}
+        label: {before: share for count, before, share in summary if count}
         for label, summary in summaries.items()
         if label != EVERY_ROW
     }

@@ -27,7 +27,7 @@ def run(finished):
 
 def test_seeds_of_a_row_are_taken_together(run, tmp_path):
     once, twice = duplicates.measure(run), duplicates.more([run, run], {run.folder: {}}, tmp_path)
-    assert set(once) == {'things', 'regions'} and len(once['regions']) > 0
+    assert set(once) == {'things', 'stuff'} and len(once['stuff']) > 0
     for pairs in once.values():
         assert (pairs[:, 0] >= 0).all() and ((pairs[:, 1] > 0) & (pairs[:, 1] < 1)).all()
     assert twice == duplicates.table(run, {'SimCIS': once})
@@ -37,7 +37,7 @@ def test_seeds_of_a_row_are_taken_together(run, tmp_path):
 def test_the_table_has_means_and_shares(run):
     measured = {
         'things': np.zeros((0, 2)),
-        'regions': np.array([(1.0, 0.2), (4.0, 0.9), (2.0, 0.31), (2.0, 0.59)]),
+        'stuff': np.array([(1.0, 0.2), (4.0, 0.9), (2.0, 0.31), (2.0, 0.59)]),
     }
     text = duplicates.table(run, {'SimCIS': measured})
-    assert 'regions: above 0.3' in text and '| SimCIS | - | - | - | 2.2 | 0.50 | 75 % |' in text
+    assert 'stuff: above 0.3' in text and '| SimCIS | - | - | - | 2.2 | 0.50 | 75 % |' in text
