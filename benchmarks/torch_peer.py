@@ -250,11 +250,12 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     device = 'cuda' if on_gpu else 'cpu'
     torch.set_default_device(device)
+    dtype = getattr(torch, settings.dtype)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     work = Peer(settings, compiled=side == row.COMPILED).rows()[name]()
 
     def call():
-        with torch.autocast(device, torch.bfloat16, enabled=settings.dtype == 'bfloat16'):
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             work()
         if on_gpu:
             torch.cuda.synchronize()

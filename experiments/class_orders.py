@@ -91,19 +91,15 @@ def measured_orders(runs: Sequence[Run], results: Results, metric: str, method: 
 
 def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
     """A table of what the box plot shows: how far the order of classes moves each method."""
-    lines = [
-        f'### {title}\n',
-        '| | runs | mean | deviation | lowest | quartile | median | quartile | highest |',
-        '| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |',
-    ]
+    head = 'runs mean deviation lowest quartile median quartile highest'.split()
+    rows = []
     for label, found in values.items():
         summary = summarise(found)
         if summary:
             deviation = '-' if summary.deviation is None else f'{summary.deviation:.1f}'
             quartiles = [f'{score:.1f}' for score in np.percentile(found, (0, 25, 50, 75, 100))]
-            cells = [label, str(summary.count), f'{summary.mean:.1f}', deviation, *quartiles]
-            lines.append(tables.line(cells))
-    return '\n'.join(lines) + '\n'
+            rows.append([label, str(summary.count), f'{summary.mean:.1f}', deviation, *quartiles])
+    return tables.table(title, ['', *head], rows)
 
 
 def original_base(run: Run) -> set[str]:

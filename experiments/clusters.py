@@ -21,7 +21,7 @@ from matplotlib import colormaps
 from scipy.cluster.vq import kmeans2
 from scipy.optimize import linear_sum_assignment
 
-from experiments import command, drift, figures
+from experiments import command, drift, figures, tables
 from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_images
 from experiments.sweep import Run
@@ -84,7 +84,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
         return ''
     run = next(iter(found.values()))
     images, last = validation_images(run, NUM_IMAGES), len(run.stages)
-    columns, lines = {'image': images}, []
+    columns, indices = {'image': images}, []
     for label, run in found.items():
         before, after = (
             cluster(feature_maps(run, stage, images), NUM_CLUSTERS) for stage in (1, last)
@@ -92,20 +92,13 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
         after = renamed(after, before)
         name = label.replace(', ', ',\n')
         columns |= {f'{name}\nafter stage 1': before, f'{name}\nafter stage {last}': after}
-        lines.append(f'| {label} | {adjusted_rand_index(before, after):.3f} |')
+        indices.append([label, f'{adjusted_rand_index(before, after):.3f}'])
     shown = np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int)
     rows = [[picture(column[index]) for column in columns.values()] for index in shown]
     figure = figures.grid('Clusters of the finest feature map', list(columns), rows)
     figures.save(figure, folder / f'clusters-{run.setting}')
-    return '\n'.join(
-        [
-            f'### {run.setting}: {NUM_CLUSTERS} clusters after the first and the last stage\n',
-            '| | adjusted Rand index |',
-            '| --- | ---: |',
-            *lines,
-            '',
-        ]
-    )
+    title = f'{run.setting}: {NUM_CLUSTERS} clusters after the first and the last stage'
+    return tables.table(title, ['', 'adjusted Rand index'], indices)
 
 
 def picture(content: np.ndarray) -> np.ndarray:

@@ -41,6 +41,8 @@ EXPERIMENT = Experiment(
     },
     variants=VARIANTS,
 )
+# By data, the setting that PQ is measured in: for experiments that look into these runs.
+PANOPTIC = {data: found[:1] for data, found in EXPERIMENT.settings.items()}
 
 if __name__ == '__main__':
     command.main(EXPERIMENT)

@@ -136,26 +136,22 @@ def draw(measured: Mapping[str, Drift]) -> figures.Figure:
 
 def table(name: str, measured: Mapping[str, Drift]) -> str:
     """The same as markdown, after the last stage."""
-    lines = []
+    rows = []
     for label, drift in measured.items():
         last = max(drift.queries)
         numbers = [drift.feature_map[last], drift.queries[last][0], drift.queries[last][-1]]
-        lines.append(tables.line([label, *(f'{number:.3f}' for number in numbers)]))
-    return '\n'.join(
-        [
-            f'### {name}: cosine similarity of the models after the first and the last stage\n',
-            '| | finest feature map | queries before the decoder | queries after it |',
-            '| --- | ---: | ---: | ---: |',
-            *lines,
-            '',
-        ]
+        rows.append([label, *(f'{number:.3f}' for number in numbers)])
+    return tables.table(
+        f'{name}: cosine similarity of the models after the first and the last stage',
+        ['', 'finest feature map', 'queries before the decoder', 'queries after it'],
+        rows,
     )
 
 
 EXPERIMENT = Experiment(
     name='drift',
     title='Drift from the first stage',
-    settings={data: found[:1] for data, found in components.EXPERIMENT.settings.items()},
+    settings=components.PANOPTIC,
     variants=[variant for variant in components.VARIANTS if variant.label in LABELS],
     with_scores=False,
     more=more,

@@ -10,18 +10,22 @@ Counted on validation images with the model after stage 1. The runs are those of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from experiments import command, forgetting, tables
 from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_examples
 from experiments.sweep import Run
 from simcis_jax.data.category_list import read_json
+from simcis_jax.data.source import Example
+from simcis_jax.model.mask2former import Mask2Former
 
 NUM_IMAGES = 64
 CLAIM = 0.1  # The probability of a class from which on a query claims it.
@@ -47,21 +51,22 @@ def claims(
     return found
 
 
-def measure(run: Run, num_images: int = NUM_IMAGES) -> dict[str, np.ndarray]:
-    """Of things and of stuff: `claims` of all images and base classes, [N, 2]."""
+@functools.partial(jax.jit, static_argnums=0)
+def probabilities(model: Mask2Former, params: Any, image: Array) -> Array:
+    """Of every query and class [Q, C], for an image [H, W, 3]."""
+    return jax.nn.sigmoid(model.apply({'params': params}, image[None]).class_logits[-1, 0])
+
+
+def measure(run: Run, examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Of things and of stuff: `claims` of all examples and base classes, [N, 2]."""
     model, params = make_network(run), load_params(run, 1)
-
-    @jax.jit
-    def probabilities(image):
-        return jax.nn.sigmoid(model.apply({'params': params}, image[None]).class_logits[-1, 0])
-
     is_thing = [bool(entry['isthing']) for entry in read_json(run.folder / 'categories.json', list)]
     found = {kind: [] for kind in KINDS}
-    for example in validation_examples(run, num_images):
+    for example in examples:
         left = np.unique(example.segment_map)  # The square may have cut segments off.
-        labels = np.asarray(example.labels)[left[left > 0] - 1]
-        image = np.asarray(probabilities(jnp.asarray(example.image)))
-        for label, claim in claims(image, labels, run.base_classes).items():
+        labels = example.labels[left[left > 0] - 1]
+        predicted = np.asarray(probabilities(model, params, example.image))
+        for label, claim in claims(predicted, labels, run.base_classes).items():
             found[KINDS[0] if is_thing[label] else KINDS[1]].append(claim)
     return {kind: np.array(pairs, float).reshape(-1, 2) for kind, pairs in found.items()}
 
@@ -69,15 +74,18 @@ def measure(run: Run, num_images: int = NUM_IMAGES) -> dict[str, np.ndarray]:
 def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
     """A table of the finished runs, all seeds of a row together."""
     del folder
+    done = [run for run in runs if run.folder in results]
+    if not done:
+        return ''
+    examples = validation_examples(done[0], NUM_IMAGES)  # All runs are scored on the same.
     rows: dict[str, list[dict[str, np.ndarray]]] = {}
-    for run in runs:
-        if run.folder in results:
-            rows.setdefault(run.variant.label, []).append(measure(run))
+    for run in done:
+        rows.setdefault(run.variant.label, []).append(measure(run, examples))
     measured = {
         label: {kind: np.concatenate([one[kind] for one in found]) for kind in KINDS}
         for label, found in rows.items()
     }
-    return table(runs[0], measured) if measured else ''
+    return table(done[0], measured)
 
 
 def table(run: Run, measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -90,7 +98,7 @@ def table(run: Run, measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
     threshold = run.config['evaluation']['object_mask_threshold']
     columns = ('queries that claim one', 'best probability', f'above {threshold}')
     head = ['', *(f'{kind}: {column}' for kind in KINDS for column in columns)]
-    lines = []
+    rows = []
     for label, found in measured.items():
         cells = [label]
         for kind in KINDS:
@@ -100,10 +108,9 @@ def table(run: Run, measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
                 cells += [f'{queries:.1f}', f'{best:.2f}', f'{100 * sure:.0f} %']
             else:
                 cells += ['-'] * len(columns)
-        lines.append(tables.line(cells))
-    title = f'### {run.setting}: queries that claim the same segment after stage 1'
-    rule = tables.line(['---', *['---:'] * (len(head) - 1)])
-    return '\n'.join([title, '', tables.line(head), rule, *lines, ''])
+        rows.append(cells)
+    title = f'{run.setting}: queries that claim the same segment after stage 1'
+    return tables.table(title, head, rows)
 
 
 EXPERIMENT = Experiment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from experiments.sweep import Run
 from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import open_source
-from simcis_jax.data.augment import nearest, resize_image, resized_shape
+from simcis_jax.data.augment import resized_crop, resized_shape
 from simcis_jax.data.category_list import read_json
 from simcis_jax.data.source import Example
 from simcis_jax.model.mask2former import Mask2Former
@@ -61,11 +60,6 @@ def validation_images(run: Run, num_images: int) -> np.ndarray:
 
 def square(example: Example, side: int) -> Example:
     """The middle of an example whose shorter side becomes `side`."""
-    height, width = example.image.shape[:2]
-    shape = resized_shape(height, width, short_side=side, max_side=100 * side)
+    shape = resized_shape(*example.image.shape[:2], short_side=side, max_side=100 * side)
     top, left = ((have - side) // 2 for have in shape)
-    image = resize_image(example.image, *shape)[top : top + side, left : left + side]
-    rows = nearest(np.arange(top, top + side), height, shape[0])
-    columns = nearest(np.arange(left, left + side), width, shape[1])
-    segment_map = example.segment_map[rows[:, None], columns]
-    return dataclasses.replace(example, image=image, segment_map=segment_map)
+    return resized_crop(example, shape, (top, left), (side, side))

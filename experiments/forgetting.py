@@ -21,7 +21,6 @@ from experiments.experiment import Experiment, Results
 from experiments.sweep import Run
 
 EDGES = (0, 20, 40, 60, 80, 95, 100)  # Percent found before; a group includes its upper edge.
-EVERY_ROW = 'all rows'
 
 
 def shares(results: Mapping) -> np.ndarray:
@@ -57,9 +56,9 @@ def kept(pairs: np.ndarray) -> list[tuple[int, float, float]]:
     """
     groups = np.digitize(pairs[:, 0], EDGES[1:-1], right=True)
     summary = []
-    for group in range(len(EDGES) - 1):
-        before, after = pairs[groups == group].sum(axis=0)
-        count = int((groups == group).sum())
+    for number in range(len(EDGES) - 1):
+        group = pairs[groups == number]
+        (before, after), count = group.sum(axis=0), len(group)
         summary.append(
             (count, before / count, 100 * after / before) if count else (0, np.nan, np.nan)
         )
@@ -75,31 +74,22 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
             rows.setdefault(run.variant.label, []).append(shares(found))
     if not rows:
         return ''
-    rows[EVERY_ROW] = [pairs for found in rows.values() for pairs in found]
-    summaries = {label: kept(np.concatenate(found)) for label, found in rows.items()}
+    pairs = {label: np.concatenate(found) for label, found in rows.items()}
+    summaries = {label: kept(found) for label, found in pairs.items()}
     name = runs[0].setting
     figures.save(draw(summaries), folder / f'forgetting-{name}')
-    return table(name, summaries)
+    return table(name, summaries | {'all rows': kept(np.concatenate(list(pairs.values())))})
 
 
 def table(name: str, summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
     """Percent kept, and in brackets of how many classes and stages."""
     head = [f'{low} to {high} %' for low, high in zip(EDGES, EDGES[1:], strict=False)]
-    lines = [
-        tables.line(
-            [label, *(f'{share:.0f} ({count})' if count else '-' for count, _, share in summary)]
-        )
+    rows = [
+        [label, *(f'{share:.0f} ({count})' if count else '-' for count, _, share in summary)]
         for label, summary in summaries.items()
     ]
-    return '\n'.join(
-        [
-            f'### {name}: percent kept through a stage, by percent of segments found before\n',
-            tables.line(['', *head]),
-            tables.line(['---', *['---:'] * len(head)]),
-            *lines,
-            '',
-        ]
-    )
+    title = f'{name}: percent kept through a stage, by percent of segments found before'
+    return tables.table(title, ['', *head], rows)
 
 
 def draw(summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> figures.Figure:
@@ -107,7 +97,6 @@ def draw(summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> figures
     lines = {
         label: {before: share for count, before, share in summary if count}
         for label, summary in summaries.items()
-        if label != EVERY_ROW
     }
     return figures.lines(
         'What a class keeps through a stage',
@@ -120,11 +109,8 @@ def draw(summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> figures
 EXPERIMENT = Experiment(
     name='forgetting',
     title='Which classes are forgotten',
-    settings={data: found[:1] for data, found in components.EXPERIMENT.settings.items()},
-    variants=(
-        *components.VARIANTS,
-        *(v for v in stop_gradient.VARIANTS if 'model.stop_gradient' in v.changes),
-    ),
+    settings=components.PANOPTIC,
+    variants=(*components.VARIANTS, stop_gradient.NO_STOP_GRADIENT),
     with_scores=False,
     more=more,
 )

@@ -10,10 +10,8 @@ from experiments import command
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
-VARIANTS = (
-    Variant('no stop gradient', {'model.stop_gradient': False}),
-    Variant('stop gradient'),
-)
+NO_STOP_GRADIENT = Variant('no stop gradient', {'model.stop_gradient': False})
+VARIANTS = (NO_STOP_GRADIENT, Variant('stop gradient'))
 
 EXPERIMENT = Experiment(
     name='stop_gradient',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments import provenance
 from experiments.paper import PaperRow
@@ -57,11 +57,15 @@ def markdown(title: str, rows: Sequence[Row], source: str = '') -> str:
         if paper_storage:
             cells.append(_number(row.paper, 'megabytes'))
         lines.append(cells)
-    text = [f'### {title}', '', line(head), line(['---', *['---:'] * (len(head) - 1)])]
-    text += [line(cells) for cells in lines]
-    text += [f'\nPaper: {source}.'] if papers else []
-    text += [f'\n[{number}] Paper: {note}.' for number, note in enumerate(notes, start=1)]
-    return '\n'.join(text) + '\n'
+    text = table(title, head, lines)
+    text += f'\nPaper: {source}.\n' if papers else ''
+    return text + ''.join(f'\n[{n}] Paper: {note}.\n' for n, note in enumerate(notes, start=1))
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of text with a title: names in the first column, numbers in the others."""
+    rule = ['---', *['---:'] * (len(head) - 1)]
+    return '\n'.join([f'### {title}', '', *map(line, [head, rule, *rows]), ''])
 
 
 def _mark(row: Row, notes: Sequence[str]) -> str:

@@ -82,10 +82,27 @@ def scale_jitter_and_crop(
     crop_height, crop_width = min(size, new_height), min(size, new_width)
     top = rng.integers(new_height - crop_height + 1)
     left = rng.integers(new_width - crop_width + 1)
-    image = resize_image(example.image, new_height, new_width)
+    corner, crop = (top, left), (crop_height, crop_width)
+    return resized_crop(example, (new_height, new_width), corner, crop)
+
+
+def resized_crop(
+    example: Example, shape: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
+) -> Example:
+    """The window of `crop` = (height, width) at `corner` = (top, left) of an example resized.
+
+    Args:
+        example: of any size.
+        shape: (height, width) to resize it to; the window lies inside.
+        corner: of the window.
+        crop: size of the window.
+    """
+    height, width = example.image.shape[:2]
+    (top, left), (crop_height, crop_width) = corner, crop
+    image = resize_image(example.image, *shape)
     # Nearest neighbour by pixel centres; only the crop is sampled.
-    rows = nearest(np.arange(top, top + crop_height), height, new_height)
-    columns = nearest(np.arange(left, left + crop_width), width, new_width)
+    rows = _nearest(np.arange(top, top + crop_height), height, shape[0])
+    columns = _nearest(np.arange(left, left + crop_width), width, shape[1])
     return dataclasses.replace(
         example,
         image=image[top : top + crop_height, left : left + crop_width],
@@ -217,7 +234,7 @@ def _boxes(
     return np.concatenate([(first + last) / 2, last - first])[:, 1:].T
 
 
-def nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
+def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
     """The input index under the centre of each output index."""
     return np.minimum(((indices + 0.5) * (num_in / num_out)).astype(np.int64), num_in - 1)
 

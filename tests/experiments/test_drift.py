@@ -6,17 +6,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
 
 from experiments import clusters, drift, features
-from experiments.sweep import Variant, make_run
 from simcis_jax.data.source import Example
-
-
-@pytest.fixture(scope='module')
-def run(finished):
-    made = make_run('tiny', tiny_config(), Variant('SimCIS'), 0, 12, finished[0].parent)
-    return made.__class__(**{**vars(made), 'folder': finished[0]})
 
 
 def test_cosine_similarity_is_the_mean_over_vectors():

@@ -1,11 +1,8 @@
 """Claims on segments, against loops, and on the model that a run left."""
 
 import numpy as np
-import pytest
-from tiny import tiny_config
 
-from experiments import duplicates
-from experiments.sweep import Variant, make_run
+from experiments import duplicates, features
 
 
 def test_claims_against_a_loop():
@@ -19,14 +16,9 @@ def test_claims_against_a_loop():
         assert found[label] == (len(claiming) / segments, max(claiming))
 
 
-@pytest.fixture(scope='module')
-def run(finished):
-    made = make_run('tiny', tiny_config(), Variant('SimCIS'), 0, 12, finished[0].parent)
-    return made.__class__(**{**vars(made), 'folder': finished[0]})
-
-
 def test_seeds_of_a_row_are_taken_together(run, tmp_path):
-    once, twice = duplicates.measure(run), duplicates.more([run, run], {run.folder: {}}, tmp_path)
+    once = duplicates.measure(run, features.validation_examples(run, duplicates.NUM_IMAGES))
+    twice = duplicates.more([run, run], {run.folder: {}}, tmp_path)
     assert set(once) == {'things', 'stuff'} and len(once['stuff']) > 0
     for pairs in once.values():
         assert (pairs[:, 0] >= 0).all() and ((pairs[:, 1] > 0) & (pairs[:, 1] < 1)).all()
