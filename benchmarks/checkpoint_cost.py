@@ -23,11 +23,11 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import make_optimizer
 from simcis_jax.settings import Settings, from_config
-from simcis_jax.train_step import TrainState
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.train_step import TrainState
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/ade_cps_100_10.py', 'Config file.')
 FOLDER = flags.DEFINE_string('folder', None, 'New folder on the disk to measure.', required=True)

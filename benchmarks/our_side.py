@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import products, row
 from benchmarks.workload import Work, Workload
-from simcis_jax.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import keep_freed_memory
 
 
 def make_call(compiled: jax.stages.Compiled, arguments: tuple, carries: bool) -> Callable[[], None]:

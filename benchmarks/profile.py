@@ -23,7 +23,7 @@ from benchmarks.our_side import make_call
 from benchmarks.row import OURS, ROWS
 from benchmarks.settings_flags import settings
 from benchmarks.workload import Work, Workload
-from simcis_jax.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import keep_freed_memory
 
 ROW = flags.DEFINE_enum(
     'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'What to profile.'

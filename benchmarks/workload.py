@@ -13,7 +13,6 @@ from einops import rearrange
 
 from benchmarks import row
 from benchmarks.scene import make_scene
-from simcis_jax import parallel
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
@@ -22,8 +21,10 @@ from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.mask2former import Mask2Former, normalize
 from simcis_jax.model.masked_decoder import decoder_memory
 from simcis_jax.model.pixel_decoder import grid_centres
-from simcis_jax.optimizer import OptimizerSettings, make_optimizer
-from simcis_jax.train_step import TrainState, make_train_step
+from simcis_jax.runtime import parallel
+from simcis_jax.settings import OptimizerSettings
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.train_step import TrainState, make_train_step
 from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets
 
 # A jitted function, its arguments, and whether its first result is its next first argument.

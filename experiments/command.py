@@ -24,11 +24,11 @@ from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
 from experiments.sweep import Run, cost, finish, finished, in_order, make_run
-from simcis_jax import interruption
-from simcis_jax.allocator import keep_freed_memory
 from simcis_jax.data import open_source
 from simcis_jax.main import is_for_user, parse_flags, stop
-from simcis_jax.workdir import write_whole
+from simcis_jax.runtime import interruption
+from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.training.workdir import write_whole
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 # Data sets by name, and their classes.

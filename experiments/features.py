@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from experiments.sweep import Run
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resized_crop, resized_shape
 from simcis_jax.data.category_list import read_json
 from simcis_jax.data.source import Example
 from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def make_network(run: Run) -> Mask2Former:

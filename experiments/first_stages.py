@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data.category_list import read_json
 from simcis_jax.methods import make_method
-from simcis_jax.workdir import MAY_CHANGE, StageFolder, first_difference
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.workdir import MAY_CHANGE, StageFolder, first_difference
 
 Config = Mapping[str, Mapping[str, Any]]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from simcis_jax.workdir import write_whole
+from simcis_jax.training.workdir import write_whole
 
 
 def commit() -> str:

@@ -22,7 +22,7 @@ from experiments.provenance import recorded
 from simcis_jax import main, settings
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data.category_list import read_json
-from simcis_jax.workdir import MAY_CHANGE, first_difference
+from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.main import is_for_user, stop
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.resnet import BACKBONES
 from simcis_jax.port import published_bank, state_dicts, torch_weights
-from simcis_jax.workdir import StageFolder, write_whole
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.workdir import StageFolder, write_whole
 
 SUFFIXES = ('.pth', '.safetensors')
 

@@ -20,11 +20,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import simcis_jax
-from simcis_jax import interruption, parallel, settings
-from simcis_jax.allocator import keep_freed_memory
-from simcis_jax.compilation import keep_programs
-from simcis_jax.trainer import Trainer
-from simcis_jax.workdir import Workdir
+from simcis_jax import settings
+from simcis_jax.runtime import interruption, parallel
+from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.runtime.compilation import keep_programs
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
 MODE = flags.DEFINE_enum(

@@ -20,14 +20,14 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from simcis_jax.allocator import keep_freed_memory
-from simcis_jax.compilation import keep_programs
 from simcis_jax.data.decode import read_image
 from simcis_jax.main import is_for_user, parse_flags, stop
-from simcis_jax.prediction_folder import KINDS, PredictionFolder
-from simcis_jax.predictor import Prediction, Predictor, PreparedImage, load
-from simcis_jax.progress import Progress
-from simcis_jax.threads import map_ahead
+from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
+from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
+from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.runtime.compilation import keep_programs
+from simcis_jax.runtime.progress import Progress
+from simcis_jax.runtime.threads import map_ahead
 
 __all__ = ['Prediction', 'Predictor', 'load', 'predict_files']
 

@@ -29,8 +29,8 @@ from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
 from simcis_jax.data.source import Example
 from simcis_jax.main import is_for_user, stop
-from simcis_jax.progress import Progress
-from simcis_jax.threads import map_ahead
+from simcis_jax.runtime.progress import Progress
+from simcis_jax.runtime.threads import map_ahead
 
 SPLITS = ('train', 'val')
 # What the command takes, and the data sets it makes of it.

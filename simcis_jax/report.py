@@ -17,7 +17,7 @@ from absl import logging
 from simcis_jax.main import is_for_user, stop
 from simcis_jax.reporting.page import make_page
 from simcis_jax.reporting.run_folder import read_run
-from simcis_jax.workdir import write_whole
+from simcis_jax.training.workdir import write_whole
 
 
 def write_report(workdir: str | Path) -> Path:

@@ -12,7 +12,6 @@ from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import Method, default_settings, make_method
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +46,22 @@ class ProtocolSettings:
     replay_images: int = 0  # Images of past stages to keep and train on again; 0 = no limit.
     replay_megabytes: float = 0.0  # Room for them (10**6 bytes); 0 = no limit. Both 0 = none kept.
     mask_unseen: bool = True  # Published: False, classes yet to come compete too.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and its schedule; milestones are fractions of a stage, so all stages share them."""
+
+    base_learning_rate: float = 1e-4  # Stage 1.
+    later_learning_rate: float = 5e-5  # Every later stage.
+    backbone_multiplier: float = 0.1
+    milestones: tuple[float, ...] = (0.85, 0.95)
+    decay_factor: float = 0.1  # At each milestone.
+    warmup_steps: int = 0
+    weight_decay: float = 0.05
+    clip_norm: float = 0.01  # Global norm; so small that nearly every step is clipped.
+    b1: float = 0.9
+    b2: float = 0.999
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags, logging
 from tiny import tiny_config
 
-from simcis_jax import parallel
+from simcis_jax.runtime import parallel
 from simcis_jax.settings import from_config
-from simcis_jax.trainer import Trainer
-from simcis_jax.workdir import Workdir
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 
 def main(num_devices, out, folder, *changes):

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax import parallel
 from simcis_jax.data.source import Example
-from simcis_jax.evaluator import Evaluator
+from simcis_jax.evaluation.evaluator import Evaluator
+from simcis_jax.runtime import parallel
 from simcis_jax.settings import EvaluationSettings
 from simcis_jax.types import Categories, Predictions
 

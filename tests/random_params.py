@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import tiny_config
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import from_config
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def random_params(init, *inputs, seed=0, scale=0.3):

@@ -11,7 +11,7 @@ import numpy as np
 from simcis_jax.continual.pseudo_labels import merge_targets
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods.simcis import SimCIS
-from simcis_jax.train_step import MATCHING, SAMPLING
+from simcis_jax.training.train_step import MATCHING, SAMPLING
 from simcis_jax.types import StageArrays, Targets, VirtualQueries
 
 NUM_CLASSES, SLOTS = 150, 8

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def newest_state(workdir: Path, stage: int = 3) -> dict:

@@ -13,10 +13,10 @@ import safetensors.numpy
 from shrunken_params import shrunken_params
 
 from simcis_jax import convert
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
 from simcis_jax.port.torch_weights import BACKBONE, to_flax, to_torch
-from simcis_jax.starting_point import with_backbone
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.starting_point import with_backbone
 
 NUM_CLASSES, WIDTH, BANK_SIZE = 7, 4, 5
 

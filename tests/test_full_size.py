@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax import parallel
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import make_method
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import OptimizerSettings, make_optimizer
-from simcis_jax.train_step import TrainState, make_train_step
+from simcis_jax.runtime import parallel
+from simcis_jax.settings import OptimizerSettings
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.train_step import TrainState, make_train_step
 from simcis_jax.types import Batch, StageArrays, Targets
 
 

@@ -10,68 +10,27 @@ import pytest
 import simcis_jax
 
 PACKAGE = Path(simcis_jax.__file__).parent
-# A part may import itself, the parts named here, and packages of others.
+# The rooms from the ground up: a room may import itself, the rooms named here, other packages.
 ALLOWED = {
     'types': set(),
-    'resize': set(),
-    'progress': set(),
-    'threads': set(),
-    'model': {'types', 'resize'},
+    'runtime': set(),
+    'model': {'types'},
     'losses': {'types'},
-    'continual': {'types', 'resize'},
+    'continual': {'types', 'model'},
     'methods': {'types', 'model', 'losses', 'continual'},
-    'data': {'types', 'threads'},
-    'evaluation': {'types', 'resize', 'continual', 'data'},
+    'settings': {'model', 'losses', 'continual', 'methods'},
+    'data': {'types', 'runtime'},
     'port': {'types', 'model'},
-    'accumulation': set(),
-    'allocator': set(),
-    'compilation': set(),
-    'optimizer': set(),
-    'parallel': set(),
-    'train_step': {
-        'types',
-        'accumulation',
-        'parallel',
-        'optimizer',
-        'model',
-        'losses',
-        'methods',
-    },  # fmt: skip
-    'manifest': set(),
-    'checkpointing': {'manifest', 'train_step'},
-    'interruption': set(),
-    'nonfinite': {'data'},
-    'step_loop': {
-        'types',
-        'checkpointing',
-        'data',
-        'interruption',
-        'nonfinite',
-        'progress',
-        'settings',
-        'train_step',
-        'workdir',
+    'evaluation': {'types', 'runtime', 'model', 'continual', 'settings', 'data'},
+    'training': {
+        'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',
+        'port', 'evaluation',
     },
-    'settings': {'model', 'losses', 'continual', 'methods', 'optimizer'},
-    'stage_data': {'types', 'continual', 'data', 'settings'},
-    'replay': {'continual', 'data', 'progress', 'settings'},
-    'workdir': {'evaluation'},
-    'starting_point': {'checkpointing', 'continual', 'data', 'port', 'workdir'},
-    'reporting': {'evaluation', 'continual', 'checkpointing', 'workdir', 'settings', 'progress'},
-    'evaluator': {'types', 'parallel', 'data', 'evaluation', 'model', 'progress', 'settings'},
-    'predictor': {
-        'types',
-        'parallel',
-        'continual',
-        'data',
-        'model',
-        'checkpointing',
-        'settings',
-        'workdir',
-        'evaluator',
+    'prediction': {
+        'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation', 'training',
     },
-    'prediction_folder': {'types', 'data', 'evaluation', 'predictor', 'workdir'},
-}
+    'reporting': {'runtime', 'continual', 'settings', 'evaluation', 'training'},
+}  # fmt: skip
 
 
 def imported_parts(path: Path) -> set[str]:

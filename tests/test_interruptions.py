@@ -15,9 +15,9 @@ import runs
 from tiny import tiny_config
 
 from simcis_jax import main
-from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.trainer import Trainer
-from simcis_jax.workdir import Workdir
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 
 def at_step(patch, number, action):
@@ -141,7 +141,7 @@ def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch
 def test_two_processes_may_not_use_a_folder_at_once(tmp_path):
     workdir = tmp_path / 'run'
     code = (
-        'import sys, time; from simcis_jax.workdir import Workdir\n'
+        'import sys, time; from simcis_jax.training.workdir import Workdir\n'
         'workdir = Workdir(sys.argv[1], {}); workdir.claim()\n'
         'print("claimed", flush=True); time.sleep(600)'
     )

@@ -15,8 +15,8 @@ from shrunken_params import shrunken_params
 from tiny import tiny_config
 
 from configs import shapes_cps_8_2
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.port import torch_files, torch_weights
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 ROOT = Path(__file__).parent.parent
 PATH = ROOT / 'experiments' / 'colab_tpu.ipynb'

@@ -12,16 +12,16 @@ from random_params import random_params
 from tiny import tiny_config
 
 from simcis_jax import predict, settings
-from simcis_jax import predictor as predictor_module
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import Shapes
 from simcis_jax.data.coco_panoptic import CocoPanoptic
 from simcis_jax.data.evaluation_batches import load_batches, plan_batches
 from simcis_jax.evaluation.pictures import write_png
-from simcis_jax.prediction_folder import PredictionFolder
-from simcis_jax.trainer import Trainer
+from simcis_jax.prediction import predictor as predictor_module
+from simcis_jax.prediction.prediction_folder import PredictionFolder
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import Categories
-from simcis_jax.workdir import StageFolder, Workdir
 
 SIZES = [(64, 64), (7, 300), (121, 33), (1, 1), (90, 130), (64, 64)]
 # Random weights are sure of nothing and fit nothing.

@@ -14,8 +14,8 @@ import pytest
 import runs
 from random_params import save_stage_2
 
-from simcis_jax import manifest
-from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax.training import manifest
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 pytestmark = pytest.mark.slow
 

@@ -35,15 +35,16 @@ from recorded import (
     stored,
 )
 
-from simcis_jax import parallel
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights, matching_cost
 from simcis_jax.losses.point_sampling import sample_features, sample_slots
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.model.masked_decoder import PredictionSets
-from simcis_jax.optimizer import OptimizerSettings, make_optimizer
 from simcis_jax.port.torch_weights import to_torch
-from simcis_jax.train_step import MATCHING, SAMPLING, TrainState, make_train_step
+from simcis_jax.runtime import parallel
+from simcis_jax.settings import OptimizerSettings
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.train_step import MATCHING, SAMPLING, TrainState, make_train_step
 from simcis_jax.types import Batch
 
 TOLERANCE = 1e-4  # Norm of the difference over norm.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from simcis_jax import report
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.settings import default_config
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 HOSTILE = '<script>alert("1")</script>&amp;\'"><img src=http://x.org/a.png>'
 STAGES = [

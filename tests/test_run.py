@@ -10,8 +10,8 @@ import runs
 from tiny import tiny_config
 
 from simcis_jax import main
-from simcis_jax.checkpointing import StageCheckpoints
-from simcis_jax.trainer import Trainer
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.trainer import Trainer
 
 
 def test_results_hold_every_stage_group_and_the_average(finished):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.resize import resize
+from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from simcis_jax.data import augment
 from simcis_jax.data.source import Example, Source
-from simcis_jax.threads import map_ahead
+from simcis_jax.runtime.threads import map_ahead
 
 SMALLEST_CANVAS = 64  # Pixels of a side.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.resize import bilinear_matrix
+from simcis_jax.model.resize import bilinear_matrix
 
 
 @flax.struct.dataclass

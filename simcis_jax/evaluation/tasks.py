@@ -28,7 +28,7 @@ from simcis_jax.evaluation.postprocess import (
     resized_labels,
     semantic_inference,
 )
-from simcis_jax.resize import resize
+from simcis_jax.model.resize import resize
 from simcis_jax.types import Categories
 
 

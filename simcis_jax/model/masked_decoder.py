@@ -13,7 +13,7 @@ from simcis_jax.model.attention import Attention
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import MLP, FeedForward
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
-from simcis_jax.resize import resize_features
+from simcis_jax.model.resize import resize_features
 
 
 @flax.struct.dataclass

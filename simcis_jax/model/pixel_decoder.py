@@ -12,7 +12,7 @@ from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
-from simcis_jax.resize import resize_features
+from simcis_jax.model.resize import resize_features
 
 # Kaiming-uniform with gain 1: what Caffe2 calls Xavier.
 caffe2_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')

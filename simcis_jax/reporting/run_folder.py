@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import class_order
-from simcis_jax.workdir import StageFolder
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.workdir import StageFolder
 
 
 @dataclasses.dataclass(frozen=True)

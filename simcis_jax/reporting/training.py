@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from simcis_jax.progress import duration
 from simcis_jax.reporting import charts
 from simcis_jax.reporting.charts import Span
 from simcis_jax.reporting.elements import Element, element, note, section, table
 from simcis_jax.reporting.run_folder import RunFolder
+from simcis_jax.runtime.progress import duration
 
 # What is drawn first, in this order; metrics of other names follow.
 FIRST = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl', 'learning_rate')

@@ -12,9 +12,9 @@ from tiny import tiny_config
 from experiments import first_stages, provenance, sweep
 from experiments.sweep import Variant, make_run
 from simcis_jax import main
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual import virtual_query
-from simcis_jax.trainer import Trainer
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.trainer import Trainer
 
 
 def tiny_run(workdir, variant=None, **changes):

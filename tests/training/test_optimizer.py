@@ -14,13 +14,13 @@ import optax
 import pytest
 
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import (
+from simcis_jax.port.torch_weights import to_flax
+from simcis_jax.training.optimizer import (
     OptimizerSettings,
     learning_rate,
     make_optimizer,
     parameter_groups,
 )
-from simcis_jax.port.torch_weights import to_flax
 
 
 def table(name):

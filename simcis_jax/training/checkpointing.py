@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from simcis_jax import manifest
-from simcis_jax.train_step import TrainState
+from simcis_jax.training import manifest
+from simcis_jax.training.train_step import TrainState
 
 policies = ocp.checkpoint_managers
 UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of a folder that is still being written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -12,27 +11,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.settings import OptimizerSettings
+
 FROZEN = re.compile(r'/frozen_[a-z]+$')
 BACKBONE = re.compile(r'^resnet/')
 # Parameters of norms and embedding tables. The pixel decoder's `level_embed` is a plain parameter
 # in the published code and decays; the decoder's `level_embedding` is a table and does not.
 NOT_DECAYED = re.compile(r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/')
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW and its schedule; milestones are fractions of a stage, so all stages share them."""
-
-    base_learning_rate: float = 1e-4  # Stage 1.
-    later_learning_rate: float = 5e-5  # Every later stage.
-    backbone_multiplier: float = 0.1
-    milestones: tuple[float, ...] = (0.85, 0.95)
-    decay_factor: float = 0.1  # At each milestone.
-    warmup_steps: int = 0
-    weight_decay: float = 0.05
-    clip_norm: float = 0.01  # Global norm; so small that nearly every step is clipped.
-    b1: float = 0.9
-    b2: float = 0.999
 
 
 def parameter_groups(params: Mapping) -> Mapping:

@@ -9,24 +9,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simcis_jax import accumulation, parallel, replay, starting_point
-from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import continual, pictures
-from simcis_jax.evaluator import Evaluator
-from simcis_jax.interruption import StopRequest
+from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.nonfinite import NonfiniteSteps
-from simcis_jax.optimizer import make_optimizer
-from simcis_jax.progress import Progress, duration
+from simcis_jax.runtime import parallel
+from simcis_jax.runtime.interruption import StopRequest
+from simcis_jax.runtime.progress import Progress, duration
 from simcis_jax.settings import Settings
-from simcis_jax.stage_data import check_images, stage_arrays, survey_batches, training_batches
-from simcis_jax.step_loop import run_steps
-from simcis_jax.train_step import TrainState, make_survey_step, make_train_step
+from simcis_jax.training import accumulation, replay, starting_point
+from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
+from simcis_jax.training.nonfinite import NonfiniteSteps
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.stage_data import (
+    check_images,
+    stage_arrays,
+    survey_batches,
+    training_batches,
+)
+from simcis_jax.training.step_loop import run_steps
+from simcis_jax.training.train_step import TrainState, make_survey_step, make_train_step
+from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Batch, StageArrays
-from simcis_jax.workdir import Workdir
 
 
 class Trainer:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax import manifest
-from simcis_jax.checkpointing import StageCheckpoints, discard_damaged
+from simcis_jax.training import manifest
+from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 
 PARAMS = {'layer': {'kernel': np.arange(4096, dtype=np.float32).reshape(64, 64)}}
 

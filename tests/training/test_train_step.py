@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from simcis_jax import accumulation, parallel, settings
+from simcis_jax import settings
 from simcis_jax.continual import virtual_query
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import make_optimizer
-from simcis_jax.train_step import TrainState, make_train_step
+from simcis_jax.runtime import parallel
+from simcis_jax.training import accumulation
+from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.train_step import TrainState, make_train_step
 from simcis_jax.types import Batch, StageArrays, Targets
 
 CLASSES, SIZE, IMAGES = 6, 32, 4

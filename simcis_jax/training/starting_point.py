@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.port.state_dicts import read_backbone
-from simcis_jax.workdir import StageFolder, Workdir
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.workdir import StageFolder, Workdir
 
 # Random parameters and the memory before the first stage, for a number of classes.
 Fresh = Callable[[int], tuple[Any, Any]]

@@ -7,12 +7,12 @@ import pytest
 import runs
 from tiny import tiny_config
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.storage import stored_bytes
 from simcis_jax.settings import from_config
-from simcis_jax.trainer import Trainer
-from simcis_jax.workdir import Workdir
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 IMAGES = 6
 

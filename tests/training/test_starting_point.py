@@ -10,13 +10,13 @@ from random_params import save_stage_2
 from tiny import tiny_config
 
 from simcis_jax import main
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data import open_source
 from simcis_jax.settings import from_config
-from simcis_jax.stage_data import stage_arrays
-from simcis_jax.starting_point import with_backbone
-from simcis_jax.trainer import Trainer
-from simcis_jax.workdir import Workdir
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.stage_data import stage_arrays
+from simcis_jax.training.starting_point import with_backbone
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 CLASSES = 12
 SHAPES = open_source('shapes', 'val', num_images=1).categories.names

@@ -10,8 +10,8 @@ from tiny import tiny_config
 from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data.shapes import Shapes
-from simcis_jax.replay import image_memories
-from simcis_jax.stage_data import check_images, survey_batches, training_batches
+from simcis_jax.training.replay import image_memories
+from simcis_jax.training.stage_data import check_images, survey_batches, training_batches
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from simcis_jax.continual.image_memory import Labelled
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
 from simcis_jax.data.storage import label_bytes, stored_bytes
-from simcis_jax.progress import Progress
+from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
 
 _STREAM = 2**32 - 1  # Of random numbers; no stage has this index.

@@ -12,12 +12,14 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from simcis_jax import accumulation, parallel
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.methods.base import Memory, Method
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.optimizer import OptimizerSettings, learning_rate, make_optimizer
+from simcis_jax.runtime import parallel
+from simcis_jax.settings import OptimizerSettings
+from simcis_jax.training import accumulation
+from simcis_jax.training.optimizer import learning_rate, make_optimizer
 from simcis_jax.types import Batch, Predictions, StageArrays, Targets
 
 # Independent streams of random numbers of one image.

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 import jax
 from jax import Array
 
-from simcis_jax.checkpointing import StageCheckpoints
 from simcis_jax.data.pipeline import TrainIterator
-from simcis_jax.interruption import Interrupted, StopRequest
-from simcis_jax.nonfinite import NonfiniteSteps
-from simcis_jax.progress import Progress
+from simcis_jax.runtime.interruption import Interrupted, StopRequest
+from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import TrainingSettings
-from simcis_jax.train_step import TrainState
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.nonfinite import NonfiniteSteps
+from simcis_jax.training.train_step import TrainState
+from simcis_jax.training.workdir import MetricsLog
 from simcis_jax.types import Batch
-from simcis_jax.workdir import MetricsLog
 
 # Metrics worth a place in the progress line; the log has them all.
 SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
-from simcis_jax.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import keep_freed_memory
 
 keep_freed_memory()
 x = jnp.ones((2000, 2000))

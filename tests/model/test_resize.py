@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from simcis_jax.resize import bilinear_matrix, resize, resize_features
+from simcis_jax.model.resize import bilinear_matrix, resize, resize_features
 
 
 @pytest.fixture(scope='module')

@@ -19,9 +19,9 @@ import numpy as np
 
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import pictures
-from simcis_jax.predictor import Prediction
+from simcis_jax.prediction.predictor import Prediction
+from simcis_jax.training.workdir import write_whole
 from simcis_jax.types import Categories
-from simcis_jax.workdir import write_whole
 
 KINDS = ('panoptic', 'semantic', 'overlay')
 

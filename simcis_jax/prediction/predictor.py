@@ -13,18 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax import parallel, settings
-from simcis_jax.checkpointing import StageCheckpoints
+from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.data.evaluation_batches import EvaluationBatch, canvas_side
-from simcis_jax.evaluator import make_predictor, make_tasks
+from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
 from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.runtime import parallel
 from simcis_jax.settings import EvaluationSettings, Settings
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.workdir import StageFolder
 from simcis_jax.types import Categories
-from simcis_jax.workdir import StageFolder
 
 # Results of larger images are made at this size and enlarged: every query has a mask of it.
 MAX_RESULT_SIDE = 2048

@@ -13,7 +13,6 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from simcis_jax import parallel
 from simcis_jax.data.evaluation_batches import (
     EvaluationBatch,
     describe,
@@ -31,7 +30,8 @@ from simcis_jax.evaluation.tasks import (
     Task,
 )
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.progress import Progress
+from simcis_jax.runtime import parallel
+from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import EvaluationSettings
 from simcis_jax.types import Categories
 

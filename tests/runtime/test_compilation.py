@@ -5,7 +5,7 @@ import platform
 import jax
 import pytest
 
-from simcis_jax.compilation import keep_programs
+from simcis_jax.runtime.compilation import keep_programs
 
 
 @pytest.fixture

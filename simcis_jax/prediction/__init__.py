@@ -1,0 +1,1 @@
+"""A finished stage as a function of images, and the folder it writes its results to."""

@@ -1,0 +1,1 @@
+"""Devices, compilation, memory, signals, threads and progress: what any program of ours needs."""

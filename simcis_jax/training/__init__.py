@@ -1,0 +1,1 @@
+"""The stage loop, the train step, its data, and its state on disk."""
