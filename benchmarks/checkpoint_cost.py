@@ -49,7 +49,7 @@ def random_state(settings: Settings, num_classes: int) -> TrainState:
         return jnp.asarray(rng.normal(size=x.shape) if is_float else np.zeros(x.shape), x.dtype)
 
     optimizer = make_optimizer(shapes, settings.optimizer)
-    memory = jax.eval_shape(lambda: settings.method.init_memory(num_classes, model.width))
+    memory = jax.eval_shape(lambda: settings.method.init_memory(num_classes, model.hidden_dim))
     params, opt_state, memory = jax.tree.map(
         fill, (shapes, jax.eval_shape(optimizer.init, shapes), memory)
     )

@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import products, row
 from benchmarks.workload import Work, Workload
-from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import configure_malloc
 
 
 def make_call(compiled: jax.stages.Compiled, arguments: tuple, carries: bool) -> Callable[[], None]:
@@ -58,7 +58,7 @@ def main() -> None:
     jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
     if settings.devices > 1:
         jax.config.update('jax_num_cpu_devices', settings.devices)
-    keep_freed_memory()  # As the commands do.
+    configure_malloc()  # As the commands do.
     found = measure(Workload(settings).rows()[name](), settings.repeats)
     versions = {'jax': jax.__version__, 'flax': flax.__version__}
     row.hand_back(row.Measurement(name, side, jax.devices()[0].device_kind, versions, **found))

@@ -23,7 +23,7 @@ from benchmarks.our_side import make_call
 from benchmarks.row import OURS, ROWS
 from benchmarks.settings_flags import settings
 from benchmarks.workload import Work, Workload
-from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import configure_malloc
 
 ROW = flags.DEFINE_enum(
     'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'What to profile.'
@@ -117,7 +117,7 @@ def table(found: collections.Counter, top: int) -> str:
 
 def main(_) -> None:
     """Profiles and prints."""
-    keep_freed_memory()  # As the commands do.
+    configure_malloc()  # As the commands do.
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(TRACE.value or temporary)
         seconds, found = profile(Workload(settings()).rows()[ROW.value](), folder)

@@ -31,8 +31,8 @@ ROWS = {
     'deformable attention, 1 of 6, forward + backward': (OURS, EAGER),
     'decoder, forward': (OURS, EAGER),
     'decoder, forward + backward': (OURS, EAGER),
-    'matching, 10 sets': (OURS, EAGER),
-    'losses, 10 sets, forward + backward': (OURS, EAGER),
+    'matching, 10 layers': (OURS, EAGER),
+    'losses, 10 layers, forward + backward': (OURS, EAGER),
     'pseudo-labels': (OURS,),
     'query bank': (OURS,),
 }

@@ -74,8 +74,8 @@ class Peer:
             'matrix product': matrix_product,
             'evaluation forward': self.evaluation,
             'train step': self.train_step,
-            'matching, 10 sets': self.matching,
-            'losses, 10 sets, forward + backward': self.losses,
+            'matching, 10 layers': self.matching,
+            'losses, 10 layers, forward + backward': self.losses,
         }
         for name, part in {
             'backbone': self.backbone,
@@ -101,7 +101,7 @@ class Peer:
         return forward
 
     def train_step(self) -> Callable[[], Any]:
-        """One update: losses of all prediction sets, clipping, AdamW."""
+        """One update: losses of all decoder outputs, clipping, AdamW."""
         self.model.train()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, fused=True)
@@ -155,7 +155,7 @@ class Peer:
         return forward, [*parameters_of(module), tokens]
 
     def decoder(self) -> Part:
-        """Maps and mask features -> class and mask logits of all prediction sets."""
+        """Maps and mask features -> class and mask logits of all decoder outputs."""
         module, head = self.model.model.transformer_module, self.model.class_predictor
         *maps, features = [self.random_map(stride, 256) for stride in (32, 16, 8, 4)]
 
@@ -169,7 +169,7 @@ class Peer:
     # Parts of the losses
 
     def matching(self) -> Callable[[], Any]:
-        """Every prediction set with the targets."""
+        """Every decoder output with the targets."""
         masks, classes = self.random_predictions()
         matcher = self.model.criterion.matcher
         return lambda: [
@@ -204,7 +204,7 @@ class Peer:
         return torch.randn(self.settings.batch, width, side, side).requires_grad_()
 
     def random_predictions(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Mask logits and class logits of ten prediction sets."""
+        """Mask logits and class logits of ten decoder outputs."""
         settings = self.settings
         side = settings.size // 4
         masks = [torch.randn(settings.batch, settings.queries, side, side) for _ in range(10)]

@@ -53,8 +53,8 @@ class Workload:
             'evaluation forward': self.evaluation,
             'train step': functools.partial(self.train_step, with_teacher=False),
             'train step, teacher + CSL + VQ': functools.partial(self.train_step, with_teacher=True),
-            'matching, 10 sets': self.matching,
-            'losses, 10 sets, forward + backward': self.losses,
+            'matching, 10 layers': self.matching,
+            'losses, 10 layers, forward + backward': self.losses,
             'pseudo-labels': self.pseudo_labels,
             'query bank': self.bank,
         }
@@ -100,7 +100,7 @@ class Workload:
             step=jnp.int32(0),
             params=self.params,
             opt_state=make_optimizer(self.params, optimizer).init(self.params),
-            memory=self.method.init_memory(self.settings.classes, self.model.width),
+            memory=self.method.init_memory(self.settings.classes, self.model.hidden_dim),
             key=jax.random.key(1),
             skipped=jnp.int32(0),
         )
@@ -130,7 +130,7 @@ class Workload:
         """Tokens of all maps -> the same."""
         shapes = tuple((self.settings.size // s,) * 2 for s in (32, 16, 8))
         count = sum(h * w for h, w in shapes)
-        shape = self.settings.batch, count, self.model.width
+        shape = self.settings.batch, count, self.model.hidden_dim
         tokens = jax.random.normal(jax.random.key(2), shape)
         layer, references = DeformableAttention(self.model.num_heads), grid_centres(shapes)
         init = functools.partial(layer.init, references=references, shapes=shapes)
@@ -139,8 +139,8 @@ class Workload:
 
     def decoder(self) -> tuple[Callable, tuple]:
         """Queries, maps and mask features -> class logits, mask embeddings and boxes."""
-        maps = [self.random_map(stride, self.model.width) for stride in (32, 16, 8, 4)]
-        shape = self.settings.batch, self.settings.queries, self.model.width
+        maps = [self.random_map(stride, self.model.hidden_dim) for stride in (32, 16, 8, 4)]
+        shape = self.settings.batch, self.settings.queries, self.model.hidden_dim
         queries = jax.random.normal(jax.random.key(2), shape)
         boxes = jnp.full((*shape[:2], 4), 0.5)
 
@@ -154,7 +154,7 @@ class Workload:
     # Parts of the losses
 
     def matching(self) -> Work:
-        """Every prediction set with the targets."""
+        """Every decoder output with the targets."""
         match = functools.partial(
             match_targets, weights=LossWeights(), num_points=self.sampling.num_points
         )
@@ -180,7 +180,7 @@ class Workload:
 
     def bank(self) -> Work:
         """Matched queries stored, virtual queries drawn."""
-        memory = self.method.init_memory(self.settings.classes, self.model.width)
+        memory = self.method.init_memory(self.settings.classes, self.model.hidden_dim)
         queries = self.random_predictions().selection.queries
         labels = np.full(queries.shape[:2], -1, np.int32)
         labels[:, : self.settings.targets] = self.batch.targets.labels[:, : self.settings.targets]
@@ -219,7 +219,7 @@ class Workload:
 
     def random_predictions(self) -> Predictions:
         """Predictions that differ from each other, unlike those of random weights."""
-        settings, width = self.settings, self.model.width
+        settings, width = self.settings, self.model.hidden_dim
         sets, images = self.model.decoder_layers + 1, settings.batch
         queries = sets, images, settings.queries
         normal = functools.partial(jax.random.normal, jax.random.key(5))

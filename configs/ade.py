@@ -6,7 +6,7 @@ torchvision or detectron2; other places are given by --config.data.root and
 
 Stage 1 trains for 160,000 steps, every later one for 1,000 a class. The published runs used 4 GPUs;
 the batch of 8 is global, whatever the number of devices. Where a device's share does not fit its
-memory, --config.training.images_at_once=1 gives the same results one image after the other.
+memory, --config.training.microbatch_size=1 gives the same results one image after the other.
 """
 
 from ml_collections import ConfigDict

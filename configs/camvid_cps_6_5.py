@@ -17,7 +17,11 @@ def get_config():
     config.protocol.update(base=6, increment=5)
     config.method.num_virtual_queries = 4
     config.training.update(
-        batch_size=8, base_steps=1000, steps_per_class=100, survey_images=0, checkpoint_every=500
+        batch_size=8,
+        base_steps=1000,
+        steps_per_class=100,
+        statistics_images=0,
+        checkpoint_every=500,
     )
     config.evaluation.update(short_side=128, max_side=256, batch_size=8)
     return config

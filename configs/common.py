@@ -14,7 +14,7 @@ def small_model(config: ConfigDict) -> ConfigDict:
     config.model.update(
         backbone='small_stride4',
         num_queries=20,
-        width=64,
+        hidden_dim=64,
         num_heads=4,
         encoder_layers=2,
         encoder_feedforward=128,

@@ -17,7 +17,7 @@ def get_config():
     config.training.batch_size = 16
     config.training.base_steps = 1000
     config.training.steps_per_class = 125
-    config.training.survey_images = 512
+    config.training.statistics_images = 512
     config.training.checkpoint_every = 250
     config.evaluation.short_side = 64
     config.evaluation.max_side = 64

@@ -27,8 +27,8 @@ from experiments.sweep import Run, cost, finish, finished, in_order, make_run
 from simcis_jax.data import open_source
 from simcis_jax.main import is_for_user, parse_flags, stop
 from simcis_jax.runtime import interruption
-from simcis_jax.runtime.allocator import keep_freed_memory
-from simcis_jax.training.workdir import write_whole
+from simcis_jax.runtime.allocator import configure_malloc
+from simcis_jax.training.workdir import write_atomically
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 # Data sets by name, and their classes.
@@ -173,8 +173,8 @@ def write(plan: Plan, results: Results, *, whole: bool = True) -> str:
     done = [run for run in plan.runs if run.folder in results]
     texts.append(tables.run_list(done, plan.overrides))
     text = '\n'.join(texts)
-    write_whole(plan.workdir / f'{plan.experiment.name}.md', text)
-    write_whole(plan.workdir / f'{plan.experiment.name}.json', json.dumps(numbers, indent=2))
+    write_atomically(plan.workdir / f'{plan.experiment.name}.md', text)
+    write_atomically(plan.workdir / f'{plan.experiment.name}.json', json.dumps(numbers, indent=2))
     return text
 
 
@@ -203,7 +203,7 @@ def main(experiment: Experiment) -> None:
     """The command of an experiment; bad input ends it with one line."""
     logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
     flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
-    keep_freed_memory()  # First: the next line starts JAX's threads.
+    configure_malloc()  # First: the next line starts JAX's threads.
     interruption.stop_at_once()
     try:
         run(experiment, sys.argv[1:])

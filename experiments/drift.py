@@ -26,7 +26,7 @@ from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_images
 from experiments.sweep import Run
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.training.workdir import write_whole
+from simcis_jax.training.workdir import write_atomically
 
 NUM_IMAGES = 32
 LABELS = ('pseudo-labels, learned queries', '+ QPA', 'SimCIS')
@@ -110,7 +110,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
     name = next(iter(wanted.values())).setting
     figures.save(draw(measured), folder / f'drift-{name}')
     content = {label: dataclasses.asdict(drift) for label, drift in measured.items()}
-    write_whole(folder / f'drift-{name}.json', json.dumps(content, indent=2))
+    write_atomically(folder / f'drift-{name}.json', json.dumps(content, indent=2))
     return table(name, measured)
 
 

@@ -31,7 +31,7 @@ LATER = (
     'protocol.replay_megabytes',
     'optimizer.later_learning_rate',
     'training.steps_per_class',
-    'training.survey_images',
+    'training.statistics_images',
     'training.init_from',
 )
 FOLDER = 'first_stages'  # Of a sweep, for copies: BORROWER/LENDER/stage_1.
@@ -52,7 +52,7 @@ def first_stage_key(config: Config) -> dict:
 
 
 def memory_size(config: Config) -> int:
-    """Numbers that the method of a config remembers of one class of width 1."""
+    """Numbers that the method of a config remembers of one class of hidden_dim 1."""
     method = make_method(**config['method'])
     memory = jax.eval_shape(lambda: method.init_memory(1, 1))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(memory))
@@ -111,8 +111,8 @@ def shrink_bank(memory: Mapping[str, Any], bank_size: int) -> dict[str, Any]:
         bank_size: queries to keep of each class, at most K.
     """
     queries, written = np.asarray(memory['queries']), np.asarray(memory['written'])
-    num_classes, old_size, width = queries.shape
-    kept = np.zeros((num_classes, bank_size, width), queries.dtype)
+    num_classes, old_size, hidden_dim = queries.shape
+    kept = np.zeros((num_classes, bank_size, hidden_dim), queries.dtype)
     for label, end in enumerate(written):
         last = np.arange(max(0, end - bank_size), end)
         kept[label, last % bank_size] = queries[label, last % old_size]

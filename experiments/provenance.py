@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from simcis_jax.training.workdir import write_whole
+from simcis_jax.training.workdir import write_atomically
 
 
 def commit() -> str:
@@ -52,7 +52,7 @@ def recorded(folder: Path) -> Iterator[None]:
                 'jax': jax.__version__,
                 'hours': round(hours, 4),
             }
-            write_whole(folder / 'provenance.json', json.dumps(record, indent=2))
+            write_atomically(folder / 'provenance.json', json.dumps(record, indent=2))
 
 
 def read(folder: Path) -> dict:

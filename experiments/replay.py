@@ -29,7 +29,7 @@ NO_QUERIES = {'method.num_virtual_queries': 0}
 def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
     """The paper's rows, then images in the room that stored queries take."""
     num_replayed = len(planned_stages(config.protocol, num_classes)[-1].past)
-    query_bytes = num_replayed * config.model.width * np.dtype(np.float32).itemsize
+    query_bytes = num_replayed * config.model.hidden_dim * np.dtype(np.float32).itemsize
     return (
         Variant(f'0 {IMAGES}', NO_QUERIES),
         *(

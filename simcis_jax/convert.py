@@ -23,7 +23,7 @@ from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.resnet import BACKBONES
 from simcis_jax.port import published_bank, state_dicts, torch_weights
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.workdir import StageFolder, write_whole
+from simcis_jax.training.workdir import StageFolder, write_atomically
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -72,8 +72,8 @@ def import_model(
         if not folder.number:
             raise ValueError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
         params = torch_weights.to_flax(state)
-        num_classes, width = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
-        memory = _memory(num_classes, width, bank, counts)
+        num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
+        memory = _memory(num_classes, hidden_dim, bank, counts)
         name = backbone_name(params['resnet'])
         words = f'{name}, {num_classes} classes'
         if memory:
@@ -90,16 +90,20 @@ def import_model(
     return f'{out}: {words}; use it with {usage}'
 
 
-def _memory(num_classes: int, width: int, bank: str | None, counts: str | None) -> QueryBank | None:
+def _memory(
+    num_classes: int, hidden_dim: int, bank: str | None, counts: str | None
+) -> QueryBank | None:
     if not (bank or counts):
         return None
     if bank:
         queries, written = published_bank.read_bank(bank, num_classes)
-        if queries.shape[2] != width:
-            raise ValueError(f'{bank} has queries of {queries.shape[2]}, the model of {width}.')
+        if queries.shape[2] != hidden_dim:
+            raise ValueError(
+                f'{bank} has queries of {queries.shape[2]}, the model of {hidden_dim}.'
+            )
     else:
         size = SimCIS.bank_size
-        queries = np.zeros((num_classes, size, width), np.float32)
+        queries = np.zeros((num_classes, size, hidden_dim), np.float32)
         written = np.zeros(num_classes, np.int32)
     totals = np.zeros(num_classes, np.float32)
     if counts:
@@ -144,7 +148,7 @@ def export_model(
     if bank:
         published_bank.write_bank(bank, memory['queries'], memory['written'])
     if counts:
-        write_whole(Path(counts), published_bank.counts_text(memory['counts']))
+        write_atomically(Path(counts), published_bank.counts_text(memory['counts']))
     return f'{out}: {len(state)} arrays'
 
 

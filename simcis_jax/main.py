@@ -22,8 +22,8 @@ from ml_collections import ConfigDict, config_flags
 import simcis_jax
 from simcis_jax import settings
 from simcis_jax.runtime import interruption, parallel
-from simcis_jax.runtime.allocator import keep_freed_memory
-from simcis_jax.runtime.compilation import keep_programs
+from simcis_jax.runtime.allocator import configure_malloc
+from simcis_jax.runtime.compilation import enable_compilation_cache
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 
@@ -99,8 +99,8 @@ def main(argv: list[str]) -> None:
             parallel.start_processes()
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w')
-        keep_freed_memory()
-        keep_programs()
+        configure_malloc()
+        enable_compilation_cache()
         interruption.stop_at_once()
         run(CONFIG.value, WORKDIR.value, MODE.value)
     except (ValueError, OSError, FloatingPointError) as error:

@@ -24,8 +24,8 @@ from simcis_jax.data.decode import read_image
 from simcis_jax.main import is_for_user, parse_flags, stop
 from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
 from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
-from simcis_jax.runtime.allocator import keep_freed_memory
-from simcis_jax.runtime.compilation import keep_programs
+from simcis_jax.runtime.allocator import configure_malloc
+from simcis_jax.runtime.compilation import enable_compilation_cache
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if foreign:
         parser.error(f'unexpected {foreign[0]!r}; is the pattern of --images in quotes?')
     logging.set_verbosity(logging.WARNING)
-    keep_freed_memory()
-    keep_programs()
+    configure_malloc()
+    enable_compilation_cache()
     try:
         predictor = load(
             checkpoint,

@@ -17,7 +17,7 @@ from absl import logging
 from simcis_jax.main import is_for_user, stop
 from simcis_jax.reporting.page import make_page
 from simcis_jax.reporting.run_folder import read_run
-from simcis_jax.training.workdir import write_whole
+from simcis_jax.training.workdir import write_atomically
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -29,7 +29,7 @@ def write_report(workdir: str | Path) -> Path:
     """
     page = make_page(read_run(workdir))
     path = Path(workdir) / 'report.html'
-    write_whole(path, page)
+    write_atomically(path, page)
     return path
 
 

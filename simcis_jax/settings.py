@@ -69,10 +69,10 @@ class TrainingSettings:
     """How long and how to train."""
 
     batch_size: int = 8  # Global: over all devices.
-    images_at_once: int = 0  # Of a device; 0 = its whole share. Fewer need less memory.
+    microbatch_size: int = 0  # Of a device; 0 = its whole share. Fewer need less memory.
     base_steps: int = 160_000
     steps_per_class: int = 1_000  # Of every later stage.
-    survey_images: int = 0  # Images seen before a stage to count pseudo-labels; 0 = all.
+    statistics_images: int = 0  # Images seen before a stage to count pseudo-labels; 0 = all.
     init_from: str = ''  # Folder stage_N of a finished run: go on after it instead of training it.
     init_backbone: str = ''  # ImageNet weights to start from: torchvision, timm, detectron2.
     seed: int = 0

@@ -1,12 +1,13 @@
 """What flows between the parts, and the legend of shape letters.
 
-    B  images of a batch              C  classes of the data set (rows of the class head)
-    H, W  image height, width         D  width of a query
-    h, w  height, width at stride 4   Q  selected object queries of an image
+    B  images in the batch            C  classes of the data set (rows of the class head)
+    H, W  image height, width         D  hidden dimension (embedding of a query or token)
+    h, w  height, width at stride 4   Q  object queries of an image
     S  tokens: all positions of the   V  virtual queries of an image (0 where there are none)
        three decoder feature maps     T  target slots of an image (padded with label -1)
-    L  prediction sets: the initial   K  bank slots of a class
-       queries, then each layer       P  points sampled on a mask
+    L  decoder outputs: from the      K  bank slots of a class
+       initial queries, then one      P  points sampled on a mask
+       after each layer
 
 A target or prediction never holds a stack of full-size masks: targets are one segment map, and
 predicted masks stay factored as embeddings [.., Q, D] and pixel features [h, w, D] until someone
@@ -99,7 +100,7 @@ class Selection:
 
 @flax.struct.dataclass
 class Predictions:
-    """All prediction sets of a model: index 0 = the initial queries, -1 = the last layer."""
+    """All decoder outputs: index 0 comes from the initial queries, -1 from the last layer."""
 
     class_logits: Array  # [L, B, Q, C]
     mask_embeddings: Array  # [L, B, Q, D]
@@ -109,7 +110,7 @@ class Predictions:
     selection: Selection
 
     def mask_logits(self, layer: int = -1) -> Array:
-        """Mask logits [B, Q, h, w] of one prediction set."""
+        """Mask logits [B, Q, h, w] of one decoder output."""
         return jnp.einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
 
 

@@ -32,10 +32,10 @@ def main(num_devices, out, folder, *changes):
     config = tiny_config(**values).to_dict()
     with Workdir(folder, config, writes=parallel.is_main()) as workdir:
         trainer = Trainer(from_config(config), workdir)
-        programs = keep_programs(trainer)
-        adopted = trainer.start()
-        state = trainer.finished_state(trainer.stages[adopted - 1]) if adopted else None
-        for stage in trainer.stages[adopted : adopted + 2]:
+        programs = enable_compilation_cache(trainer)
+        inherited = trainer.start()
+        state = trainer.finished_state(trainer.stages[inherited - 1]) if inherited else None
+        for stage in trainer.stages[inherited : inherited + 2]:
             state = trainer.train_stage(stage, state)
     for array in jax.tree.leaves((state.params, state.memory)):
         first, *others = (np.asarray(shard.data) for shard in array.addressable_shards)
@@ -47,7 +47,7 @@ def main(num_devices, out, folder, *changes):
         np.savez(out, program=programs[-1], **arrays)
 
 
-def keep_programs(trainer):
+def enable_compilation_cache(trainer):
     """Compiles the train step ahead of time; returns the list of what the compiler made of it."""
     programs, compiled, jitted = [], {}, trainer.train_step
 

@@ -45,10 +45,10 @@ def weights(salt, backbone='resnet50'):
 def padded(images):
     """Images [B, 3, h, w] in the corner of a noisy canvas, its sides multiples of 32; their size"""
     images = np.moveaxis(images, 1, -1)
-    batch, height, width, _ = images.shape
-    canvas = np.full((batch, -(-height // 32) * 32, -(-width // 32) * 32, 3), 77, np.uint8)
-    canvas[:, :height, :width] = images
-    return canvas, np.array([[height, width]] * batch)
+    batch, height, hidden_dim, _ = images.shape
+    canvas = np.full((batch, -(-height // 32) * 32, -(-hidden_dim // 32) * 32, 3), 77, np.uint8)
+    canvas[:, :height, :hidden_dim] = images
+    return canvas, np.array([[height, hidden_dim]] * batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -85,9 +85,9 @@ def backbone_and_pixel_decoder(params, image, size, inner):
     attention = encoder['layer0']['attention']
     maps, mask_features = encoder['__call__'][0]
     shapes = [x.shape[1:3] for x in maps]
-    batch, width = len(image), mask_features.shape[-1]
+    batch, hidden_dim = len(image), mask_features.shape[-1]
     positions = [
-        encode_grid(shape, width).reshape(-1, width) + embedding
+        encode_grid(shape, hidden_dim).reshape(-1, hidden_dim) + embedding
         for shape, embedding in zip(shapes, params['pixel_decoder']['level_embed'], strict=True)
     ]
     positions, references = np.concatenate(positions), grid_centres(tuple(shapes))
@@ -197,7 +197,7 @@ def without_useless_rows(golden):
 
 
 def compare_attention(file, golden, arrays):
-    """Asserts that the queries of every prediction set may attend to the published keys.
+    """Asserts that the queries of every decoder output may attend to the published keys.
 
     Recorded are the bits of blocked keys before rows without any open key are opened.
     """

@@ -26,7 +26,7 @@ def save_stage_2(folder, num_classes, scale=0.3):
     image = jnp.zeros((1, size, size, 3), jnp.uint8)
     params = random_params(model.init, image, scale=scale)['params']
     rng = np.random.default_rng(0)
-    queries = rng.normal(size=(num_classes, settings.method.bank_size, model.width))
+    queries = rng.normal(size=(num_classes, settings.method.bank_size, model.hidden_dim))
     bank = QueryBank(
         queries.astype(np.float32),
         np.full(num_classes, 3, np.int32),

@@ -15,14 +15,14 @@ from simcis_jax.training.train_step import MATCHING, SAMPLING
 from simcis_jax.types import StageArrays, Targets, VirtualQueries
 
 NUM_CLASSES, SLOTS = 150, 8
-SETS = ('interm', *(f'aux{i}' for i in range(8)), 'main')  # In the order of our prediction sets.
+SETS = ('interm', *(f'aux{i}' for i in range(8)), 'main')  # In the order of our decoder outputs.
 TERMS = {'class': 'ce', 'mask': 'mask', 'dice': 'dice', 'box': 'bbox', 'giou': 'giou'}
 NUM_POINTS = 196
 NUM_UNCERTAIN = 147  # Three quarters of them.
 
 
 def loss_name(name, term):
-    """The published name of a term of a prediction set."""
+    """The published name of a term of a decoder output."""
     if name == 'interm':
         return f'interm_loss_{TERMS[term]}'
     return f'loss_{TERMS[term]}' + (f'_{name[-1]}' if name != 'main' else '')
@@ -65,7 +65,7 @@ def recorded_key(golden):
     """A random key whose draws in a train step are the points of the recorded step.
 
     Its data is the path that led to it, and every draw is looked up by its path: step, stream,
-    image, then prediction set, slot and draw where there are several.
+    image, then decoder output, slot and draw where there are several.
     """
     num_targets = sum(len(golden[f'targets/b{image}/labels']) for image in (0, 1))
     matching = np.zeros((2, len(SETS), NUM_POINTS, 2), np.float32)

@@ -25,7 +25,7 @@ SMALL = {
     'model': {
         'backbone': 'small_stride4',
         'num_queries': 12,
-        'width': 32,
+        'hidden_dim': 32,
         'num_heads': 4,
         'encoder_layers': 1,
         'encoder_feedforward': 64,

@@ -121,5 +121,5 @@ def test_a_run_goes_on_on_another_number_of_devices(one_device, steps, tmp_path)
     checkpoints = tmp_path / 'run' / 'stage_3' / 'checkpoints'
     shutil.rmtree(checkpoints / '20')
     assert [path.name for path in checkpoints.iterdir()] == ['18']
-    trained(4, tmp_path, *steps[1], 'training.images_at_once=1')
+    trained(4, tmp_path, *steps[1], 'training.microbatch_size=1')
     assert_same_training(tmp_path, one_device)

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     trainer = Trainer(settings.from_config(config), Workdir(root, config))
     trainer.start()
     with StageCheckpoints(trainer.workdir.stage(2).checkpoints) as checkpoints:
-        params = random_params(lambda key: trainer.fresh()[0], seed=7, scale=0.5)
+        params = random_params(lambda key: trainer.initialize()[0], seed=7, scale=0.5)
         checkpoints.save_weights(0, params)
     return root, trainer
 
@@ -277,7 +277,7 @@ def test_bad_input_is_one_line(run, predicted, tmp_path, capsys, arguments, mess
 def converted(run, tmp_path):
     """The same weights in a folder without a run, as conversion makes it."""
     folder = StageFolder(tmp_path / 'converted' / 'stage_2')
-    folder.adopt(StageFolder(run[0] / 'stage_2'))
+    folder.copy_from(StageFolder(run[0] / 'stage_2'))
     return folder.root
 
 
@@ -304,7 +304,7 @@ def test_values_of_the_config_come_from_the_arguments():
 
 def test_a_config_that_does_not_fit_the_model_is_refused(converted):
     with pytest.raises(ValueError, match='model.* and the categories as they were there'):
-        predict.load(converted, config=tiny_config(**{'model.width': 64}).to_dict())
+        predict.load(converted, config=tiny_config(**{'model.hidden_dim': 64}).to_dict())
     with pytest.raises(ValueError, match='is stage 2, but protocol.base'):
         predict.load(converted, config=tiny_config(**{'protocol.base': 12}).to_dict())
 

@@ -39,7 +39,7 @@ from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights, matching_cost
 from simcis_jax.losses.point_sampling import sample_features, sample_slots
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
-from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.model.masked_decoder import DecoderOutputs
 from simcis_jax.port.torch_weights import to_torch
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import OptimizerSettings
@@ -147,7 +147,7 @@ def matches_and_terms(student, targets, key, virtual_labels, weights, sampling):
 
 @functools.partial(jax.jit, static_argnames='weights')
 def costs(class_logits, mask_logits, boxes, targets, points, weights):
-    """Costs [B, Q, T] of one prediction set."""
+    """Costs [B, Q, T] of one decoder output."""
 
     def one(points, class_logits, masks, boxes, segment_map, labels, true_boxes):
         mask_logits = sample_features(jnp.moveaxis(masks, 0, -1), points)
@@ -249,7 +249,7 @@ def step(request):
         believe, choose = map(jax.jit, (start.method.believed, start.method.targets))
         believed = jax.device_get(believe(start.truth, teacher, start.stage))
         targets = jax.device_get(choose(start.truth, teacher, start.stage))
-        arrays['collect/psd_num'] = start.method.survey(targets, start.stage)
+        arrays['collect/psd_num'] = start.method.statistics(targets, start.stage)
         if start.drawn is not None:
             replay_positions = teacher.selection.positions
     arrays |= target_arrays(start, targets, believed)
@@ -268,7 +268,7 @@ def step(request):
     )
     extra = {}
     if teacher is not None:
-        replayed = PredictionSets(found.get('dec/distill/layer8/logits', np.zeros(1))[None], 0, 0)
+        replayed = DecoderOutputs(found.get('dec/distill/layer8/logits', np.zeros(1))[None], 0, 0)
         extra = start.method.losses(student, replayed, teacher)
     arrays |= cost_arrays(start, student, found, (targets, believed))
     arrays |= assignment_arrays(start, matches)

@@ -51,7 +51,7 @@ def write_run(root, stages=(1, 2, 3), *, log=True, bank=True, pictures=True):
     if log:
         records = [
             {'stage': stage, 'step': step, 'steps_per_second': 2.5, 'total': 30.0 / step + stage,
-             'learning_rate': 10.0**-stage / step, 'broken_costs': 0.0}
+             'learning_rate': 10.0**-stage / step, 'nonfinite_costs': 0.0}
             for stage, last in ((1, 40), (2, 20), (3, 20)) for step in range(10, last + 1, 10)
         ]  # fmt: skip
         lines = [json.dumps(record) for record in records]

@@ -5,7 +5,7 @@ from configs import shapes_cps_8_2
 
 def tiny_config(**changes):
     config = shapes_cps_8_2.get_config()
-    config.model.update(num_queries=12, width=32, encoder_layers=1, decoder_layers=2)
+    config.model.update(num_queries=12, hidden_dim=32, encoder_layers=1, decoder_layers=2)
     config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
     config.loss.num_points = 32
     config.training.update(
@@ -14,7 +14,7 @@ def tiny_config(**changes):
         steps_per_class=2,
         log_every=2,
         checkpoint_every=2,
-        survey_images=6,
+        statistics_images=6,
     )
     config.evaluation.update(
         tasks=('panoptic', 'semantic', 'instance'), batch_size=4, num_pictures=2

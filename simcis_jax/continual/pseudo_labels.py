@@ -22,7 +22,7 @@ class PseudoLabelRule:
 
     score: float = 0.35  # A query's best class probability must be above this.
     overlap: float = 0.8  # The share of its mask that must remain its own.
-    sharpness: float | None = 0.06  # Temperature of the ranking score; None ranks by probability.
+    temperature: float | None = 0.06  # Temperature of the ranking score; None ranks by probability.
     merge_classes: bool = False  # One target a class instead of one a query (semantic).
 
 
@@ -55,9 +55,9 @@ def _believed_segments(
     if rejected is not None:
         keep &= ~rejected[labels]
     scores = best
-    if rule.sharpness is not None:
-        sharpened = jnp.where(allowed, probabilities / rule.sharpness, -jnp.inf)
-        scores = jax.nn.softmax(sharpened, axis=-1).max(axis=-1)
+    if rule.temperature is not None:
+        scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
+        scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
     masks = jax.nn.sigmoid(resize(mask_logits, free.shape))  # In this order: edges depend on it.
     claim = jnp.where(keep[:, None, None], scores[:, None, None] * masks, -1.0)

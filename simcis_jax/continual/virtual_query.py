@@ -22,10 +22,10 @@ class QueryBank:
     counts: Array  # [C] float32, pseudo-labels of each class in the images of the stage.
 
 
-def create(num_classes: int, bank_size: int, width: int) -> QueryBank:
+def create(num_classes: int, bank_size: int, hidden_dim: int) -> QueryBank:
     """An empty bank."""
     return QueryBank(
-        queries=jnp.zeros((num_classes, bank_size, width)),
+        queries=jnp.zeros((num_classes, bank_size, hidden_dim)),
         written=jnp.zeros(num_classes, jnp.int32),
         counts=jnp.zeros(num_classes),
     )
@@ -33,9 +33,9 @@ def create(num_classes: int, bank_size: int, width: int) -> QueryBank:
 
 def stored(bank: QueryBank) -> tuple[int, int]:
     """How many queries a bank holds, and the bytes of these and of the numbers of each class."""
-    _, bank_size, width = bank.queries.shape
+    _, bank_size, hidden_dim = bank.queries.shape
     number = int(np.minimum(bank.written, bank_size).sum())
-    num_bytes = number * width * bank.queries.dtype.itemsize
+    num_bytes = number * hidden_dim * bank.queries.dtype.itemsize
     return number, num_bytes + bank.written.nbytes + bank.counts.nbytes
 
 

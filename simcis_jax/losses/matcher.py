@@ -24,6 +24,16 @@ class LossWeights:
     box: float = 5.0
     giou: float = 2.0
 
+    def by_term(self) -> dict[str, float]:
+        """The weight of each loss term, by the name of the term."""
+        return {
+            'class': self.classification,
+            'mask': self.mask,
+            'dice': self.dice,
+            'box': self.box,
+            'giou': self.giou,
+        }
+
 
 def class_cost(logits: Array, labels: Array) -> Array:
     """Focal cost [Q, T] of giving label t to query q; logits [Q, C], labels [T]."""
@@ -64,7 +74,7 @@ def matching_cost(
     target_boxes: Array,
     weights: LossWeights,
 ) -> Array:
-    """Cost [Q, T] of one prediction set on one image.
+    """Cost [Q, T] of one decoder output on one image.
 
     Args:
         class_logits: [Q, C], boxes: [Q, 4].
@@ -104,7 +114,7 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
             f'{num_targets} target slots for {num_queries} queries; lower data.max_segments.'
         )
     usable = jnp.isfinite(cost) & valid
-    num_broken = jnp.sum(valid & ~jnp.isfinite(cost))
+    num_nonfinite = jnp.sum(valid & ~jnp.isfinite(cost))
     # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs. So
     # they are counted from the lowest, and a bad one is just dearer than all good ones together.
     low = jnp.min(jnp.where(usable, cost, jnp.inf), initial=jnp.inf)
@@ -114,4 +124,4 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
     stand_in = jnp.where(valid, high * num_targets + 1.0, high + 1.0)
     queries, targets = optax.assignment.hungarian_algorithm(jnp.where(usable, cost, stand_in))
     assignment = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
-    return assignment, num_broken
+    return assignment, num_nonfinite

@@ -113,14 +113,14 @@ def uncertain_points(
 def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncertain: int) -> Array:
     """The candidates [..., _, 2] nearest to the borders of masks [..., h, w], then the uniform."""
     certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
-    chosen = smallest(certainty, num_uncertain)
+    chosen = bottom_k(certainty, num_uncertain)
     first = jnp.arange(certainty[..., 0].size, dtype=jnp.int32) * certainty.shape[-1]
     index = chosen + first.reshape(*certainty.shape[:-1], 1)
     kept = jnp.asarray(candidates).reshape(-1, 2).at[index].get(mode='promise_in_bounds')
     return jnp.concatenate([kept, uniform], axis=-2)
 
 
-def smallest(values: Array, count: int) -> Array:
+def bottom_k(values: Array, count: int) -> Array:
     """Positions [..., count], rising, of the smallest of [..., N] floats >= 0; of equal ones the
     first.
 

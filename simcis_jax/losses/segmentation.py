@@ -1,6 +1,6 @@
-"""The Mask2Former losses on every prediction set: class, mask, dice, box and GIoU.
+"""The Mask2Former losses on every decoder output: class, mask, dice, box and GIoU.
 
-Everything here is per image and per prediction set, and mapped over both; the sums are local to a
+Everything here is per image and per decoder output, and mapped over both; the sums are local to a
 device and divided by a normaliser that the caller has summed over all devices.
 """
 
@@ -35,8 +35,8 @@ from simcis_jax.losses.point_sampling import (
 from simcis_jax.types import Predictions, Targets
 
 # Slots of an image whose masks are compared at once. Real slots come first, so a multiple of this
-# many is computed; those of all images and prediction sets together keep an accelerator busy.
-SLOTS_AT_ONCE = 8
+# many is computed; those of all images and decoder outputs together keep an accelerator busy.
+SLOTS_PER_CHUNK = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,10 @@ class PointSampling:
 
 @flax.struct.dataclass
 class Matches:
-    """Which query each target got, for every prediction set."""
+    """Which query each target got, for every decoder output."""
 
     queries: Array  # [L, B, T] int32; meaningless where the target is padding.
-    num_broken: Array  # [] int32, costs that were not finite.
+    num_nonfinite: Array  # [] int32, costs that were not finite.
 
 
 @jax.named_scope('match_targets')
@@ -65,10 +65,10 @@ def match_targets(
     weights: LossWeights,
     num_points: int,
 ) -> Matches:
-    """Matches every prediction set of every image, each at fresh uniform points.
+    """Matches every decoder output of every image, each at fresh uniform points.
 
     Args:
-        predictions: L prediction sets of B images.
+        predictions: L decoder outputs of B images.
         targets: of the same images.
         keys: [B] random keys.
         weights: of the cost terms.
@@ -83,11 +83,11 @@ def match_targets(
 
     predictions = jax.lax.stop_gradient(predictions)
     shared = predictions.mask_features, targets.segment_map, targets.labels, targets.boxes
-    num_sets = predictions.class_logits.shape[0]
-    draw = functools.partial(jax.random.uniform, shape=(num_sets, num_points, 2))
+    num_outputs = predictions.class_logits.shape[0]
+    draw = functools.partial(jax.random.uniform, shape=(num_outputs, num_points, 2))
     # Set by set: the logits of all of them are too many for the caches.
     costs = jax.lax.map(
-        lambda one_set: jax.vmap(cost)(*one_set, *shared),
+        lambda one_output: jax.vmap(cost)(*one_output, *shared),
         (
             jax.vmap(draw, out_axes=1)(keys),
             predictions.class_logits,
@@ -95,9 +95,9 @@ def match_targets(
             predictions.boxes,
         ),
     )
-    over_sets = jax.vmap(jax.vmap(match), in_axes=(0, None))
-    queries, num_broken = over_sets(costs, targets.valid)
-    return Matches(queries, num_broken.sum())
+    over_outputs = jax.vmap(jax.vmap(match), in_axes=(0, None))
+    queries, num_nonfinite = over_outputs(costs, targets.valid)
+    return Matches(queries, num_nonfinite.sum())
 
 
 def focal_loss(logits: Array, labels: Array) -> Array:
@@ -136,11 +136,11 @@ def mask_terms(
     sampling: PointSampling,
 ) -> dict[str, Array]:
     """The mask and the dice term of `segmentation_losses`, in chunks of slots of every image."""
-    num_sets, num_slots = predictions.class_logits.shape[0], targets.labels.shape[1]
+    num_outputs, num_slots = predictions.class_logits.shape[0], targets.labels.shape[1]
 
     def chunk_of(k, embeddings, features, queries):
         """Slots [t] of a chunk, which of them there are, and their masks [L, B, t, h, w]."""
-        slots = k * SLOTS_AT_ONCE + jnp.arange(SLOTS_AT_ONCE)
+        slots = k * SLOTS_PER_CHUNK + jnp.arange(SLOTS_PER_CHUNK)
         exists = slots < num_slots
         slots = jnp.minimum(slots, num_slots - 1)
         matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
@@ -150,8 +150,8 @@ def mask_terms(
     def choose_points(k, inputs, keys, segment_map):
         slots, _, logits = chunk_of(k, *inputs)
 
-        def choose(one_set):
-            points = uncertain_points(*one_set, **dataclasses.asdict(sampling))
+        def choose(one_output):
+            points = uncertain_points(*one_output, **dataclasses.asdict(sampling))
             return points, sample_segments(segment_map[:, None], points, slots + 1)
 
         return jax.lax.map(choose, (keys[:, :, slots], logits))
@@ -164,11 +164,11 @@ def mask_terms(
         real = valid[:, slots] & exists
         return [jnp.where(real, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
-    keys = jax.vmap(lambda key: jax.random.split(key, num_sets), out_axes=1)(keys)
+    keys = jax.vmap(lambda key: jax.random.split(key, num_outputs), out_axes=1)(keys)
     keys = jax.vmap(jax.vmap(lambda key: jax.random.split(key, num_slots)))(keys)  # [L, B, T]
     inputs = predictions.mask_embeddings, predictions.mask_features
     used = jnp.where(targets.valid, jnp.arange(1, num_slots + 1), 0).max(initial=0)
-    num_chunks, max_chunks = (-(-n // SLOTS_AT_ONCE) for n in (used, num_slots))
+    num_chunks, max_chunks = (-(-n // SLOTS_PER_CHUNK) for n in (used, num_slots))
     points = stack_chunks(
         choose_points,
         num_chunks,
@@ -194,7 +194,7 @@ def segmentation_losses(
     """The five terms, each [L]: summed over the images, unweighted and not normalised.
 
     Args:
-        predictions: L prediction sets of B images.
+        predictions: L decoder outputs of B images.
         targets: of the same images.
         matches: of the same predictions and targets.
         keys: [B] random keys.
@@ -218,14 +218,14 @@ def segmentation_losses(
         terms = dict(box=l1, giou=giou)
         return {name: jnp.where(labels >= 0, term, 0.0).sum() for name, term in terms.items()}
 
-    def over_sets_and_images(function, num_per_set, num_shared):
+    def over_outputs_and_images(function, num_per_output, num_shared):
         over_images = jax.vmap(function)
-        return jax.vmap(over_images, in_axes=(0,) * num_per_set + (None,) * num_shared)
+        return jax.vmap(over_images, in_axes=(0,) * num_per_output + (None,) * num_shared)
 
-    terms = over_sets_and_images(boxes, 2, 2)(
+    terms = over_outputs_and_images(boxes, 2, 2)(
         matches.queries, predictions.boxes, targets.labels, targets.boxes
     )
-    terms['class'] = over_sets_and_images(classification, 3, 2)(
+    terms['class'] = over_outputs_and_images(classification, 3, 2)(
         matches.queries,
         predictions.class_logits,
         predictions.virtual_class_logits,

@@ -12,7 +12,7 @@ from typing import Any
 from jax import Array
 
 from simcis_jax.losses.segmentation import Matches
-from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.model.masked_decoder import DecoderOutputs
 from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 
 Memory = Any  # A pytree: what the method carries from step to step and from stage to stage.
@@ -32,7 +32,7 @@ class Method:
         """Also decode, with the student, the tokens that the teacher selected."""
         return False
 
-    def init_memory(self, num_classes: int, width: int) -> Memory:
+    def init_memory(self, num_classes: int, hidden_dim: int) -> Memory:
         """The memory before the first stage."""
         return ()
 
@@ -41,16 +41,16 @@ class Method:
         return {}
 
     @property
-    def surveys(self) -> bool:
-        """Before a stage with a teacher, pass over its images once and `survey` each batch."""
+    def uses_statistics(self) -> bool:
+        """Before a stage with a teacher, pass over its images once to count `statistics`."""
         return False
 
-    def survey(self, targets: Targets, stage: StageArrays) -> Any:
+    def statistics(self, targets: Targets, stage: StageArrays) -> Any:
         """What to count in a batch of merged targets; the counts of all batches are summed."""
         return ()
 
-    def begin_stage(self, memory: Memory, survey: Any) -> Memory:
-        """The memory a stage starts with; `survey` is the summed count."""
+    def begin_stage(self, memory: Memory, statistics: Any) -> Memory:
+        """The memory a stage starts with; `statistics` are the summed counts."""
         return memory
 
     def virtual_queries(
@@ -64,7 +64,7 @@ class Method:
         return targets
 
     def losses(
-        self, student: Predictions, replayed: PredictionSets | None, teacher: Predictions
+        self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
         """More loss terms, weighted, summed over images; they are divided by the global batch."""
         return {}

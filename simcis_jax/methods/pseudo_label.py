@@ -28,7 +28,7 @@ class PseudoLabel(Method):
         return PseudoLabelRule(
             score=self.pseudo_label_score,
             overlap=self.pseudo_label_overlap,
-            sharpness=None if self.merge_classes else PseudoLabelRule.sharpness,
+            temperature=None if self.merge_classes else PseudoLabelRule.temperature,
             merge_classes=self.merge_classes,
         )
 

@@ -24,7 +24,7 @@ from simcis_jax.losses.consistent_selection import (
 )
 from simcis_jax.losses.segmentation import Matches, query_labels
 from simcis_jax.methods.pseudo_label import PseudoLabel
-from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.model.masked_decoder import DecoderOutputs
 from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 
 
@@ -48,7 +48,7 @@ class SimCIS(PseudoLabel):
     # CSL
 
     def losses(
-        self, student: Predictions, replayed: PredictionSets | None, teacher: Predictions
+        self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
         """CSL at the teacher's positions; where a weight asks, the same after the decoder."""
         terms = {}
@@ -69,9 +69,9 @@ class SimCIS(PseudoLabel):
 
     # VQ
 
-    def init_memory(self, num_classes: int, width: int) -> QueryBank:
+    def init_memory(self, num_classes: int, hidden_dim: int) -> QueryBank:
         """An empty query bank."""
-        return virtual_query.create(num_classes, self.bank_size, width)
+        return virtual_query.create(num_classes, self.bank_size, hidden_dim)
 
     def replayed(self, memory: QueryBank) -> dict[str, int]:
         """Stored queries, and the bytes of these and of the counts they are drawn by."""
@@ -81,19 +81,19 @@ class SimCIS(PseudoLabel):
         return {'queries': number, 'query_bytes': num_bytes}
 
     @property
-    def surveys(self) -> bool:
+    def uses_statistics(self) -> bool:
         """Rare classes can only be drawn more often once it is known which are rare."""
         return self.num_virtual_queries > 0
 
-    def survey(self, targets: Targets, stage: StageArrays) -> Array:
+    def statistics(self, targets: Targets, stage: StageArrays) -> Array:
         """Pseudo-labels [C] of each past class."""
         num_classes = stage.past.shape[0]
         counts = jax.nn.one_hot(targets.labels, num_classes).sum(axis=(0, 1))
         return jnp.where(stage.past, counts, 0.0)
 
-    def begin_stage(self, memory: QueryBank, survey: Array) -> QueryBank:
+    def begin_stage(self, memory: QueryBank, statistics: Array) -> QueryBank:
         """Keeps the queries of the stages before; the counts are the new stage's."""
-        return memory.replace(counts=survey)
+        return memory.replace(counts=statistics)
 
     def virtual_queries(self, memory: QueryBank, stage: StageArrays, keys: Array) -> VirtualQueries:
         """Stored queries of past classes, rare ones more often."""
@@ -115,5 +115,5 @@ class SimCIS(PseudoLabel):
 
     def update_memory(self, memory: QueryBank, queries: Array, labels: Array) -> QueryBank:
         """Stores them, images in order, best selected first."""
-        width = queries.shape[-1]
-        return virtual_query.enqueue(memory, queries.reshape(-1, width), labels.reshape(-1))
+        hidden_dim = queries.shape[-1]
+        return virtual_query.enqueue(memory, queries.reshape(-1, hidden_dim), labels.reshape(-1))

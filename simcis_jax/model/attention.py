@@ -67,14 +67,16 @@ class Attention(nn.Module):
             key: [B, S, D], value: [B, S, D].
             allowed: [B, N, S] bool, keys a query may attend to; None = all.
         """
-        width = x.shape[-1]
+        embed_dim = x.shape[-1]
 
         def heads(name, inputs):
-            y = Dense(width, dtype=self.dtype, kernel_init=attention_input_init, name=name)(inputs)
+            y = Dense(embed_dim, dtype=self.dtype, kernel_init=attention_input_init, name=name)(
+                inputs
+            )
             return rearrange(y, 'b n (m d) -> b m n d', m=self.num_heads)
 
         q, k, v = heads('query', query), heads('key', key), heads('value', value)
         y = attend(q * q.shape[-1] ** -0.5, k, v, allowed)
         y = rearrange(y, 'b m n d -> b n (m d)')
-        y = Dense(width, dtype=self.dtype, kernel_init=xavier_uniform, name='output')(y)
+        y = Dense(embed_dim, dtype=self.dtype, kernel_init=xavier_uniform, name='output')(y)
         return layer_norm('norm')(x + y)

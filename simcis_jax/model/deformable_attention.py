@@ -135,13 +135,13 @@ def _sums(products: list[Array]) -> list[Array]:
 
 def sample_by_scan(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
     """See `deformable_attention`."""
-    batch, num_positions, heads, width = value.shape
+    batch, num_positions, heads, head_dim = value.shape
     points = locations.shape[-2]
     sizes = np.repeat(np.array(shapes, np.int32), points, axis=0)  # [L * P, 2]
     ends = np.cumsum([height * width for height, width in shapes])
     starts = np.repeat([0, *ends[:-1]], points)
     # As many images and heads at once as the caches hold; their positions are one table.
-    count = _largest_divisor(batch * heads, at_most=CACHED_NUMBERS // (num_positions * width))
+    count = _largest_divisor(batch * heads, at_most=CACHED_NUMBERS // (num_positions * head_dim))
     starts = starts[:, None] + num_positions * np.arange(count)
     sizes, starts = jnp.asarray(sizes), jnp.asarray(starts[..., None], jnp.int32)
 
@@ -243,7 +243,7 @@ class DeformableAttention(nn.Module):
             shapes: (h, w) of every map.
         """
         heads, levels, points = self.num_heads, len(shapes), self.num_points
-        width = value.shape[-1]
+        embed_dim = value.shape[-1]
         zeros = nn.initializers.zeros
         ring = ring_bias(heads, levels, points).reshape(-1)
         offsets = Dense(
@@ -253,10 +253,10 @@ class DeformableAttention(nn.Module):
         logits = Dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
         weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
         weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
-        value = Dense(width, kernel_init=xavier_uniform, name='value')(value)
+        value = Dense(embed_dim, kernel_init=xavier_uniform, name='value')(value)
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]
         locations = references[:, None, None, None] + offsets / scale
         out = deformable_attention(value, shapes, locations, weights, self.implementation)
-        return Dense(width, kernel_init=xavier_uniform, name='output')(out)
+        return Dense(embed_dim, kernel_init=xavier_uniform, name='output')(out)

@@ -18,7 +18,7 @@ class PredictionHeads(nn.Module):
     """
 
     num_classes: int
-    width: int
+    hidden_dim: int
     class_prior: float | None = None
 
     def setup(self):
@@ -28,9 +28,9 @@ class PredictionHeads(nn.Module):
             bias_init = nn.initializers.constant(-np.log(1 / self.class_prior - 1))
         self.norm = LayerNorm()
         self.class_head = Linear(self.num_classes, bias_init=bias_init)
-        self.mask_head = MLP((self.width, self.width, self.width))
+        self.mask_head = MLP((self.hidden_dim, self.hidden_dim, self.hidden_dim))
         # The last layer starts at zero, so boxes start at their references.
-        self.box_head = MLP((self.width, self.width, 4), zero_last=True)
+        self.box_head = MLP((self.hidden_dim, self.hidden_dim, 4), zero_last=True)
 
     def __call__(self, queries: Array) -> tuple[Array, Array]:
         """Class logits [B, Q, C] and mask embeddings [B, Q, D] of queries [B, Q, D]."""

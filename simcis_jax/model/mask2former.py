@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from simcis_jax.model.heads import PredictionHeads
-from simcis_jax.model.masked_decoder import MaskedDecoder, PredictionSets, decoder_memory
+from simcis_jax.model.masked_decoder import DecoderOutputs, MaskedDecoder, decoder_memory
 from simcis_jax.model.pixel_decoder import PixelDecoder
 from simcis_jax.model.query_prealignment import LearnedQueries, QueryPrealignment, select_queries
 from simcis_jax.model.resnet import make_backbone
@@ -44,7 +44,7 @@ class Mask2Former(nn.Module):
     queries: str = 'selected'
     stop_gradient: bool = True  # Between the selected queries and the decoder.
     replay_own_boxes: bool = False  # Published: replayed queries start at other queries' boxes.
-    width: int = 256
+    hidden_dim: int = 256
     num_heads: int = 8
     encoder_layers: int = 6
     encoder_feedforward: int = 1024
@@ -59,25 +59,25 @@ class Mask2Former(nn.Module):
         if self.queries not in QUERY_SOURCES:
             raise ValueError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
-        self.heads = PredictionHeads(self.num_classes, self.width, self.class_prior)
+        self.heads = PredictionHeads(self.num_classes, self.hidden_dim, self.class_prior)
         self.resnet = make_backbone(self.backbone, dtype, self.rematerialize)
         self.pixel_decoder = PixelDecoder(
-            self.width,
+            self.hidden_dim,
             self.encoder_layers,
             self.num_heads,
-            feedforward_width=self.encoder_feedforward,
+            feedforward_dim=self.encoder_feedforward,
             rematerialize=self.rematerialize,
         )
         self.level_embedding = self.param(
-            'level_embedding', nn.initializers.normal(1.0), (3, self.width)
+            'level_embedding', nn.initializers.normal(1.0), (3, self.hidden_dim)
         )
         if self.queries == 'selected':
             self.query_prealignment = QueryPrealignment(self.heads)
         else:
-            self.learned_queries = LearnedQueries(self.num_queries, self.width)
+            self.learned_queries = LearnedQueries(self.num_queries, self.hidden_dim)
         self.decoder = MaskedDecoder(
             self.heads,
-            self.width,
+            self.hidden_dim,
             self.decoder_layers,
             self.num_heads,
             self.decoder_feedforward,
@@ -93,7 +93,7 @@ class Mask2Former(nn.Module):
         *,
         size: Array | None = None,
         replay_positions: Array | None = None,
-    ) -> Predictions | tuple[Predictions, PredictionSets]:
+    ) -> Predictions | tuple[Predictions, DecoderOutputs]:
         """Predictions of a batch of images.
 
         Args:
@@ -119,7 +119,7 @@ class Mask2Former(nn.Module):
         maps, mask_features = self.pixel_decoder(self.resnet(normalize(image, size)))
         memory = decoder_memory(maps, self.level_embedding, mask_features)
         if virtual_queries is None:
-            virtual_queries = jnp.zeros((batch_size, 0, self.width))
+            virtual_queries = jnp.zeros((batch_size, 0, self.hidden_dim))
 
         if self.queries == 'selected':
             shapes = tuple(x.shape[1:3] for x in maps)
@@ -133,12 +133,12 @@ class Mask2Former(nn.Module):
             token_logits = jnp.zeros((batch_size, 0, self.num_classes))
 
         stop_gradient = self.stop_gradient and self.queries == 'selected'
-        sets = self.decoder(queries, boxes, virtual_queries, memory, stop_gradient)
+        outputs = self.decoder(queries, boxes, virtual_queries, memory, stop_gradient)
         predictions = Predictions(
-            class_logits=sets.class_logits[:, :, : self.num_queries],
-            mask_embeddings=sets.mask_embeddings,
-            boxes=sets.boxes,
-            virtual_class_logits=sets.class_logits[:, :, self.num_queries :],
+            class_logits=outputs.class_logits[:, :, : self.num_queries],
+            mask_embeddings=outputs.mask_embeddings,
+            boxes=outputs.boxes,
+            virtual_class_logits=outputs.class_logits[:, :, self.num_queries :],
             mask_features=mask_features,
             selection=Selection(token_logits, positions, queries),
         )

@@ -27,8 +27,8 @@ class DecoderMemory:
 
 
 @flax.struct.dataclass
-class PredictionSets:
-    """Heads' outputs, initial queries first; the leading axis is the prediction set."""
+class DecoderOutputs:
+    """Predictions of the heads: from the initial queries, then after each of the layers."""
 
     class_logits: Array  # [L, B, Q + V, C]
     mask_embeddings: Array  # [L, B, Q, D]
@@ -39,12 +39,12 @@ def decoder_memory(
     maps: list[Array], level_embedding: Array, mask_features: Array
 ) -> DecoderMemory:
     """Flattens the maps [B, h_i, w_i, D] and adds their level embedding [3, D]."""
-    width = mask_features.shape[-1]
+    hidden_dim = mask_features.shape[-1]
     flat = [rearrange(x, 'b h w d -> b (h w) d') for x in maps]
     return DecoderMemory(
         tokens=tuple(x + level_embedding[i] for i, x in enumerate(flat)),
         positions=tuple(
-            rearrange(encode_grid(x.shape[1:3], width), 'h w d -> (h w) d') for x in maps
+            rearrange(encode_grid(x.shape[1:3], hidden_dim), 'h w d -> (h w) d') for x in maps
         ),
         mask_features=tuple(
             rearrange(resize_features(mask_features, x.shape[1:3]), 'b h w d -> b (h w) d')
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
     """Self-attention, masked cross-attention, FFN; virtual queries take part in the FFN only."""
 
     num_heads: int
-    feedforward_width: int
+    feedforward_dim: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -98,7 +98,7 @@ class DecoderLayer(nn.Module):
         # Virtual queries have no image: attention would mean nothing to them.
         num_queries = queries.shape[1]
         both = jnp.concatenate([queries, virtual_queries], axis=1)
-        both = FeedForward(self.feedforward_width, self.dtype, name='feedforward')(both)
+        both = FeedForward(self.feedforward_dim, self.dtype, name='feedforward')(both)
         return both[:, :num_queries], both[:, num_queries:]
 
 
@@ -106,10 +106,10 @@ class MaskedDecoder(nn.Module):
     """Decoder layers that attend the maps in turn, coarsest first."""
 
     heads: PredictionHeads
-    width: int = 256
+    hidden_dim: int = 256
     num_layers: int = 9
     num_heads: int = 8
-    feedforward_width: int = 2048
+    feedforward_dim: int = 2048
     dtype: jnp.dtype | None = None
     rematerialize: bool = False
 
@@ -117,11 +117,11 @@ class MaskedDecoder(nn.Module):
         """Makes the layers and what places their queries."""
         make_layer = nn.remat(DecoderLayer) if self.rematerialize else DecoderLayer
         self.layers = [
-            make_layer(self.num_heads, self.feedforward_width, self.dtype)
+            make_layer(self.num_heads, self.feedforward_dim, self.dtype)
             for _ in range(self.num_layers)
         ]
-        self.position_head = MLP((self.width, self.width))
-        self.position_scale = MLP((self.width, self.width))
+        self.position_head = MLP((self.hidden_dim, self.hidden_dim))
+        self.position_scale = MLP((self.hidden_dim, self.hidden_dim))
 
     def __call__(
         self,
@@ -130,7 +130,7 @@ class MaskedDecoder(nn.Module):
         virtual_queries: Array,
         memory: DecoderMemory,
         stop_gradient: bool = True,
-    ) -> PredictionSets:
+    ) -> DecoderOutputs:
         """Decodes queries [B, Q, D] that start at boxes [B, Q, 4].
 
         Args:
@@ -150,7 +150,7 @@ class MaskedDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             level = i % len(memory.tokens)
             boxes = jax.lax.stop_gradient(boxes)
-            encoded = self.position_head(encode_boxes(boxes, self.width // 2))
+            encoded = self.position_head(encode_boxes(boxes, self.hidden_dim // 2))
             queries, virtual_queries = layer(
                 queries,
                 virtual_queries,
@@ -165,4 +165,4 @@ class MaskedDecoder(nn.Module):
             mask_embeddings = mask_embeddings[:, :num_queries]
             boxes = jax.nn.sigmoid(self.heads.box_head(queries) + inverse_sigmoid(boxes))
             predictions.append((class_logits, mask_embeddings, boxes))
-        return PredictionSets(*(jnp.stack(x) for x in zip(*predictions, strict=True)))
+        return DecoderOutputs(*(jnp.stack(x) for x in zip(*predictions, strict=True)))

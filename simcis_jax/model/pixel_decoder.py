@@ -33,7 +33,7 @@ class EncoderLayer(nn.Module):
     """Deformable self-attention and an FFN, each normalised after its residual sum."""
 
     num_heads: int
-    feedforward_width: int
+    feedforward_dim: int
     num_points: int
 
     @nn.compact
@@ -42,17 +42,17 @@ class EncoderLayer(nn.Module):
         attention = DeformableAttention(self.num_heads, self.num_points, name='attention')
         attended = attention(tokens + positions, tokens, references, shapes)
         tokens = layer_norm('attention_norm')(tokens + attended)
-        return FeedForward(self.feedforward_width, name='feedforward')(tokens)
+        return FeedForward(self.feedforward_dim, name='feedforward')(tokens)
 
 
 class PixelDecoder(nn.Module):
     """Turns backbone maps into three maps for the decoder and per-pixel mask features."""
 
-    width: int = 256
+    hidden_dim: int = 256
     num_layers: int = 6
     num_heads: int = 8
     num_points: int = 4
-    feedforward_width: int = 1024
+    feedforward_dim: int = 1024
     rematerialize: bool = False
 
     @nn.compact
@@ -68,13 +68,15 @@ class PixelDecoder(nn.Module):
         """
         finest, *rest = [x.astype(jnp.float32) for x in maps]
         tokens, positions = [], []
-        level_embedding = self.param('level_embed', nn.initializers.normal(1.0), (3, self.width))
+        level_embedding = self.param(
+            'level_embed', nn.initializers.normal(1.0), (3, self.hidden_dim)
+        )
         shapes = tuple(x.shape[1:3] for x in reversed(rest))
         for i, x in enumerate(reversed(rest)):
-            conv = Conv(self.width, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
-            x = group_norm(f'input_norm{i}', self.width)(conv(x))
+            conv = Conv(self.hidden_dim, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
+            x = group_norm(f'input_norm{i}', self.hidden_dim)(conv(x))
             tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
-            position = encode_grid(shapes[i], self.width) + level_embedding[i]
+            position = encode_grid(shapes[i], self.hidden_dim) + level_embedding[i]
             positions.append(rearrange(position, 'h w d -> (h w) d'))
         tokens = jnp.concatenate(tokens, axis=1)
         positions, references = jnp.concatenate(positions), grid_centres(shapes)
@@ -83,7 +85,7 @@ class PixelDecoder(nn.Module):
             make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
         for i in range(self.num_layers):
             layer = make_layer(
-                self.num_heads, self.feedforward_width, self.num_points, name=f'layer{i}'
+                self.num_heads, self.feedforward_dim, self.num_points, name=f'layer{i}'
             )
             tokens = layer(tokens, positions, references, shapes)
         ends = np.cumsum([h * w for h, w in shapes])[:-1]
@@ -98,14 +100,14 @@ class PixelDecoder(nn.Module):
 
         def conv(name, kernel, use_bias=False):
             return Conv(
-                self.width,
+                self.hidden_dim,
                 (kernel, kernel),
                 use_bias=use_bias,
                 kernel_init=caffe2_xavier,
                 name=name,
             )
 
-        lateral = group_norm('lateral_norm', self.width)(conv('lateral', 1)(finest))
+        lateral = group_norm('lateral_norm', self.hidden_dim)(conv('lateral', 1)(finest))
         enlarged = resize_features(encoded, finest.shape[1:3])
-        x = group_norm('output_norm', self.width)(conv('output', 3)(lateral + enlarged))
+        x = group_norm('output_norm', self.hidden_dim)(conv('output', 3)(lateral + enlarged))
         return conv('mask_features', 1, use_bias=True)(nn.relu(x))

@@ -93,13 +93,13 @@ class LearnedQueries(nn.Module):
     """The baseline without QPA: queries and their boxes are parameters."""
 
     num_queries: int
-    width: int
+    hidden_dim: int
 
     @nn.compact
     def __call__(self, batch_size: int) -> tuple[Array, Array]:
         """Query features [B, Q, D] and reference boxes [B, Q, 4]."""
         normal = nn.initializers.normal(1.0)
-        features = self.param('features', normal, (self.num_queries, self.width))
+        features = self.param('features', normal, (self.num_queries, self.hidden_dim))
 
         def anywhere(key, shape):
             return inverse_sigmoid(jax.random.uniform(key, shape))

@@ -58,15 +58,17 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         arrays = {label: np.array(list(queue), np.float32) for label, queue in bank.items()}
         arrays = {label: array for label, array in arrays.items() if len(array)}
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
-        width = {array.shape[1] for array in arrays.values()}
+        hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
         raise ValueError(f'{path} is no bank of queries such as fake_query.pkl.') from None
-    if len(width) != 1 or not all(isinstance(size, int) for size in sizes):
-        raise ValueError(f'{path}: queries must be stored, all of one width; it has {width}.')
+    if len(hidden_dim) != 1 or not all(isinstance(size, int) for size in sizes):
+        raise ValueError(
+            f'{path}: queries must be stored, all of one dimension; it has {hidden_dim}.'
+        )
     foreign = sorted(set(arrays) - set(range(num_classes)), key=str)
     if foreign:
         raise ValueError(f'{path} has queries of {foreign}; the model has {num_classes} classes.')
-    queries = np.zeros((num_classes, max(sizes), *width), np.float32)
+    queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)
     for label, array in arrays.items():
         queries[label, : len(array)] = array

@@ -20,7 +20,7 @@ import numpy as np
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.evaluation import pictures
 from simcis_jax.prediction.predictor import Prediction
-from simcis_jax.training.workdir import write_whole
+from simcis_jax.training.workdir import write_atomically
 from simcis_jax.types import Categories
 
 KINDS = ('panoptic', 'semantic', 'overlay')
@@ -85,7 +85,7 @@ class PredictionFolder:
             ],
             'categories': category_entries(self._categories),
         }
-        write_whole(self.root / 'panoptic.json', json.dumps(content))
+        write_atomically(self.root / 'panoptic.json', json.dumps(content))
 
     def _semantic(self, prediction: Prediction) -> np.ndarray:
         """[H, W] labels as grey values, of 16 bits (65535 = nothing) if 8 do not suffice."""

@@ -98,7 +98,7 @@ def bank(stored: Bank) -> Element:
             f'After step {stored.step} of stage {stored.stage}. Spread: mean distance of the '
             'stored queries to their mean. Separation: distance of that mean to the nearest mean '
             'of another class, over the spread; where it is small, replay can confuse the two. '
-            'Pseudo-labels: in the survey before the stage; classes with few are replayed more.'
+            'Pseudo-labels: counted before the stage; classes with few are replayed more.'
         ),
         table(
             'Stored queries of each class, least separated first',

@@ -23,7 +23,7 @@ class Bank:
     step: int
     queries: np.ndarray  # [C, K, D]
     written: np.ndarray  # [C] entries ever written.
-    counts: np.ndarray  # [C] pseudo-labels in the survey before the stage.
+    counts: np.ndarray  # [C] pseudo-labels counted before the stage.
     names: tuple[str, ...]  # Of the labels.
 
 

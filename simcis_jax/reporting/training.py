@@ -17,7 +17,7 @@ LOGARITHMIC = ('learning_rate', 'gradient_norm')
 EXPLAINED = {
     'targets': 'segments of an image, with pseudo-labels',
     'dropped_segments': 'segments that found no slot',
-    'broken_costs': 'costs of the matching that were not finite',
+    'nonfinite_costs': 'costs of the matching that were not finite',
     'steps_per_second': 'mean since the stage was started or continued',
 }
 
@@ -113,6 +113,6 @@ def timing(run: RunFolder) -> Element | None:
         ),
         note(
             'Rates are means since a stage was started or continued. Training time is steps over '
-            'rate: without compiling, the survey and the evaluation.'
+            'rate: without compiling, the class statistics and the evaluation.'
         ),
     )

@@ -11,7 +11,7 @@ import jax
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
-def keep_freed_memory() -> None:
+def configure_malloc() -> None:
     """Tells the C library to keep it; for commands, before JAX starts its threads.
 
     XLA allocates all that a compiled step needs in one piece, and glibc would get that from the

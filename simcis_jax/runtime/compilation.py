@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 
-def keep_programs() -> None:
+def enable_compilation_cache() -> None:
     """Keeps them in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
 
     JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every machine has a folder of its own, because

@@ -1,4 +1,4 @@
-"""What a stage is made of: its arrays, the batches it trains on, and those it is surveyed with."""
+"""The data of a stage: its arrays, its training batches, the batches of its class statistics."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def training_batches(
     )
 
 
-def survey_batches(
+def statistics_batches(
     source: Source, stage: Stage, settings: Settings
 ) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
-    """How many images the survey of a stage sees, and their batches with the rows that are real."""
+    """Number of images for the class statistics, and their batches with a mask of real rows."""
     images = list(_images(source, stage, settings).items())
-    limit = settings.training.survey_images or len(images)
+    limit = settings.training.statistics_images or len(images)
     # Neighbours are often frames of one video, or scenes of one kind.
     images = dict(images[:: -(-len(images) // limit)])
     return len(images), epoch_batches(source, images=images, **_pipeline(stage, settings))
@@ -75,7 +75,7 @@ def _images(source: Source, stage: Stage, settings: Settings) -> Labelled:
 
 
 def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
-    """What training and survey share, but for the images."""
+    """What training and class statistics share, but for the images."""
     data, training = settings.data, settings.training
     seeds = np.random.SeedSequence([training.seed, stage.index])
     return dict(

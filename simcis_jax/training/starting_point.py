@@ -18,11 +18,11 @@ from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import StageFolder, Workdir
 
 # Random parameters and the memory before the first stage, for a number of classes.
-Fresh = Callable[[int], tuple[Any, Any]]
+Initialize = Callable[[int], tuple[Any, Any]]
 
 
 def finished_stage(
-    path: str, stages: Sequence[Stage], names: Sequence[str], fresh: Fresh
+    path: str, stages: Sequence[Stage], names: Sequence[str], initialize: Initialize
 ) -> StageFolder:
     """The folder of a finished stage, whose model is known to fit.
 
@@ -34,7 +34,7 @@ def finished_stage(
         path: of the folder.
         stages: of this run.
         names: of its classes.
-        fresh: what the model and the memory look like.
+        initialize: what the model and the memory look like.
 
     Raises:
         ValueError: it is no finished stage, this run has no such stage, or network or classes
@@ -67,13 +67,15 @@ def finished_stage(
                 f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
             )
         _check_names(folder, names)
-        params, memory = jax.eval_shape(lambda: fresh(num_known))
+        params, memory = jax.eval_shape(lambda: initialize(num_known))
         checkpoints.check('params', params, 'model.* as it was there')
         checkpoints.check('memory', memory, 'method.bank_size as it was there')
     return folder
 
 
-def adopt(workdir: Workdir, source: StageFolder, num_classes: int, fresh: Fresh) -> None:
+def inherit(
+    workdir: Workdir, source: StageFolder, num_classes: int, initialize: Initialize
+) -> None:
     """Takes over a finished stage, and those before it as far as they were evaluated.
 
     A model of fewer classes than `num_classes` grows: the rows of the new ones are random in the
@@ -82,16 +84,16 @@ def adopt(workdir: Workdir, source: StageFolder, num_classes: int, fresh: Fresh)
     for number in range(1, source.number):
         stage = StageFolder(source.root.parent / f'stage_{number}')
         if stage.read_report() is not None:
-            workdir.stage(number).adopt(stage)
+            workdir.stage(number).copy_from(stage)
     target = workdir.stage(source.number)
     with StageCheckpoints(source.checkpoints) as checkpoints:
         num_known = _count_classes(checkpoints)
         if num_known == num_classes or target.read_report() is not None:
-            target.adopt(source)
+            target.copy_from(source)
             return
         step, params = checkpoints.latest_step, checkpoints.read('params')
         memory = checkpoints.read('memory') if checkpoints.has('memory') else None
-    new_params, new_memory = jax.jit(fresh, static_argnums=0)(num_classes)
+    new_params, new_memory = jax.jit(initialize, static_argnums=0)(num_classes)
     params = _grow(params, new_params, num_known, num_classes)
     if memory is not None:
         memory = _grow(memory, flax.serialization.to_state_dict(new_memory), num_known, num_classes)

@@ -71,7 +71,7 @@ def make_train_step(
     sampling: PointSampling,
     optimizer: OptimizerSettings,
     mask_unseen: bool = True,
-    num_parts: int = 1,
+    num_microbatches: int = 1,
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
@@ -87,7 +87,7 @@ def make_train_step(
         sampling: of points on masks.
         optimizer: AdamW and its schedule.
         mask_unseen: let only classes seen so far select queries; the published code does not.
-        num_parts: parts of a device's images, computed one after the other to save memory.
+        num_microbatches: of each device, computed one after the other to save memory.
     """
 
     def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
@@ -101,8 +101,8 @@ def make_train_step(
             return teacher, merged_targets(teacher, batch.targets, stage, method)
 
         # Losses are divided by the number of targets of the whole batch: so all targets come first.
-        parts = accumulation.split((batch, rows), num_parts)
-        teachers, targets = accumulation.in_turn(add_targets, parts[0])
+        microbatches = accumulation.split((batch, rows), num_microbatches)
+        teachers, targets = accumulation.map_microbatches(add_targets, microbatches[0])
         num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
 
         def loss_fn(params, batch, rows, teacher, targets):
@@ -139,23 +139,23 @@ def make_train_step(
             )
             normaliser = jnp.maximum(num_targets, 1)
             terms = {name: term / normaliser for name, term in terms.items()}
-            weighted = sum(
-                getattr(weights, 'classification' if name == 'class' else name) * term.sum()
-                for name, term in terms.items()
-            )
+            weight_of = weights.by_term()
+            weighted = sum(weight_of[name] * term.sum() for name, term in terms.items())
             extra = {} if teacher is None else method.losses(student, replayed, teacher)
             extra = {name: term / batch_size for name, term in extra.items()}
             total = weighted + sum(extra.values())
             # Logged: the last layer's terms, which mean the same whatever the number of layers.
             metrics = {name: term[-1] for name, term in terms.items()} | extra
-            metrics |= {'total': total, 'broken_costs': matches.num_broken}
+            metrics |= {'total': total, 'nonfinite_costs': matches.num_nonfinite}
             return total, (metrics, method.stored_queries(student, targets, matches))
 
-        def gradients_of(part):
-            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(state.params, *part)
+        def gradients_of(microbatch):
+            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(
+                state.params, *microbatch
+            )
             return (gradients, metrics), stored
 
-        sums, stored = accumulation.sum_in_turn(gradients_of, (*parts, teachers, targets))
+        sums, stored = accumulation.accumulate(gradients_of, (*microbatches, teachers, targets))
         gradients, metrics = jax.lax.psum(sums, parallel.AXIS)
         rate = learning_rate(state.step, stage.num_steps, stage.learning_rate, optimizer)
         updates, opt_state = make_optimizer(state.params, optimizer).update(
@@ -199,21 +199,21 @@ def make_train_step(
     )
 
 
-def make_survey_step(
+def make_statistics_step(
     model: Mask2Former, method: Method, mesh: Mesh, *, mask_unseen: bool = True
 ) -> Callable[[Any, Batch, Array, StageArrays], Any]:
-    """Compiles `survey(teacher_params, batch, real, stage)`: the method's counts in a batch.
+    """Compiles `statistics(teacher_params, batch, real, stage)`: the method's counts in a batch.
 
     Rows of the batch that are not `real` [B] have no targets.
     """
 
-    def survey(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
+    def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
         teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
         targets = merged_targets(teacher, batch.targets, stage, method)
         targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
-        return jax.lax.psum(method.survey(targets, stage), parallel.AXIS)
+        return jax.lax.psum(method.statistics(targets, stage), parallel.AXIS)
 
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(
-        survey, mesh, in_specs=(everywhere, split, split, everywhere), out_specs=everywhere
+        statistics, mesh, in_specs=(everywhere, split, split, everywhere), out_specs=everywhere
     )

@@ -26,11 +26,11 @@ from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.stage_data import (
     check_images,
     stage_arrays,
-    survey_batches,
+    statistics_batches,
     training_batches,
 )
 from simcis_jax.training.step_loop import run_steps
-from simcis_jax.training.train_step import TrainState, make_survey_step, make_train_step
+from simcis_jax.training.train_step import TrainState, make_statistics_step, make_train_step
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Batch, StageArrays
 
@@ -70,11 +70,11 @@ class Trainer:
             sampling=settings.sampling,
             optimizer=settings.optimizer,
             mask_unseen=protocol.mask_unseen,
-            num_parts=accumulation.count_parts(
-                training.batch_size, self.mesh.size, training.images_at_once
+            num_microbatches=accumulation.count_microbatches(
+                training.batch_size, self.mesh.size, training.microbatch_size
             ),
         )
-        self.survey_step = make_survey_step(
+        self.statistics_step = make_statistics_step(
             self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
         )
         self.evaluator = Evaluator(
@@ -85,14 +85,14 @@ class Trainer:
 
     def run(self) -> dict:
         """Trains and evaluates every stage that is not finished yet; returns the results."""
-        adopted = self.start()
+        inherited = self.start()
         state, reports = None, []
         for stage in self.stages:
             report = self.workdir.stage(stage.number).read_report()
-            if report is None and stage.number < adopted:
+            if report is None and stage.number < inherited:
                 continue  # Another program trained it, and its model is gone.
             if report is None:
-                if stage.number == adopted:
+                if stage.number == inherited:
                     state = self.finished_state(stage)
                 else:
                     if state is None and stage.index > 0:
@@ -111,11 +111,11 @@ class Trainer:
         Raises:
             ValueError: no stage is finished.
         """
-        adopted = self.start()
+        inherited = self.start()
         reports = {
             stage.number: self.workdir.stage(stage.number).read_report() for stage in self.stages
         }
-        finished = [n for n, report in reports.items() if report or n == adopted]
+        finished = [n for n, report in reports.items() if report or n == inherited]
         if not finished:
             raise ValueError(
                 f'{self.workdir.root} has no finished stage to evaluate; train one, or set '
@@ -132,21 +132,21 @@ class Trainer:
             ValueError: the network does not fit the images, or what it starts from.
         """
         training = self.settings.training
-        adopted = None
+        inherited = None
         if training.init_from:
-            adopted = starting_point.finished_stage(
-                training.init_from, self.stages, self.categories.names, self.fresh
+            inherited = starting_point.finished_stage(
+                training.init_from, self.stages, self.categories.names, self.initialize
             )
         else:
-            params, _ = jax.eval_shape(self.fresh)
+            params, _ = jax.eval_shape(self.initialize)
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim()
         self.workdir.write_categories(category_entries(self.categories))
-        if adopted is not None:
-            starting_point.adopt(self.workdir, adopted, len(self.categories), self.fresh)
+        if inherited is not None:
+            starting_point.inherit(self.workdir, inherited, len(self.categories), self.initialize)
         parallel.wait_for_all('workdir')
-        return adopted.number if adopted else 0
+        return inherited.number if inherited else 0
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
         """Writes and prints the table of these stages; returns it."""
@@ -156,7 +156,7 @@ class Trainer:
             print(continual.format_table(results), flush=True)
         return results
 
-    def fresh(self, num_classes: int | None = None) -> tuple[Any, Any]:
+    def initialize(self, num_classes: int | None = None) -> tuple[Any, Any]:
         """Random parameters and the method's memory before the first stage.
 
         Args:
@@ -167,7 +167,7 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(settings.training.seed), 0)
         image = jnp.zeros((1, settings.data.size, settings.data.size, 3), jnp.uint8)
         params = self.model.clone(num_classes=num_classes).init(key, image)['params']
-        return params, settings.method.init_memory(num_classes, self.model.width)
+        return params, settings.method.init_memory(num_classes, self.model.hidden_dim)
 
     # One stage
 
@@ -243,24 +243,24 @@ class Trainer:
             )
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
         method = self.settings.method
-        if teacher is None or not method.surveys:
+        if teacher is None or not method.uses_statistics:
             return state
-        num_images, batches = survey_batches(self.train_source, stage, self.settings)
-        progress = Progress(f'stage {stage.number} survey', num_images, 'images')
+        num_images, batches = statistics_batches(self.train_source, stage, self.settings)
+        progress = Progress(f'stage {stage.number} class statistics', num_images, 'images')
         total = None
         for batch, real in batches:
             batch, real_rows = parallel.put_batch(self.mesh, (batch, real))
-            counts = self.survey_step(teacher, batch, real_rows, arrays)
+            counts = self.statistics_step(teacher, batch, real_rows, arrays)
             total = counts if total is None else jax.tree.map(jnp.add, total, counts)
             progress.advance(int(real.sum()))
         return state.replace(memory=method.begin_stage(state.memory, total))
 
     def new_state(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """Step 0 of a stage, without the survey."""
+        """Step 0 of a stage, without the class statistics."""
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
-            params, memory = jax.jit(self.fresh)()
+            params, memory = jax.jit(self.initialize)()
         else:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
@@ -269,8 +269,8 @@ class Trainer:
 
     def finished_state(self, stage: Stage) -> TrainState:
         """What the next stage needs of a stage that is trained: parameters and memory."""
-        params, _ = jax.eval_shape(self.fresh)
-        memory = parallel.put_replicated(self.mesh, jax.jit(lambda: self.fresh()[1])())
+        params, _ = jax.eval_shape(self.initialize)
+        memory = parallel.put_replicated(self.mesh, jax.jit(lambda: self.initialize()[1])())
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
             return TrainState(
                 step=None,

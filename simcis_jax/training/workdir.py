@@ -32,7 +32,7 @@ from simcis_jax.evaluation import continual
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
-    'training.images_at_once',
+    'training.microbatch_size',
     'training.log_every',
     'training.checkpoint_every',
     'training.skip_nonfinite',
@@ -40,7 +40,7 @@ MAY_CHANGE = (
 )
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds either the old or the new one, never a part.
 
     Raises:
@@ -85,7 +85,7 @@ class StageFolder:
         path = self.root / 'evaluation.json'
         return json.loads(path.read_text()) if path.exists() else None
 
-    def adopt(self, other: StageFolder) -> None:
+    def copy_from(self, other: StageFolder) -> None:
         """Copies a finished stage of another run, its report last; does nothing the second time."""
         if self.writes and self.read_report() is None:
             shutil.copytree(
@@ -102,12 +102,12 @@ class StageFolder:
         """Writes what the stage replays of those before it."""
         if self.writes:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / 'replay.json', json.dumps(replayed, indent=2))
+            write_atomically(self.root / 'replay.json', json.dumps(replayed, indent=2))
 
     def write_report(self, report: Mapping) -> None:
         """Writes the scores: from now on the stage is finished."""
         if self.writes:
-            write_whole(self.root / 'evaluation.json', json.dumps(report, indent=2))
+            write_atomically(self.root / 'evaluation.json', json.dumps(report, indent=2))
 
 
 class MetricsLog:
@@ -119,7 +119,7 @@ class MetricsLog:
             # A killed run may have logged steps that its last checkpoint does not know.
             lines = [line for line in self._path.read_text().splitlines() if line.endswith('}')]
             known = [line for line in lines if self._is_before(json.loads(line), first_step)]
-            write_whole(self._path, ''.join(line + '\n' for line in known))
+            write_atomically(self._path, ''.join(line + '\n' for line in known))
         self._file = self._path.open('a')
         from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
 
@@ -198,7 +198,7 @@ class Workdir:
                 )
             if found == self._config:
                 return
-        write_whole(path, json.dumps(self._config, indent=2))
+        write_atomically(path, json.dumps(self._config, indent=2))
 
     def _take_lock(self) -> None:
         """The lock is the kernel's: it is gone as soon as the process is, however it ended."""
@@ -219,7 +219,7 @@ class Workdir:
     def write_categories(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Records the classes, so that the model can be used where the data set is not."""
         if self.writes:
-            write_whole(self.root / 'categories.json', json.dumps(entries, indent=2))
+            write_atomically(self.root / 'categories.json', json.dumps(entries, indent=2))
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""
@@ -237,8 +237,8 @@ class Workdir:
         """Writes the table as JSON and as text."""
         if not self.writes:
             return
-        write_whole(self.root / 'results.json', json.dumps(results, indent=2))
-        write_whole(self.root / 'results.txt', continual.format_table(results) + '\n')
+        write_atomically(self.root / 'results.json', json.dumps(results, indent=2))
+        write_atomically(self.root / 'results.txt', continual.format_table(results) + '\n')
 
 
 def first_difference(

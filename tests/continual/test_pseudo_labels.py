@@ -19,8 +19,8 @@ from simcis_jax.types import Predictions, Selection, Targets
 SLOTS = 12
 RULES = {
     'pan': PseudoLabelRule(),
-    'sem': PseudoLabelRule(score=0.0, sharpness=None, merge_classes=True),
-    'sem35': PseudoLabelRule(sharpness=None, merge_classes=True),
+    'sem': PseudoLabelRule(score=0.0, temperature=None, merge_classes=True),
+    'sem35': PseudoLabelRule(temperature=None, merge_classes=True),
 }
 
 

@@ -100,7 +100,7 @@ def test_images_get_the_room_that_the_queries_of_the_last_stage_take(data, class
     runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0', *changes).runs}
     for count in (80, 160):
         config = settings.from_config(runs[f'images in the bytes of {count} queries'].config)
-        bank = virtual_query.create(classes, count, config.model['width'])
+        bank = virtual_query.create(classes, count, config.model['hidden_dim'])
         room = config.protocol.replay_megabytes * 1e6
         assert room == pytest.approx(bank.queries.nbytes) and not config.protocol.replay_images
         assert config.method.num_virtual_queries == 0

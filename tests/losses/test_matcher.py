@@ -33,8 +33,8 @@ def random_valid(rng, num_targets):
 
 def assert_cheapest(costs, valid, rtol=1e-5):
     """The assignments are one-to-one, and no others of the real targets cost less."""
-    assigned, num_broken = map(np.asarray, match_many(costs, valid))
-    assert not num_broken.any()
+    assigned, num_nonfinite = map(np.asarray, match_many(costs, valid))
+    assert not num_nonfinite.any()
     for cost, real, queries in zip(costs.astype(np.float64), valid, assigned, strict=True):
         assert len(set(queries)) == len(queries) and queries.min() >= 0
         assert queries.max() < len(cost)
@@ -76,9 +76,9 @@ def test_costs_of_very_different_size_are_solved():
 def test_among_equal_large_costs_the_broken_ones_are_avoided():
     cost = np.full((12, 12), 1e8, np.float32)
     cost[~np.roll(np.eye(12, dtype=bool), 1, axis=0)] = np.nan  # One assignment is left.
-    queries, num_broken = assign(cost, np.ones(12, bool))
+    queries, num_nonfinite = assign(cost, np.ones(12, bool))
     np.testing.assert_array_equal(queries, (np.arange(12) + 1) % 12)
-    assert num_broken == 132
+    assert num_nonfinite == 132
 
 
 @pytest.mark.parametrize('offset', [0, 1e8])
@@ -89,8 +89,8 @@ def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
     broken = rng.random(costs.shape) < rng.random((NUM_PROBLEMS, 1, 1))
     costs[broken] = bad
     valid = random_valid(rng, 12)
-    assigned, num_broken = map(np.asarray, match_many(costs, valid))
-    np.testing.assert_array_equal(num_broken, (broken & valid[:, None, :]).sum(axis=(1, 2)))
+    assigned, num_nonfinite = map(np.asarray, match_many(costs, valid))
+    np.testing.assert_array_equal(num_nonfinite, (broken & valid[:, None, :]).sum(axis=(1, 2)))
     num_forced = 0
     for cost, bad_cost, real, queries in zip(costs, broken, valid, assigned, strict=True):
         assert len(set(queries)) == 12
@@ -106,9 +106,9 @@ def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
 
 @pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
 def test_nothing_but_broken_costs_still_gives_every_target_a_query(bad):
-    queries, num_broken = assign(jnp.full((5, 3), bad), jnp.array([True, True, False]))
+    queries, num_nonfinite = assign(jnp.full((5, 3), bad), jnp.array([True, True, False]))
     assert len(set(np.asarray(queries).tolist()) & set(range(5))) == 3
-    assert num_broken == 10
+    assert num_nonfinite == 10
 
 
 def test_padding_may_hold_anything():
@@ -117,15 +117,15 @@ def test_padding_may_hold_anything():
     valid = np.array([True, True, True, False, False, False])
     expected, _ = assign(cost, valid)
     for junk in (np.nan, np.inf, -1e30, 0.0):
-        queries, num_broken = assign(np.where(valid, cost, junk), valid)
+        queries, num_nonfinite = assign(np.where(valid, cost, junk), valid)
         np.testing.assert_array_equal(queries[:3], expected[:3])
-        assert sorted(np.asarray(queries)) == list(range(6)) and num_broken == 0
+        assert sorted(np.asarray(queries)) == list(range(6)) and num_nonfinite == 0
 
 
 def test_no_real_target_at_all_is_matched_one_to_one():
-    queries, num_broken = assign(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
+    queries, num_nonfinite = assign(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
     assert len(set(np.asarray(queries).tolist()) & set(range(4))) == 3
-    assert num_broken == 0
+    assert num_nonfinite == 0
 
 
 def test_finite_costs_at_the_end_of_float32_give_a_one_to_one_assignment():

@@ -8,12 +8,12 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from simcis_jax.losses.point_sampling import (
+    bottom_k,
     keep_uncertain,
     sample_features,
     sample_map,
     sample_segments,
     sample_slots,
-    smallest,
     uncertain_points,
 )
 
@@ -136,10 +136,10 @@ def test_the_smallest_are_those_of_a_sort_and_of_equal_ones_the_first(count):
     halves = np.array([0.0, 0.5, 1.0, 1.5, 2.0, np.inf], np.float32)
     rows = np.concatenate([rng.choice(halves, (20, 64)), rng.exponential(size=(20, 64))])
     rows = rows.astype(np.float32)
-    chosen = jax.jit(lambda x: smallest(x, count))(rows.reshape(4, 10, 64))
+    chosen = jax.jit(lambda x: bottom_k(x, count))(rows.reshape(4, 10, 64))
     expected = np.sort(np.argsort(rows, axis=1, kind='stable')[:, :count])
     np.testing.assert_array_equal(chosen, expected.reshape(4, 10, count))
-    np.testing.assert_array_equal(smallest(rows[0], count), expected[0])
+    np.testing.assert_array_equal(bottom_k(rows[0], count), expected[0])
 
 
 def test_points_are_chosen_without_a_gradient():

@@ -60,7 +60,7 @@ def test_unmatched_queries_and_those_of_padding_have_no_label():
     assert labels.tolist() == [5, -1, -1, -1, 7, -1]
 
 
-# A small random problem: 2 prediction sets, 2 images, 5 queries, 4 classes, 2 virtual queries.
+# A small random problem: 2 decoder outputs, 2 images, 5 queries, 4 classes, 2 virtual queries.
 
 WEIGHTS = LossWeights()
 SAMPLING = PointSampling(num_points=16)
@@ -113,7 +113,7 @@ def test_losses_and_gradients_are_finite_however_many_targets(num_targets):
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), num_targets)
     (total, (terms, matches)), gradient = small_step(predictions, targets, NO_LABELS)
-    assert jnp.isfinite(total) and matches.num_broken == 0
+    assert jnp.isfinite(total) and matches.num_nonfinite == 0
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(gradient))
     assert all(term.shape == (2,) for term in terms.values())
     for name in ('mask', 'dice', 'box', 'giou'):
@@ -249,7 +249,7 @@ def test_mask_terms_are_those_of_each_pair(first):
 
 
 def perfect_case():
-    """Queries that draw the targets of an image, in another order in every prediction set."""
+    """Queries that draw the targets of an image, in another order in every decoder output."""
     orders = np.array([[3, 0, 4, 1], [1, 2, 0, 3]])  # The query of every target.
     segment_map = jnp.repeat(jnp.repeat(jnp.array([[1, 2], [3, 4]]), 4, axis=0), 4, axis=1)
     features = jax.nn.one_hot(segment_map - 1, 4)[None]
@@ -283,12 +283,12 @@ def test_every_prediction_set_is_matched_on_its_own():
     predictions, targets, orders = perfect_case()
     matches = matched(predictions, targets)
     np.testing.assert_array_equal(matches.queries[:, 0, :4], orders)
-    assert matches.num_broken == 0
+    assert matches.num_nonfinite == 0
 
 
 def test_broken_predictions_are_counted_and_matched_last():
     predictions, targets, orders = perfect_case()
     broken = predictions.replace(class_logits=predictions.class_logits.at[1, 0, 4].set(jnp.nan))
     matches = matched(broken, targets)
-    assert matches.num_broken == 4  # One for every target.
+    assert matches.num_nonfinite == 4  # One for every target.
     np.testing.assert_array_equal(matches.queries[:, 0, :4], orders)

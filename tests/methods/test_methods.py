@@ -13,7 +13,7 @@ from simcis_jax.methods import METHODS, default_settings, make_method
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
-from simcis_jax.model.masked_decoder import PredictionSets
+from simcis_jax.model.masked_decoder import DecoderOutputs
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets
 
 SETS, IMAGES, QUERIES, CLASSES, WIDTH, SLOTS = 2, 2, 4, 5, 3, 3
@@ -89,7 +89,7 @@ def test_the_defaults_are_the_published_ones_of_100_10():
     assert (method.csl_weight, method.csl_temperature, method.decoder_kl_weight) == (2.0, 1.0, 0.0)
     assert (method.num_virtual_queries, method.bank_size, method.sampling_alpha) == (1, 80, 0.5)
     rule = method.rule
-    assert (rule.score, rule.overlap, rule.sharpness, rule.merge_classes) == (
+    assert (rule.score, rule.overlap, rule.temperature, rule.merge_classes) == (
         0.35,
         0.8,
         0.06,
@@ -99,15 +99,19 @@ def test_the_defaults_are_the_published_ones_of_100_10():
 
 def test_merging_classes_ranks_by_probability():
     rule = PseudoLabel(merge_classes=True, pseudo_label_score=0.0).rule
-    assert rule.merge_classes and rule.sharpness is None and rule.score == 0.0
+    assert rule.merge_classes and rule.temperature is None and rule.score == 0.0
 
 
 def test_fine_tuning_changes_nothing():
     method, memory, truth = Method(), object(), NO_TARGETS
     student = teacher = predictions()
-    assert not method.uses_teacher and not method.surveys and not method.replays_teacher_queries
+    assert (
+        not method.uses_teacher
+        and not method.uses_statistics
+        and not method.replays_teacher_queries
+    )
     assert method.init_memory(CLASSES, WIDTH) == ()
-    assert method.survey(truth, STAGE) == ()
+    assert method.statistics(truth, STAGE) == ()
     assert method.begin_stage(memory, ()) is memory
     assert method.virtual_queries(memory, STAGE, jax.random.split(jax.random.key(0))) is None
     assert method.targets(truth, teacher, STAGE) is truth
@@ -118,7 +122,7 @@ def test_fine_tuning_changes_nothing():
 
 def test_pseudo_labelling_only_adds_targets():
     method = PseudoLabel()
-    assert method.uses_teacher and not method.surveys
+    assert method.uses_teacher and not method.uses_statistics
     assert method.virtual_queries((), STAGE, jax.random.split(jax.random.key(0))) is None
     assert method.losses(predictions(), None, predictions()) == {}
 
@@ -164,7 +168,7 @@ def test_the_decoders_kl_compares_final_logits_and_teaches_the_student_only():
     student, teacher = predictions(0), predictions(1)
 
     def loss(replayed_logits, teacher_logits):
-        sets = PredictionSets(replayed_logits, None, None)
+        sets = DecoderOutputs(replayed_logits, None, None)
         terms = method.losses(student, sets, teacher.replace(class_logits=teacher_logits))
         assert terms.keys() == {'decoder_kl'}
         return terms['decoder_kl']
@@ -179,7 +183,7 @@ def test_the_decoders_kl_compares_final_logits_and_teaches_the_student_only():
 
 def test_a_survey_counts_the_targets_of_past_classes():
     labels = targets([[0, 0, 3], [2, 0, -1]])
-    np.testing.assert_array_equal(SimCIS().survey(labels, STAGE), [3, 0, 1, 0, 0])
+    np.testing.assert_array_equal(SimCIS().statistics(labels, STAGE), [3, 0, 1, 0, 0])
 
 
 def test_a_stage_gets_its_own_counts_and_keeps_the_queries():
@@ -195,7 +199,7 @@ def test_a_stage_gets_its_own_counts_and_keeps_the_queries():
 
 
 def test_without_virtual_queries_there_is_nothing_to_survey():
-    assert SimCIS().surveys and not SimCIS(num_virtual_queries=0).surveys
+    assert SimCIS().uses_statistics and not SimCIS(num_virtual_queries=0).uses_statistics
 
 
 def test_virtual_queries_are_stored_queries_of_past_classes():
@@ -215,7 +219,7 @@ def test_virtual_queries_are_stored_queries_of_past_classes():
 def test_exactly_the_matched_rows_are_stored():
     method = SimCIS(bank_size=2)
     student = predictions()
-    # The last prediction set counts; slot 2 of image 0 and slots 1, 2 of image 1 are padding.
+    # The last decoder output counts; slot 2 of image 0 and slots 1, 2 of image 1 are padding.
     matches = Matches(
         jnp.array([[[3, 2, 1], [3, 2, 1]], [[2, 0, 1], [3, 1, 2]]]), jnp.zeros((), jnp.int32)
     )

@@ -12,7 +12,7 @@ SMALL = dict(
     num_classes=5,
     backbone='small',
     num_queries=6,
-    width=16,
+    hidden_dim=16,
     num_heads=2,
     encoder_layers=1,
     encoder_feedforward=16,
@@ -85,7 +85,7 @@ def test_layers_depend_on_the_selection_only_where_gradients_pass(params, stop_g
     selection = rest['query_prealignment']
 
     def sums(selection):
-        """Of every prediction set, one that weighs all its logits differently."""
+        """Of every decoder output, one that weighs all its logits differently."""
         params = {'params': rest | {'query_prealignment': selection}}
         logits = model.apply(params, image()).class_logits
         sets = logits.reshape(len(logits), -1)

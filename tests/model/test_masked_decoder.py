@@ -69,7 +69,7 @@ def test_virtual_queries_and_real_ones_do_not_see_each_other(decode):
 @pytest.mark.parametrize('stop_gradient', [True, False])
 def test_layers_depend_on_the_queries_only_where_the_gradient_passes(decode, stop_gradient):
     def sums(queries):
-        """Of every prediction set, one that weighs all its logits differently."""
+        """Of every decoder output, one that weighs all its logits differently."""
         logits = decode(queries, random_queries(1, 2), stop_gradient)[:, :, :QUERIES]
         sets = logits.reshape(len(logits), -1)
         return sets @ jnp.sin(jnp.arange(sets.shape[1]))

@@ -57,8 +57,8 @@ def read_as_published(path):
         return pickle.loads(archive.read(name))
 
 
-def queries(rng, count, width=3):
-    return rng.normal(size=(count, width)).astype(np.float32).tolist()
+def queries(rng, count, hidden_dim=3):
+    return rng.normal(size=(count, hidden_dim)).astype(np.float32).tolist()
 
 
 def test_the_published_bank_comes_back_equal(tmp_path):
@@ -76,7 +76,7 @@ def test_the_published_bank_comes_back_equal(tmp_path):
 
 
 def test_a_ring_is_written_from_its_oldest_query_to_its_newest(tmp_path):
-    bank = virtual_query.create(num_classes=3, bank_size=4, width=2)
+    bank = virtual_query.create(num_classes=3, bank_size=4, hidden_dim=2)
     rows = jnp.arange(12.0).reshape(6, 2)
     for row in rows:
         bank = virtual_query.enqueue(bank, row[None], jnp.array([1]))
@@ -109,7 +109,7 @@ def test_a_hostile_bank_is_refused_by_name(tmp_path):
         ({9: [[1.0]]}, r'queries of \[9\]; the model has 3 classes'),
         ({'1': [[1.0]]}, r"queries of \['1'\]"),
         ({1: [[1.0], [1.0, 2.0]]}, 'is no bank of queries'),
-        ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one width'),
+        ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one dimension'),
         ({}, 'queries must be stored'),
     ],
 )

@@ -10,9 +10,9 @@ import pytest
 PROGRAM = """
 import resource
 import jax, jax.numpy as jnp
-from simcis_jax.runtime.allocator import keep_freed_memory
+from simcis_jax.runtime.allocator import configure_malloc
 
-keep_freed_memory()
+configure_malloc()
 x = jnp.ones((2000, 2000))
 thin = x[:, :8]
 step = jax.jit(lambda x, thin: jnp.sin(thin @ thin.T) + x)  # Its results are matrices, too.

@@ -5,7 +5,7 @@ import platform
 import jax
 import pytest
 
-from simcis_jax.runtime.compilation import keep_programs
+from simcis_jax.runtime.compilation import enable_compilation_cache
 
 
 @pytest.fixture
@@ -18,12 +18,12 @@ def unset():
 
 def test_the_users_cache_folder_is_the_default(unset, monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    keep_programs()
+    enable_compilation_cache()
     folder = tmp_path / 'simcis_jax' / platform.node()
     assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
 def test_a_folder_that_was_set_stays(unset):
     jax.config.update('jax_compilation_cache_dir', 'elsewhere')
-    keep_programs()
+    enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == 'elsewhere'

@@ -11,7 +11,7 @@ from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.training.replay import image_memories
-from simcis_jax.training.stage_data import check_images, survey_batches, training_batches
+from simcis_jax.training.stage_data import check_images, statistics_batches, training_batches
 
 
 @pytest.fixture(scope='module')
@@ -37,8 +37,8 @@ def test_a_stage_without_an_image_is_an_error_before_anything_is_trained(images,
 
 @pytest.mark.parametrize('limit', [1, 4, 7, 100])
 def test_a_survey_sees_at_most_its_limit_from_all_over_the_data_set(images, stages, limit):
-    config = tiny_settings(**{'training.survey_images': limit})
-    number, batches = survey_batches(images, stages[0], config)
+    config = tiny_settings(**{'training.statistics_images': limit})
+    number, batches = statistics_batches(images, stages[0], config)
     assert 0 < number <= limit
     assert sum(int(real.sum()) for _, real in batches) == number
     if limit == 4:  # 30 images, all of them with a base class or nearly so: one in eight.

@@ -38,7 +38,7 @@ def update():
     config = settings.from_config(
         tiny_config(
             **{
-                'model.width': 16,
+                'model.hidden_dim': 16,
                 'method.decoder_kl_weight': 2.0,
                 'method.pseudo_label_score': 0.0,
                 'method.pseudo_label_overlap': 0.0,
@@ -58,7 +58,7 @@ def update():
     past = np.arange(CLASSES) < 4
     stage = StageArrays(past, ~past, jnp.int32(10), jnp.float32(1e-3))
 
-    def run(num_parts):
+    def run(num_microbatches):
         step = make_train_step(
             model,
             config.method,
@@ -66,7 +66,7 @@ def update():
             weights=config.weights,
             sampling=config.sampling,
             optimizer=config.optimizer,
-            num_parts=num_parts,
+            num_microbatches=num_microbatches,
         )
         state = TrainState(
             jnp.int32(0),
@@ -102,12 +102,12 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(update):
     np.testing.assert_allclose(state.memory.queries, whole_state.memory.queries, atol=1e-5)
 
 
-@pytest.mark.parametrize('images_at_once, parts', [(0, 1), (4, 1), (2, 2), (1, 4)])
-def test_a_share_is_divided_into_equal_parts(images_at_once, parts):
-    assert accumulation.count_parts(8, 2, images_at_once) == parts
+@pytest.mark.parametrize('microbatch_size, parts', [(0, 1), (4, 1), (2, 2), (1, 4)])
+def test_a_share_is_divided_into_equal_parts(microbatch_size, parts):
+    assert accumulation.count_microbatches(8, 2, microbatch_size) == parts
 
 
-@pytest.mark.parametrize('images_at_once', [3, 5, -1])
-def test_a_share_that_cannot_be_divided_is_refused(images_at_once):
-    with pytest.raises(ValueError, match='images_at_once=.* does not divide the 4 images'):
-        accumulation.count_parts(8, 2, images_at_once)
+@pytest.mark.parametrize('microbatch_size', [3, 5, -1])
+def test_a_share_that_cannot_be_divided_is_refused(microbatch_size):
+    with pytest.raises(ValueError, match='microbatch_size=.* does not divide the 4 images'):
+        accumulation.count_microbatches(8, 2, microbatch_size)
