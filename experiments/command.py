@@ -13,21 +13,18 @@ import dataclasses
 import json
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
 from experiments.sweep import Run, cost, finish, finished, in_order, make_run
 from simcis_jax.data import open_source
-from simcis_jax.main import is_for_user, parse_flags, stop
-from simcis_jax.runtime import interruption
-from simcis_jax.runtime.allocator import configure_malloc
+from simcis_jax.errors import InputError
+from simcis_jax.runtime import command, interruption
 from simcis_jax.training.workdir import write_atomically
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
@@ -70,15 +67,15 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
     """Turns arguments into runs.
 
     Raises:
-        ValueError: a value is unknown or impossible.
-        OSError: a data set whose classes must be counted is not there.
+        InputError: a value is unknown or impossible.
+        FileError: a data set whose classes must be counted is not there.
     """
     options, overrides = make_parser(experiment).parse_known_args(arguments)
     unknown = [text for text in overrides if not text.startswith('--config.')]
     if unknown:
-        raise ValueError(f'{unknown[0]} is unknown; --help lists what there is.')
+        raise InputError(f'{unknown[0]} is unknown; --help lists what there is.')
     if (options.data is None) == (options.config is None):
-        raise ValueError('give either --data, one of the known data sets, or --config=FILE.')
+        raise InputError('give either --data, one of the known data sets, or --config=FILE.')
     own = options.data is None
     settings = [Setting(options.config)] if own else experiment.settings[options.data]
     if options.settings:
@@ -93,7 +90,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
             texts = options.variants.split(',')
             variants = [v for v in variants if any(_has_words(v.label, text) for text in texts)]
         if not variants:
-            raise ValueError(f'--variants={options.variants} leaves no row.')
+            raise InputError(f'--variants={options.variants} leaves no row.')
         for variant in variants:
             for seed in options.seeds.split(','):
                 workdir = Path(options.workdir)
@@ -113,7 +110,7 @@ def _chosen(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
     known = [setting.name for setting in settings]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f'--settings={unknown[0]} is none of {known}.')
+        raise InputError(f'--settings={unknown[0]} is none of {known}.')
     return [setting for setting in settings if setting.name in names]
 
 
@@ -125,12 +122,7 @@ def read_config(path: Path, overrides: Sequence[str], data_root: str | None) -> 
         overrides: '--config.GROUP.KEY=VALUE'.
         data_root: where the data set is, or the folder that holds the config's prepared one.
     """
-    values, argv = flags.FlagValues(), ['experiments', f'--config={path}', *overrides]
-    config_flags.DEFINE_config_file(
-        'config', None, lock_config=True, flag_values=values, sys_argv=argv
-    )
-    parse_flags(argv, values)
-    config = values['config'].value
+    config = command.read_config(path, overrides)
     if data_root:
         folder = Path(data_root)
         is_prepared = config.data.name == 'prepared'
@@ -182,8 +174,8 @@ def run(experiment: Experiment, arguments: Sequence[str]) -> None:
     """Does what the arguments say.
 
     Raises:
-        ValueError: a value is unknown, impossible, or not the one a folder was started with.
-        OSError: a file is missing or cannot be written.
+        InputError: a value is unknown, impossible, or not the one a folder was started with.
+        FileError: a file is missing or cannot be written.
     """
     plan = make_plan(experiment, arguments)
     if '--dry_run' in arguments:
@@ -200,15 +192,10 @@ def run(experiment: Experiment, arguments: Sequence[str]) -> None:
 
 
 def main(experiment: Experiment) -> None:
-    """The command of an experiment; bad input ends it with one line."""
-    logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
-    configure_malloc()  # First: the next line starts JAX's threads.
-    interruption.stop_at_once()
-    try:
+    """The command of an experiment."""
+
+    def program() -> None:
+        interruption.stop_at_once()
         run(experiment, sys.argv[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
-        if not is_for_user(error) and raised_in != Path(__file__).parent:
-            raise
-        stop(error)
+
+    command.start(program)

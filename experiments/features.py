@@ -11,6 +11,7 @@ from simcis_jax.data import open_source
 from simcis_jax.data.augment import resized_crop, resized_shape
 from simcis_jax.data.category_list import read_json
 from simcis_jax.data.source import Example
+from simcis_jax.errors import InputError
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.training.checkpointing import StageCheckpoints
 
@@ -25,11 +26,11 @@ def load_params(run: Run, stage: int) -> Any:
     """The parameters after a stage (1 = base).
 
     Raises:
-        ValueError: the stage has no checkpoint.
+        InputError: the stage has no checkpoint.
     """
     folder = run.folder / f'stage_{stage}' / 'checkpoints'
     if not folder.is_dir():
-        raise ValueError(f'{folder} does not exist; the models of all stages are needed.')
+        raise InputError(f'{folder} does not exist; the models of all stages are needed.')
     with StageCheckpoints(folder) as checkpoints:
         return checkpoints.read('params')
 

@@ -22,6 +22,7 @@ from experiments.provenance import recorded
 from simcis_jax import main, settings
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data.category_list import read_json
+from simcis_jax.errors import InputError
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 
@@ -69,7 +70,7 @@ def make_run(
         workdir: folder of the sweep.
 
     Raises:
-        ValueError: a value is unknown or impossible.
+        InputError: a value is unknown or impossible.
     """
     config = copy.deepcopy(config)
     before = config.to_dict()
@@ -126,7 +127,7 @@ def finish(runs: Sequence[Run], workdir: Path) -> Iterator[tuple[Run, dict]]:
     """Every run with its results; what is not finished is trained first.
 
     Raises:
-        ValueError: a folder holds a run of another config.
+        InputError: a folder holds a run of another config.
     """
     for position, run in enumerate(runs, start=1):
         results = finished(run)
@@ -144,7 +145,7 @@ def finished(run: Run) -> dict | None:
     """The results of a run that trained and evaluated all its stages; None if it has not yet.
 
     Raises:
-        ValueError: the folder holds a run of another config.
+        InputError: the folder holds a run of another config.
     """
     if not (run.folder / 'config.json').is_file():
         return None
@@ -154,7 +155,7 @@ def finished(run: Run) -> dict | None:
         may_change=(*MAY_CHANGE, 'training.init_from'),
     )
     if difference:
-        raise ValueError(
+        raise InputError(
             f'{run.folder} holds a run of another config: {difference}; choose another --workdir.'
         )
     path = run.folder / 'results.json'

@@ -8,20 +8,19 @@ No PyTorch is needed, and nothing that a file names is ever run.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from simcis_jax.continual.virtual_query import QueryBank
-from simcis_jax.main import is_for_user, stop
+from simcis_jax.errors import InputError
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.resnet import BACKBONES
 from simcis_jax.port import published_bank, state_dicts, torch_weights
+from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import StageFolder, write_atomically
 
@@ -32,13 +31,13 @@ def backbone_name(resnet: dict[str, Any]) -> str:
     """The name of the backbone with these parameters.
 
     Raises:
-        ValueError: it is neither ResNet-50 nor -101.
+        InputError: it is neither ResNet-50 nor -101.
     """
     blocks = tuple(sum(name.startswith(f'res{stage}_') for name in resnet) for stage in range(2, 6))
     for name, settings in BACKBONES.items():
         if settings['blocks'] == blocks:
             return name
-    raise ValueError(f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor -101.')
+    raise InputError(f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor -101.')
 
 
 def import_model(
@@ -55,22 +54,22 @@ def import_model(
         counts: the psd_distribution.json; None = no pseudo-label counted.
 
     Raises:
-        ValueError: a file holds something else, or `out` is not as described.
-        OSError: a file cannot be read or written.
+        InputError: a file holds something else, or `out` is not as described.
+        FileError: a file cannot be read or written.
     """
     folder = StageFolder(Path(out))
     if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise ValueError(f'{out} exists already; choose a new folder.')
+        raise InputError(f'{out} exists already; choose a new folder.')
     state = state_dicts.read_state(source)
     if not any(key.startswith('sem_seg_head.') for key in state):
         if bank or counts:
-            raise ValueError(f'{source} is a backbone alone, to which no bank or counts belong.')
+            raise InputError(f'{source} is a backbone alone, to which no bank or counts belong.')
         params = torch_weights.to_flax(state, torch_weights.BACKBONE)
         words, memory = f'{backbone_name(params["resnet"])} backbone', None
         usage = f'--config.training.init_backbone={out}'
     else:
         if not folder.number:
-            raise ValueError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
+            raise InputError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
         params = torch_weights.to_flax(state)
         num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
         memory = _memory(num_classes, hidden_dim, bank, counts)
@@ -98,7 +97,7 @@ def _memory(
     if bank:
         queries, written = published_bank.read_bank(bank, num_classes)
         if queries.shape[2] != hidden_dim:
-            raise ValueError(
+            raise InputError(
                 f'{bank} has queries of {queries.shape[2]}, the model of {hidden_dim}.'
             )
     else:
@@ -123,26 +122,26 @@ def export_model(
         counts: where to write the counts of pseudo-labels; None = nowhere.
 
     Raises:
-        ValueError: there is no checkpoint, or it has no counterpart in the published code.
-        OSError: a file cannot be written.
+        InputError: there is no checkpoint, or it has no counterpart in the published code.
+        FileError: a file cannot be written.
     """
     if Path(out).suffix not in SUFFIXES:
-        raise ValueError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
+        raise InputError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
     folder = StageFolder(Path(checkpoint))
     if not folder.checkpoints.is_dir():
-        raise ValueError(f'--checkpoint={checkpoint} must be a folder stage_N with checkpoints/.')
+        raise InputError(f'--checkpoint={checkpoint} must be a folder stage_N with checkpoints/.')
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         if checkpoints.latest_step is None:
-            raise ValueError(f'{checkpoint} holds no finished checkpoint.')
+            raise InputError(f'{checkpoint} holds no finished checkpoint.')
         has_memory = checkpoints.has('memory')
         if (bank or counts) and not has_memory:
-            raise ValueError(f'{checkpoint} has no query bank; leave out --bank and --counts.')
+            raise InputError(f'{checkpoint} has no query bank; leave out --bank and --counts.')
         params = checkpoints.read('params')
         memory = checkpoints.read('memory') if bank or counts else {}
     state = torch_weights.to_torch(params)
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
-        raise ValueError(f'{checkpoint}: {wrong[0]} is not float32, as the published weights are.')
+        raise InputError(f'{checkpoint}: {wrong[0]} is not float32, as the published weights are.')
     state_dicts.write_state(out, state)
     memory = {name: np.asarray(value) for name, value in memory.items()}
     if bank:
@@ -152,30 +151,25 @@ def export_model(
     return f'{out}: {len(state)} arrays'
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; bad input ends it with one line."""
-    parser = argparse.ArgumentParser(prog='simcis_jax.convert', allow_abbrev=False)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = command.make_parser('simcis_jax.convert', 'Converts models from and to PyTorch.')
     commands = parser.add_subparsers(dest='command', required=True)
     for name, first, convert in (
         ('import', 'source', import_model),
         ('export', 'checkpoint', export_model),
     ):
-        command = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
-        command.set_defaults(convert=convert)
-        command.add_argument(f'--{first}', required=True, help='What to read.')
-        command.add_argument('--out', required=True, help='What to write.')
-        command.add_argument('--bank', help='fake_query.pkl')
-        command.add_argument('--counts', help='psd_distribution.json')
+        subparser = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
+        subparser.set_defaults(convert=convert)
+        subparser.add_argument(f'--{first}', type=command.path, required=True, help='What to read.')
+        subparser.add_argument('--out', type=command.path, required=True, help='What to write.')
+        subparser.add_argument('--bank', type=command.path, help='fake_query.pkl')
+        subparser.add_argument('--counts', type=command.path, help='psd_distribution.json')
     values = vars(parser.parse_args(arguments))
     values.pop('command')
-    logging.set_verbosity(logging.WARNING)
-    try:
-        print(values.pop('convert')(**values))
-    except (ValueError, OSError) as error:
-        if not is_for_user(error):
-            raise
-        stop(error)
+    convert = values.pop('convert')
+    command.start(lambda: print(convert(**values)), uses_devices=False)
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

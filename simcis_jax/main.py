@@ -2,56 +2,26 @@
 
     python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes
 
-Any value can be changed on the command line: --config.method.name=finetune. The same command goes
-on where an interrupted run stopped; on a finished run it prints the table. --mode=evaluate scores
-the newest finished stage again, such as the one of training.init_from.
+Any value can be changed on the command line: --config.method.name=finetune. The same command
+continues an interrupted run; on a finished run it prints the table. --mode=evaluate scores the
+newest finished stage again, for example the one of training.init_from.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-import simcis_jax
 from simcis_jax import settings
-from simcis_jax.runtime import interruption, parallel
-from simcis_jax.runtime.allocator import configure_malloc
-from simcis_jax.runtime.compilation import enable_compilation_cache
+from simcis_jax.runtime import command, interruption, parallel
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.', lock_config=True)
-MODE = flags.DEFINE_enum(
-    'mode',
-    'train',
-    ['train', 'evaluate'],
-    'train: what is not finished yet, then evaluate. evaluate: the newest finished stage only.',
-)
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-DISTRIBUTED = flags.DEFINE_bool(
-    'distributed', False, 'Run as one of several processes; see parallel.start_processes.'
-)
-flags.mark_flags_as_required(['config', 'workdir'])
-
-
-def is_for_user(error: BaseException) -> bool:
-    """Whether our own code raised it: then its message says all, and a traceback would hide it."""
-    package = Path(simcis_jax.__file__).parent
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and package in Path(frames[-1].filename).parents
-
-
-def stop(message: object) -> NoReturn:
-    """Ends the program with one line."""
-    print(f'error: {message}', file=sys.stderr)
-    sys.exit(1)
+MODES = ('train', 'evaluate')
 
 
 def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
@@ -63,9 +33,9 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         mode: 'train', or 'evaluate' to score the newest finished stage again and train nothing.
 
     Raises:
-        ValueError: a value is unknown, impossible, or not the one the folder was started with.
-        OSError: a file is missing or cannot be read or written.
-        FloatingPointError: a loss is not finite.
+        InputError: a value is unknown, impossible, or not the one the folder was started with.
+        FileError: a file is missing or cannot be read or written.
+        NonfiniteError: a loss is not finite.
         Interrupted: SIGTERM or Ctrl-C came while training; a SystemExit.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
@@ -74,40 +44,34 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
 
-def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the command line; a config that is missing or has no such key ends the program."""
-    try:
-        rest = values(argv)
-    except AttributeError as error:  # An override of a key that the config does not have.
-        cause = error.args[0]  # The config's own error, whose text has the nearest key.
-        stop('unknown config key ' + ' '.join(str(*getattr(cause, 'args', [cause])).split()))
-    except flags.Error as error:
-        stop(error)
-    path = values['config'].config_filename
-    if not Path(path).is_file():
-        stop(f'the config {path} does not exist; see configs/ for those that do.')
-    return rest
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = command.make_parser('simcis_jax.main', 'Trains and evaluates the stages of a config.')
+    parser.add_argument('--config', type=command.path, required=True, help='Config file.')
+    parser.add_argument('--workdir', type=command.path, required=True, help='Folder of the run.')
+    parser.add_argument(
+        '--mode',
+        choices=MODES,
+        default='train',
+        help='train: what is not finished yet, then evaluate. evaluate: the newest finished stage.',
+    )
+    parser.add_argument(
+        '--distributed',
+        action='store_true',
+        help='Run as one of several processes; see parallel.start_processes.',
+    )
+    options, overrides = command.split_overrides(parser, arguments)
 
-
-def main(argv: list[str]) -> None:
-    """Runs what the flags say."""
-    if len(argv) > 1:
-        stop(f'unexpected arguments {argv[1:]}; values are set with --config.GROUP.KEY=VALUE.')
-    logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
-    try:
-        if DISTRIBUTED.value:
+    def program() -> None:
+        if options.distributed:
             parallel.start_processes()
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w')
-        configure_malloc()
-        enable_compilation_cache()
         interruption.stop_at_once()
-        run(CONFIG.value, WORKDIR.value, MODE.value)
-    except (ValueError, OSError, FloatingPointError) as error:
-        if not is_for_user(error):
-            raise
-        stop(error)
+        run(command.read_config(options.config, overrides), options.workdir, options.mode)
+
+    command.start(program)
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse_flags)
+    main()

@@ -9,26 +9,23 @@ A config then reads DIR/NAME with data.name='prepared'. TensorFlow is not needed
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import functools
 import os
 import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-
-from absl import logging
 
 from simcis_jax import types
 from simcis_jax.data import prepared
 from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
 from simcis_jax.data.source import Example
-from simcis_jax.main import is_for_user, stop
+from simcis_jax.errors import FileError, InputError, UserError
+from simcis_jax.runtime import command
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
@@ -86,13 +83,13 @@ def prepare(
         One line for each data set, what it is and how to use it.
 
     Raises:
-        ValueError: the download is not what it should be, or something else is there already.
-        OSError: a file or folder is missing or cannot be written.
+        InputError: the download is not what it should be, or something else is there already.
+        FileError: a file or folder is missing or cannot be written.
     """
     if name and kind != 'coco_panoptic':
-        raise ValueError(f'--name={name} is for coco_panoptic; {kind} has its own.')
+        raise InputError(f'--name={name} is for coco_panoptic; {kind} has its own.')
     if name and not re.fullmatch('[a-z][a-z0-9_]*', name):
-        raise ValueError(f'--name={name} must be of lower-case letters, digits and underscores.')
+        raise InputError(f'--name={name} must be of lower-case letters, digits and underscores.')
     lines = []
     for dataset in KINDS[kind]:
         dataset = name or dataset
@@ -126,7 +123,7 @@ def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: b
             way_out = 'complete the download, or take what there is with --allow_partial'
             if dataset == 'coco_panoptic':
                 way_out += '; another data set needs a --name'
-            raise ValueError(
+            raise InputError(
                 f'{dataset} has {expected} {split} images, found were {len(images)}; {way_out}.'
             )
 
@@ -146,7 +143,7 @@ def _write(root: Path, folder: Path, splits: Mapping[str, Download], skip_bad: b
             for split, images in splits.items()
         }
         if empty := [split for split, content in written.items() if not content.classes]:
-            raise ValueError(f'No image of {empty[0]} can be read; the first: {skipped[0]}')
+            raise InputError(f'No image of {empty[0]} can be read; the first: {skipped[0]}')
         prepared.write_metadata(
             part,
             splits['train'].categories,
@@ -172,14 +169,14 @@ def _records(
         elif skip_bad:
             skipped.append(f'{split}: {result}')
         else:
-            raise ValueError(f'{result} --skip_bad leaves out such images.')
+            raise InputError(f'{result} --skip_bad leaves out such images.')
         progress.advance()
 
 
 def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
     try:
         return prepared.to_record(*images.read(index))
-    except (ValueError, OSError) as error:
+    except UserError as error:
         return str(error)
 
 
@@ -192,7 +189,7 @@ def _check_and_describe(root: Path, folder: Path, splits: Mapping[str, Download]
         sizes[split] = len(prepared.Prepared(folder, split))
         lost = sum(line.startswith(f'{split}: ') for line in skipped)
         if sizes[split] + lost != len(images):
-            raise ValueError(
+            raise InputError(
                 f'{folder} holds {sizes[split]} {split} images, the download {len(images)}: it was '
                 'prepared from another one; remove it to prepare it anew.'
             )
@@ -214,38 +211,41 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f'{folder} cannot be made ({error.strerror}); choose --data_dir.') from None
+        raise FileError(f'{folder} cannot be made ({error.strerror}); choose --data_dir.') from None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(f'{folder} is being prepared by another process; wait for it.') from None
+        raise InputError(f'{folder} is being prepared by another process; wait for it.') from None
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command; bad input ends it with one line."""
-    parser = argparse.ArgumentParser(prog='simcis_jax.prepare', allow_abbrev=False)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = command.make_parser('simcis_jax.prepare', 'Prepares downloaded data sets.')
     parser.add_argument('kind', choices=KINDS, help='What was downloaded.')
-    parser.add_argument('--source', required=True, help='Folder with the downloads.')
-    parser.add_argument('--data_dir', required=True, help='Folder of prepared data sets.')
+    parser.add_argument(
+        '--source', type=command.path, required=True, help='Folder with the downloads.'
+    )
+    parser.add_argument(
+        '--data_dir', type=command.path, required=True, help='Folder of prepared data sets.'
+    )
     parser.add_argument('--name', default='', help='Name of a data set that is not COCO.')
     parser.add_argument('--allow_partial', action='store_true', help='Take a part of the images.')
     parser.add_argument('--skip_bad', action='store_true', help='Leave out unreadable images.')
     values = vars(parser.parse_args(arguments))
-    logging.set_verbosity(logging.WARNING)
-    try:
-        for line in prepare(values.pop('kind'), values.pop('source'), **values):
+    kind, source = values.pop('kind'), values.pop('source')
+
+    def program() -> None:
+        for line in prepare(kind, source, **values):
             print(line)
-    except (ValueError, OSError) as error:
-        if not is_for_user(error):
-            raise
-        stop(error)
+
+    command.start(program, uses_devices=False)
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simcis_jax.continual.protocol import SETTINGS
+from simcis_jax.errors import InputError
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import Method, default_settings, make_method
@@ -145,7 +146,7 @@ def check_keys(config: Mapping[str, Mapping[str, Any]]) -> None:
     def refuse(key, known):
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         hint = f'did you mean {near[0]!r}?' if near else f'known keys: {sorted(known)}'
-        raise ValueError(f'config key {key!r} is unknown, nothing reads it; {hint}')
+        raise InputError(f'config key {key!r} is unknown, nothing reads it; {hint}')
 
     known = {
         f'{group}.{key}': default
@@ -164,7 +165,7 @@ def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
     """Turns a config into values.
 
     Raises:
-        ValueError: a key is unknown, or values contradict each other.
+        InputError: a key is unknown, or values contradict each other.
     """
     check_keys(config)
     groups = {group: dict(values) for group, values in config.items()}
@@ -188,7 +189,7 @@ def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
 def _check_values(settings: Settings) -> None:
     num_queries = settings.model['num_queries']
     if settings.data.max_segments > num_queries:
-        raise ValueError(
+        raise InputError(
             f'data.max_segments={settings.data.max_segments} is more than '
             f'model.num_queries={num_queries}; a query matches one segment, so lower the former.'
         )
@@ -199,33 +200,33 @@ def _check_values(settings: Settings) -> None:
         if getattr(method, key, 0)
     ]
     if settings.model['queries'] != 'selected' and needs_selection:
-        raise ValueError(
+        raise InputError(
             f'model.queries={settings.model["queries"]!r} has no selected pixel features for '
             f'{", ".join("method." + key for key in needs_selection)}; set these to 0.'
         )
     if settings.protocol.setting not in SETTINGS:
-        raise ValueError(
+        raise InputError(
             f'protocol.setting={settings.protocol.setting!r} is unknown; one of {SETTINGS}.'
         )
     for key in ('replay_images', 'replay_megabytes'):
         if not getattr(settings.protocol, key) >= 0:
-            raise ValueError(
+            raise InputError(
                 f'protocol.{key}={getattr(settings.protocol, key)} must be 0 or more; with both 0 '
                 'no images are replayed.'
             )
     evaluation = settings.evaluation
     if not evaluation.tasks:
-        raise ValueError("evaluation.tasks is empty; give one task at least, such as 'panoptic'.")
+        raise InputError("evaluation.tasks is empty; give one task at least, such as 'panoptic'.")
     for key, value, known in (
         *(('tasks', task, ('panoptic', 'semantic', 'instance')) for task in evaluation.tasks),
         ('semantic_resize', evaluation.semantic_resize, ('logits', 'labels')),
     ):
         if value not in known:
-            raise ValueError(f'evaluation.{key} has {value!r}, which is none of {known}.')
+            raise InputError(f'evaluation.{key} has {value!r}, which is none of {known}.')
     if evaluation.padding < 32 or evaluation.padding % 32:
-        raise ValueError(
+        raise InputError(
             f'evaluation.padding={evaluation.padding} must be a multiple of 32, the coarsest '
             'stride of the network.'
         )
     if list(settings.optimizer.milestones) != sorted(settings.optimizer.milestones):
-        raise ValueError('optimizer.milestones must be fractions of a stage in rising order.')
+        raise InputError('optimizer.milestones must be fractions of a stage in rising order.')

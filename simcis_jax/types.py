@@ -22,6 +22,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from simcis_jax.errors import InputError
+
 Array = jax.Array
 
 
@@ -37,10 +39,10 @@ class Categories:
     def __post_init__(self):
         object.__setattr__(self, 'ids', self.ids or tuple(range(len(self.names))))
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f'Categories need names that differ, got {self.names}.')
+            raise InputError(f'Categories need names that differ, got {self.names}.')
         lengths = [len(column) for column in (self.names, self.is_thing, self.colors, self.ids)]
         if len(set(lengths)) > 1:
-            raise ValueError(
+            raise InputError(
                 f'Categories need one name, thing flag, colour and id a class, got {lengths}.'
             )
 

@@ -12,24 +12,25 @@ import simcis_jax
 PACKAGE = Path(simcis_jax.__file__).parent
 # The rooms from the ground up: a room may import itself, the rooms named here, other packages.
 ALLOWED = {
-    'types': set(),
-    'runtime': set(),
-    'model': {'types'},
-    'losses': {'types'},
-    'continual': {'types', 'model'},
-    'methods': {'types', 'model', 'losses', 'continual'},
-    'settings': {'model', 'losses', 'continual', 'methods'},
-    'data': {'types', 'runtime'},
-    'port': {'types', 'model'},
-    'evaluation': {'types', 'runtime', 'model', 'continual', 'settings', 'data'},
+    'errors': set(),
+    'types': {'errors'},
+    'runtime': {'errors'},
+    'model': {'errors', 'types'},
+    'losses': {'errors', 'types'},
+    'continual': {'errors', 'types', 'model'},
+    'methods': {'errors', 'types', 'model', 'losses', 'continual'},
+    'settings': {'errors', 'model', 'losses', 'continual', 'methods'},
+    'data': {'errors', 'types', 'runtime'},
+    'port': {'errors', 'types', 'model'},
+    'evaluation': {'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data'},
     'training': {
-        'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',
+        'errors', 'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',
         'port', 'evaluation',
     },
     'prediction': {
-        'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation', 'training',
+        'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation', 'training',
     },
-    'reporting': {'runtime', 'continual', 'settings', 'evaluation', 'training'},
+    'reporting': {'errors', 'runtime', 'continual', 'settings', 'evaluation', 'training'},
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 import pytest
 
-from simcis_jax import main
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.settings import default_config, from_config
 
@@ -52,12 +51,3 @@ def test_tasks_may_be_written_with_commas(argument):
 def test_an_unknown_group_is_refused():
     with pytest.raises(ValueError, match=r"'optimiser.clip_norm' is unknown.*optimizer.clip_norm"):
         from_config(default_config() | {'optimiser': {'clip_norm': 1.0}})
-
-
-def test_errors_of_ours_are_told_from_bugs():
-    with pytest.raises(ValueError) as ours:
-        from_config(config_with(method__name='sincis'))
-    assert main.is_for_user(ours.value)
-    with pytest.raises(ValueError) as theirs:
-        int('x')
-    assert not main.is_for_user(theirs.value)

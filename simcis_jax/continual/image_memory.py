@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from simcis_jax.continual.protocol import labelled_classes, stage_images
 from simcis_jax.continual.stages import Stage
+from simcis_jax.errors import InputError
 
 # Images by their index, each with the classes whose segments are labelled.
 Labelled = Mapping[int, frozenset[int]]
@@ -77,7 +78,7 @@ def image_memories(
         bytes_of: bytes of an image by its index and labelled classes; needed where bytes count.
 
     Raises:
-        ValueError: a memory is too small for one image.
+        InputError: a memory is too small for one image.
     """
     memories = [{}]
     for stage in stages[:-1]:
@@ -93,7 +94,7 @@ def image_memories(
                 break
             memory[index] = candidates[index]
         if candidates and not memory:
-            raise ValueError(
+            raise InputError(
                 f'protocol.replay_megabytes={num_bytes / 1e6:g} has no room for the first image '
                 f'of stage {stage.number}, which takes {used / 1e6:.3g}; give more, or 0.'
             )

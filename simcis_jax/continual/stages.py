@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from simcis_jax.continual.class_orders import ADE20K_ORDERS
+from simcis_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         num_classes: C.
 
     Raises:
-        ValueError: the name is unknown, or the labels are no permutation of 0..C-1.
+        InputError: the name is unknown, or the labels are no permutation of 0..C-1.
     """
     named = {
         'origin': range(num_classes),
@@ -53,14 +54,14 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
     } | ADE20K_ORDERS
     if isinstance(order, str):
         if order not in named and not re.fullmatch(r'[\d, ()]+', order):
-            raise ValueError(
+            raise InputError(
                 f'protocol.order={order!r} is unknown; one of {sorted(named)}, or labels: 2,0,1.'
             )
         order = named.get(order) or [int(label) for label in re.findall(r'\d+', order)]
     order = tuple(order)
     if len(order) != num_classes or set(order) != set(range(num_classes)):
         wrong = sorted(set(order) ^ set(range(num_classes)), key=str)[:5]
-        raise ValueError(
+        raise InputError(
             f'protocol.order must be a permutation of the {num_classes} labels 0..'
             f'{num_classes - 1}; it has {len(order)} entries, and these are missing or foreign: '
             f'{wrong or "none, but some are repeated"}.'
@@ -86,20 +87,20 @@ def make_stages(
         order: of the labels; see `class_order`.
 
     Raises:
-        ValueError: the split does not use up the classes exactly, or the order is no permutation.
+        InputError: the split does not use up the classes exactly, or the order is no permutation.
     """
     order = class_order(order, num_classes)
     planned = num_classes - sum(added)
     if any(size < 1 for size in added) or not 1 <= base <= planned:
         extra = f' and protocol.added={tuple(added)}' if added else ''
-        raise ValueError(
+        raise InputError(
             f'protocol.base={base}{extra} must be between 1 and the {num_classes} classes of the '
             f'data set, also together ({num_classes} trains jointly).'
         )
     rest = planned - base
     if rest and (increment < 1 or rest % increment):
         fitting = [i for i in range(1, rest + 1) if rest % i == 0]
-        raise ValueError(
+        raise InputError(
             f'protocol {base}-{increment} does not fit {planned} classes: after {base} base '
             f'classes {rest} are left; protocol.increment must be one of {fitting}.'
         )

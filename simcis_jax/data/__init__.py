@@ -6,6 +6,7 @@ from simcis_jax.data.coco_panoptic import coco_panoptic_split
 from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.source import Source
+from simcis_jax.errors import InputError
 
 SOURCES = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 
@@ -23,15 +24,15 @@ def open_source(
         num_images: how many images 'shapes' draws; 0 = its default.
 
     Raises:
-        ValueError: no data set has this name, or it needs a root and has none.
+        InputError: no data set has this name, or it needs a root and has none.
         FileNotFoundError: a file or folder is missing.
     """
     if name == 'shapes':
         return Shapes(split, size=size, num_images=num_images or None)
     if name not in SOURCES:
-        raise ValueError(f'data.name={name!r} is unknown; one of {SOURCES}.')
+        raise InputError(f'data.name={name!r} is unknown; one of {SOURCES}.')
     if not root:
-        raise ValueError(
+        raise InputError(
             f'data.name={name!r} needs the folder of the data set: --config.data.root='
         )
     if name == 'semantic_folder':

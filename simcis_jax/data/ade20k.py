@@ -18,6 +18,7 @@ from simcis_jax.data import decode
 from simcis_jax.data.file_tree import FileTree
 from simcis_jax.data.semantic_folder import semantic_example
 from simcis_jax.data.source import Example
+from simcis_jax.errors import InputError, MissingFileError
 
 _FOLDERS = {'train': 'training', 'val': 'validation'}
 _NUM_CLASSES, _NUM_THINGS = 150, 100
@@ -53,8 +54,8 @@ class Ade20k:
         allow_partial: leave out images that lack annotations.
 
     Raises:
-        FileNotFoundError: a folder or file is missing.
-        ValueError: an archive is damaged.
+        MissingFileError: a folder or file is missing.
+        InputError: an archive is damaged.
     """
 
     categories = CATEGORIES
@@ -76,7 +77,7 @@ class Ade20k:
             needed = self._is_panoptic
             self._instances = tree.find(f'annotations_instance/{folder}') if needed else None
         except FileNotFoundError as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{error} Needed is the release ADEChallengeData2016, for panoptic data with '
                 'annotations_instance, not the full ADE20K_2021_17_01.'
             ) from None
@@ -84,7 +85,7 @@ class Ade20k:
         for files in filter(None, (self._labels, self._instances)):
             lacking = stems - {name[:-4] for name in files.names if name.endswith('.png')}
             if lacking and not allow_partial:
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f'{files.where}/{min(lacking)}.png does not exist ({len(lacking)} like it); '
                     'complete the download, or take what there is with --allow_partial.'
                 )
@@ -98,7 +99,7 @@ class Ade20k:
         """The encoded image at an index, and the example it belongs to.
 
         Raises:
-            ValueError: a file is damaged, or breaks the format.
+            InputError: a file is damaged, or breaks the format.
         """
         stem = self._stems[index]
         encoded = self._images.read(f'{stem}.jpg')
@@ -107,7 +108,7 @@ class Ade20k:
         labels = decode.decode_labels(self._labels.read(f'{stem}.png'), where)
         decode.check_same_size(labels, where, image, f'{stem}.jpg')
         if labels.max() > _NUM_CLASSES:
-            raise ValueError(
+            raise InputError(
                 f'{where} has label {labels.max()}; labels of ADE20K are 1 to {_NUM_CLASSES}, and '
                 '0 for void.'
             )
@@ -138,7 +139,7 @@ def panoptic_segments(
         segment map [H, W] int32 (0 = void, k = segment k) and the label [n] int32 of each segment.
 
     Raises:
-        ValueError: an instance has several categories, or one that does not exist.
+        InputError: an instance has several categories, or one that does not exist.
     """
     instance, category = instances[..., 1].astype(np.int32), instances[..., 0].astype(np.int32)
     pairs = np.flatnonzero(np.bincount((instance * 256 + category).ravel()))
@@ -147,7 +148,7 @@ def panoptic_segments(
     is_wrong = (np.diff(numbers, append=0) == 0) | (categories == 0) | (categories > _NUM_THINGS)
     if is_wrong.any():
         wrong = numbers[is_wrong][0]
-        raise ValueError(
+        raise InputError(
             f'{where}: instance {wrong} (green) has the categories '
             f'{categories[numbers == wrong].tolist()} (red); it must have one, 1 to {_NUM_THINGS}.'
         )

@@ -14,6 +14,7 @@ import numpy as np
 from simcis_jax import types
 from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
+from simcis_jax.errors import InputError
 
 PADDING_GREY = 128  # Published value of padded pixels; close to zero after normalisation.
 
@@ -62,12 +63,12 @@ def scale_jitter_and_crop(
         max_scale: the longer side is kept below this multiple of `size`.
 
     Raises:
-        ValueError: the image is smaller than the crop and `scale_range` allows no scaling.
+        InputError: the image is smaller than the crop and `scale_range` allows no scaling.
     """
     height, width = example.image.shape[:2]
     if tuple(scale_range) == (1.0, 1.0):
         if min(height, width) < size:
-            raise ValueError(
+            raise InputError(
                 f'Image {example.image_id!r} is {width}x{height} pixels, smaller than the '
                 f'{size}x{size} crop; give a scale_range other than (1, 1) or a smaller crop.'
             )

@@ -10,25 +10,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simcis_jax import types
+from simcis_jax.errors import InputError, MissingFileError
 
 
 def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
     """The content of a JSON file, which is a `kind`, dict or list.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no JSON, or holds something else.
+        MissingFileError: there is no such file.
+        InputError: it is no JSON, or holds something else.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; check the path.')
+        raise MissingFileError(f'{path} does not exist; check the path.')
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is not JSON ({error}); replace the file.') from None
+        raise InputError(f'{path} is not JSON ({error}); replace the file.') from None
     if not isinstance(content, kind):
         name = {dict: 'object', list: 'list'}.get(kind, 'object or list')
-        raise ValueError(f'{path} holds a {type(content).__name__}; a JSON {name} is needed.')
+        raise InputError(f'{path} holds a {type(content).__name__}; a JSON {name} is needed.')
     return content
 
 
@@ -38,7 +39,7 @@ def field(entry: Any, name: str, kind: type | tuple[type, ...], where: str) -> A
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = ' or '.join(kind.__name__ for kind in kinds)
-        raise ValueError(
+        raise InputError(
             f'{where}: field {name!r} is {value!r}, but a COCO panoptic file needs {wanted} there.'
         )
     return value
@@ -48,7 +49,7 @@ def flag(entry: Mapping[str, Any], name: str, where: str, *, default: int | None
     """A field of an entry that is 0 or 1 (or false or true), as bool."""
     value = entry.get(name, default)
     if not isinstance(value, int) or value not in (0, 1):
-        raise ValueError(f'{where}: field {name!r} is {value!r}; it must be 0 or 1.')
+        raise InputError(f'{where}: field {name!r} is {value!r}; it must be 0 or 1.')
     return bool(value)
 
 
@@ -63,7 +64,7 @@ def parse_categories(
         where: what errors call the list.
 
     Raises:
-        ValueError: a field is missing or wrong, or ids or names occur twice.
+        InputError: a field is missing or wrong, or ids or names occur twice.
     """
     for position, entry in enumerate(entries):
         at = f'{where}: categories[{position}]'
@@ -76,7 +77,7 @@ def parse_categories(
             and [type(c) for c in color] == [int] * 3
             and all(0 <= c <= 255 for c in color)
         ):
-            raise ValueError(
+            raise InputError(
                 f"{at}: field 'color' is {color!r}; give three integers 0 to 255 (red, green, "
                 'blue), or leave it out.'
             )
@@ -84,11 +85,11 @@ def parse_categories(
     for name in ('id', 'name'):
         values = [entry[name] for entry in ordered]
         if twice := [value for value in values if values.count(value) > 1]:
-            raise ValueError(
+            raise InputError(
                 f'{where}: category {name} {twice[0]!r} occurs twice; all must differ.'
             )
     if not ordered:
-        raise ValueError(f'{where}: the list of categories is empty; list at least one.')
+        raise InputError(f'{where}: the list of categories is empty; list at least one.')
     categories = types.Categories(
         names=tuple(entry['name'] for entry in ordered),
         is_thing=tuple(bool(entry['isthing']) for entry in ordered),
@@ -116,8 +117,8 @@ def read_categories(path: str | os.PathLike) -> types.Categories:
     """The categories of a JSON file: a list of entries, or the field 'categories' of an object.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else.
+        MissingFileError: there is no such file.
+        InputError: it holds something else.
     """
     content = read_json(path, (list, dict))
     if isinstance(content, dict):

@@ -14,6 +14,7 @@ from simcis_jax.data import decode
 from simcis_jax.data.category_list import field, flag, parse_categories, read_json
 from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
+from simcis_jax.errors import InputError, MissingFileError
 
 
 class _Record(NamedTuple):
@@ -40,8 +41,8 @@ class CocoPanoptic:
         image_file: the file below `images` of an image id, where the JSON has another.
 
     Raises:
-        FileNotFoundError: a file or folder is missing.
-        ValueError: the JSON or a picture breaks the format.
+        MissingFileError: a file or folder is missing.
+        InputError: the JSON or a picture breaks the format.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ def cityscapes_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
 def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f'The folder {path} does not exist; check the data set root.')
+        raise MissingFileError(f'The folder {path} does not exist; check the data set root.')
     return path
 
 
@@ -143,7 +144,7 @@ def _read_records(
         where = f'{path}: images[{position}]'
         image_id = field(entry, 'id', (int, str), where)
         if image_id in images:
-            raise ValueError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
+            raise InputError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
         size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
         images[image_id] = field(entry, 'file_name', str, where), size
     records, annotated = [], set()
@@ -151,22 +152,22 @@ def _read_records(
         where = f'{path}: annotations[{position}]'
         image_id = field(entry, 'image_id', (int, str), where)
         if image_id not in images:
-            raise ValueError(
+            raise InputError(
                 f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
             )
         if image_id in annotated:
-            raise ValueError(f'{where}: image_id {image_id!r} is annotated twice; remove one.')
+            raise InputError(f'{where}: image_id {image_id!r} is annotated twice; remove one.')
         annotated.add(image_id)
         segments = field(entry, 'segments_info', list, where)
         ids = [field(segment, 'id', int, where) for segment in segments]
         category_ids = [field(segment, 'category_id', int, where) for segment in segments]
         if unknown := sorted(set(category_ids) - label_of.keys()):
-            raise ValueError(
+            raise InputError(
                 f'{where}: category ids {unknown} are not listed under "categories"; '
                 'list them there.'
             )
         if len(set(ids)) < len(ids) or any(not 0 < segment_id < 2**24 for segment_id in ids):
-            raise ValueError(
+            raise InputError(
                 f'{where}: segment ids {sorted(ids)} must differ and lie in 1 .. 2^24 - 1, what a '
                 'colour holds; fix the JSON.'
             )
@@ -200,13 +201,13 @@ def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.n
     run_segments = np.searchsorted(table, run_ids).astype(np.int32)
     strangers = table[np.minimum(run_segments, len(known))] != run_ids
     if strangers.any():
-        raise ValueError(
+        raise InputError(
             f'{path}: segment ids {_some(np.unique(run_ids[strangers]))} are painted but not '
             'listed in segments_info; list them, or paint them 0 for void.'
         )
     missing = known[np.bincount(run_segments, minlength=len(table))[1:] == 0]
     if missing.size:
-        raise ValueError(
+        raise InputError(
             f'{path}: segment ids {_some(missing)} are listed in segments_info but not painted; '
             'remove them from the JSON.'
         )

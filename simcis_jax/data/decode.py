@@ -14,6 +14,8 @@ import zlib
 import cv2
 import numpy as np
 
+from simcis_jax.errors import FileError, InputError, MissingFileError
+
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # Colour types of PNG.
 
@@ -27,16 +29,16 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OSError: it cannot be read.
+        MissingFileError: there is no such file.
+        FileError: it cannot be read.
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; check the folder and the file name.')
+        raise MissingFileError(f'{path} does not exist; check the folder and the file name.')
     try:
         return path.read_bytes()
     except OSError as error:
-        raise OSError(f'{path} cannot be read ({error.strerror}).') from None
+        raise FileError(f'{path} cannot be read ({error.strerror}).') from None
 
 
 def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.ndarray:
@@ -48,7 +50,7 @@ def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.
         upright: turn the image as its EXIF orientation says.
 
     Raises:
-        ValueError: the file is empty, cut off or no picture.
+        InputError: the file is empty, cut off or no picture.
     """
     as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     return _decode(encoded, cv2.IMREAD_COLOR_RGB | as_stored, where)
@@ -58,12 +60,12 @@ def decode_labels(encoded: bytes, where: object) -> np.ndarray:
     """A PNG of class labels as stored, [H, W] uint8 or uint16: grey values or palette indices.
 
     Raises:
-        ValueError: the file is no whole PNG, or holds colours instead of labels.
+        InputError: the file is no whole PNG, or holds colours instead of labels.
     """
     chunks = _png_chunks(encoded, where)
     depth, color_type = chunks[0][1][8:10]
     if color_type not in (_GREY, _PALETTE):
-        raise ValueError(
+        raise InputError(
             f'{where} is a PNG of colours; class labels need one channel: grey, or a palette whose '
             'indices are the labels.'
         )
@@ -80,12 +82,12 @@ def decode_colors(encoded: bytes, where: object) -> np.ndarray:
     """A PNG whose colours are data (segment ids, instances) as RGB [H, W, 3] uint8.
 
     Raises:
-        ValueError: the file is no whole PNG, or has no 8-bit colours.
+        InputError: the file is no whole PNG, or has no 8-bit colours.
     """
     depth, color_type = _png_chunks(encoded, where)[0][1][8:10]
     if color_type not in (_RGB, _PALETTE, _RGBA) or depth > 8:
         kind = 'grey' if color_type not in (_RGB, _RGBA) else f'{depth}-bit'
-        raise ValueError(f'{where} is a {kind} PNG; ids need a PNG of 8-bit RGB colours.')
+        raise InputError(f'{where} is a {kind} PNG; ids need a PNG of 8-bit RGB colours.')
     return decode_image(encoded, where)
 
 
@@ -97,7 +99,7 @@ def size(picture: np.ndarray) -> str:
 def check_same_size(labels: np.ndarray, where: object, image: np.ndarray, image_name: str) -> None:
     """Raises ValueError if annotations [H, W, ...] and image [H, W, 3] differ in size."""
     if labels.shape[:2] != image.shape[:2]:
-        raise ValueError(
+        raise InputError(
             f'{where} is {size(labels)} and {image_name} is {size(image)} pixels (width x height); '
             'both must be equal: write the PNG at the size of the image.'
         )
@@ -112,7 +114,7 @@ def _decode(encoded: bytes, flags: int, where: object) -> np.ndarray:
     else:
         reason = 'it is cut off, damaged or no picture'
     if picture is None:
-        raise ValueError(
+        raise InputError(
             f'{where} ({len(encoded)} bytes) cannot be decoded; {reason}: replace the file.'
         )
     return picture
@@ -130,7 +132,7 @@ def _png_chunks(encoded: bytes, where: object) -> list[tuple[bytes, bytes]]:
         chunks.append((checked[:4], checked[4:]))
         start = end + 4
     if not chunks or chunks[0][0] != b'IHDR' or len(chunks[0][1]) != 13 or chunks[-1][0] != b'IEND':
-        raise ValueError(
+        raise InputError(
             f'{where} ({len(encoded)} bytes) cannot be decoded; it is cut off, damaged or no PNG: '
             'replace the file.'
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from simcis_jax.data import augment
 from simcis_jax.data.source import Example, Source
+from simcis_jax.errors import InputError
 from simcis_jax.runtime.threads import map_ahead
 
 SMALLEST_CANVAS = 64  # Pixels of a side.
@@ -103,13 +104,13 @@ def load_batches(
         num_threads: threads that read ahead.
 
     Raises:
-        ValueError: an image has another size than its source said.
+        InputError: an image has another size than its source said.
     """
 
     def load(index: int, size: tuple[int, int], original: tuple[int, int]):
         example = source[index]
         if example.image.shape[:2] != original:
-            raise ValueError(
+            raise InputError(
                 f'Image {example.image_id!r} of {source.name!r} is '
                 f'{_text(example.image.shape)} pixels and listed as {_text(original)} '
                 '(width x height); correct the list.'

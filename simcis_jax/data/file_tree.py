@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 
 from simcis_jax.data import decode
+from simcis_jax.errors import InputError, MissingFileError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class FileTree:
         source: the folder, or one archive.
 
     Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: an archive is damaged.
+        MissingFileError: there is no such folder or file.
+        InputError: an archive is damaged.
     """
 
     def __init__(self, source: str | os.PathLike):
@@ -42,7 +43,7 @@ class FileTree:
         elif self._source.is_file():
             entries = [self._source]
         else:
-            raise FileNotFoundError(f'{source} does not exist; give the folder of the download.')
+            raise MissingFileError(f'{source} does not exist; give the folder of the download.')
         self._roots = [self._source, *(entry for entry in entries if entry.is_dir())]
         self._archives = [
             entry for entry in entries if entry.is_file() and entry.suffix.lower() in _READERS
@@ -52,14 +53,14 @@ class FileTree:
         """The files that lie directly in `folder`, a path such as 'images/training'.
 
         Raises:
-            FileNotFoundError: it is nowhere, or empty.
-            ValueError: an archive is damaged.
+            MissingFileError: it is nowhere, or empty.
+            InputError: an archive is damaged.
         """
         for place in (*self._roots, *self._archives):
             files = _in_folder(place, folder) if place.is_dir() else _in_archive(place, folder)
             if files is not None:
                 return files
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{self._source} holds no {folder} with files, neither unpacked nor in a .zip or .tar; '
             'put the downloaded archives there (unpack compressed tar archives first).'
         )
@@ -92,13 +93,13 @@ def _zip(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(f'{path} is damaged ({error}); download it again.') from None
+        raise InputError(f'{path} is damaged ({error}); download it again.') from None
 
     def read(name):
         try:
             return archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise ValueError(f'{path}: {name} is damaged ({error}); download it again.') from None
+            raise InputError(f'{path}: {name} is damaged ({error}); download it again.') from None
 
     return [entry.filename for entry in archive.infolist() if not entry.is_dir()], read
 
@@ -112,14 +113,14 @@ def _tar(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
                 if member.isfile()
             }
     except tarfile.TarError as error:
-        raise ValueError(f'{path} is damaged or compressed ({error}); unpack it first.') from None
+        raise InputError(f'{path} is damaged or compressed ({error}); unpack it first.') from None
     file = path.open('rb')
 
     def read(name):
         size, offset = members[name]
         content = os.pread(file.fileno(), size, offset)
         if len(content) < size:
-            raise ValueError(f'{path}: {name} is cut off; download the archive again.')
+            raise InputError(f'{path}: {name} is cut off; download the archive again.')
         return content
 
     return list(members), read

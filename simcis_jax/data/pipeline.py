@@ -18,6 +18,7 @@ from absl import flags
 from simcis_jax import types
 from simcis_jax.data import augment
 from simcis_jax.data.source import Example, Source
+from simcis_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ def train_iterator(
         An iterator of `types.Batch` with numpy leaves [batch_size / process_count, ...].
 
     Raises:
-        ValueError: no images, or a batch that the processes cannot share equally.
+        InputError: no images, or a batch that the processes cannot share equally.
     """
     rows = (
         _rows(source, list(images.items()))
@@ -220,7 +221,7 @@ def _rows(
     source: Source, images: Sequence[tuple[int, Collection[int]]]
 ) -> grain.MapDataset[tuple[Example, Collection[int]]]:
     if not images:
-        raise ValueError(
+        raise InputError(
             f'No image of {source.name!r} is left to train on; a stage needs at least one image '
             'with a segment of its classes.'
         )
@@ -232,7 +233,7 @@ def _process_batches(
 ) -> grain.MapDataset:
     """The batches of one process: of every `process_count` consecutive parts, its own."""
     if batch_size % process_count:
-        raise ValueError(
+        raise InputError(
             f'A batch of {batch_size} images cannot be shared by {process_count} processes; '
             'batch_size must be a multiple of their number.'
         )

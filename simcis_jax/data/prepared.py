@@ -23,6 +23,7 @@ from simcis_jax import types
 from simcis_jax.data import decode
 from simcis_jax.data.category_list import category_entries, field, parse_categories, read_json
 from simcis_jax.data.source import Example
+from simcis_jax.errors import FileError, InputError, MissingFileError
 
 VERSION = '1.0.0'
 _IMAGES_PER_FILE = 2048
@@ -38,8 +39,8 @@ class Prepared:
         split: 'train' or 'val'.
 
     Raises:
-        FileNotFoundError: no prepared data set is there.
-        ValueError: it has no such split, or is damaged.
+        MissingFileError: no prepared data set is there.
+        InputError: it has no such split, or is damaged.
     """
 
     def __init__(self, root: str | os.PathLike, split: str):
@@ -50,7 +51,7 @@ class Prepared:
         self.categories, _ = parse_categories(entries, f'{metadata}')
         classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
         if split not in classes:
-            raise ValueError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
+            raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
         self._classes = [frozenset(labels) for labels in classes[split]]
         self._sizes = [(height, width) for height, width in sizes[split]]
         # Pictures are decoded by our own rules.
@@ -59,14 +60,14 @@ class Prepared:
             builder = tfds.builder_from_directory(self._folder)
             self._records = builder.as_data_source(split, decoders=decoders)
         except Exception as error:  # TFDS has one of its own for everything that can be wrong.
-            raise ValueError(
+            raise InputError(
                 f'{self._folder} is damaged ({" ".join(str(error).split())}); prepare the data set '
                 'again.'
             ) from error
         self.name = f'{builder.name}_{split}'
         self._split = split
         if len(self._records) != len(self._classes):
-            raise ValueError(
+            raise InputError(
                 f'{self._folder} has {len(self._records)} records of {split} and lists '
                 f'{len(self._classes)}; prepare the data set again.'
             )
@@ -103,7 +104,7 @@ class Prepared:
         try:
             return self._records[index]
         except RuntimeError as error:
-            raise OSError(
+            raise FileError(
                 f'{self._folder}: image {index} of {self._split} cannot be read '
                 f'({" ".join(str(error).split())}); prepare the data set again.'
             ) from None
@@ -125,10 +126,10 @@ def to_record(encoded_image: bytes, example: Example) -> Record:
         example: what belongs to it; its pixels are not read.
 
     Raises:
-        ValueError: it has more segments than the format can number.
+        InputError: it has more segments than the format can number.
     """
     if len(example.labels) > _MAX_SEGMENTS:
-        raise ValueError(
+        raise InputError(
             f'Image {example.image_id!r} has {len(example.labels)} segments; at most '
             f'{_MAX_SEGMENTS} can be stored.'
         )
@@ -162,7 +163,7 @@ def write_split(
     TFDS's own builders would keep a gigabyte in memory and need TensorFlow for more.
 
     Raises:
-        OSError: a file cannot be written.
+        FileError: a file cannot be written.
     """
     parts, lengths, num_bytes, classes, sizes = [], [], 0, [], []
     numbered = enumerate(records)
@@ -190,7 +191,7 @@ def _writing(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
         writer.close()
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
-        raise OSError(f'{path} cannot be written ({reason}); is the disk full?') from None
+        raise FileError(f'{path} cannot be written ({reason}); is the disk full?') from None
 
 
 def write_metadata(
@@ -248,7 +249,7 @@ def _version_folder(root: pathlib.Path) -> pathlib.Path:
         if tfds.core.Version.is_valid(path.parent.name):
             versions[tfds.core.Version(path.parent.name)] = path.parent
     if not versions:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'{root} holds no prepared data set; give the folder DATA_DIR/NAME that '
             'python -m simcis_jax.prepare made.'
         )

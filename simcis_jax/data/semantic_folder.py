@@ -12,6 +12,7 @@ from simcis_jax import types
 from simcis_jax.data import decode
 from simcis_jax.data.category_list import field, parse_categories, read_json
 from simcis_jax.data.source import Example
+from simcis_jax.errors import InputError, MissingFileError
 
 VOID = 255  # Label of pixels that belong to no class.
 _EXTENSIONS = ('.jpg', '.jpeg', '.png')
@@ -29,8 +30,8 @@ class SemanticFolder:
     Construction decodes every label PNG once, which checks them and tells the classes of an image.
 
     Raises:
-        FileNotFoundError: a folder, an image or the categories are missing.
-        ValueError: labels or categories break the format.
+        MissingFileError: a folder, an image or the categories are missing.
+        InputError: labels or categories break the format.
     """
 
     def __init__(self, root: str | os.PathLike, split: str, *, num_threads: int = 4):
@@ -41,7 +42,7 @@ class SemanticFolder:
         labels = _files_by_stem(root / f'semantic_{split}')
         if unpaired := sorted(images.keys() ^ labels.keys()):
             lonely = images.get(unpaired[0]) or labels.get(unpaired[0])
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{lonely} has no partner in {root / "images" / split} or '
                 f'{root / f"semantic_{split}"} ({len(unpaired)} like it); an image and its labels '
                 'need one name, but for the extension.'
@@ -85,7 +86,7 @@ class SemanticFolder:
         wrong = np.flatnonzero(counts)
         wrong = wrong[(wrong >= len(self.categories)) & (wrong != VOID)]
         if wrong.size:
-            raise ValueError(
+            raise InputError(
                 f'{path} has label {wrong[0]}, but there are {len(self.categories)} classes; '
                 f'labels must be 0 to {len(self.categories) - 1}, or {VOID} for void.'
             )
@@ -117,7 +118,7 @@ def _categories(root: pathlib.Path, split: str) -> types.Categories:
     listed, panoptic = root / 'categories.json', root / f'panoptic_{split}.json'
     if listed.is_file() or not panoptic.is_file():
         if not listed.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{listed} does not exist, nor does {panoptic.name}; write the classes there: '
                 '[{"id": 0, "name": "sky"}, ...].'
             )
@@ -131,7 +132,7 @@ def _categories(root: pathlib.Path, split: str) -> types.Categories:
     entries = [{'isthing': 0} | entry if isinstance(entry, dict) else entry for entry in entries]
     categories, _ = parse_categories(entries, f'{path}')
     if len(categories) > VOID:
-        raise ValueError(
+        raise InputError(
             f'{path} lists {len(categories)} classes; at most {VOID} are possible, label {VOID} is '
             'void.'
         )
@@ -141,14 +142,14 @@ def _categories(root: pathlib.Path, split: str) -> types.Categories:
 def _files_by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The pictures of a folder by their name without extension."""
     if not folder.is_dir():
-        raise FileNotFoundError(f'The folder {folder} does not exist; check the data set root.')
+        raise MissingFileError(f'The folder {folder} does not exist; check the data set root.')
     files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _EXTENSIONS or path.name.startswith('.'):
             continue
         if path.stem in files:
-            raise ValueError(f'{path} and {files[path.stem].name} have one name; remove one.')
+            raise InputError(f'{path} and {files[path.stem].name} have one name; remove one.')
         files[path.stem] = path
     if not files:
-        raise FileNotFoundError(f'{folder} holds no picture ({", ".join(_EXTENSIONS)}).')
+        raise MissingFileError(f'{folder} holds no picture ({", ".join(_EXTENSIONS)}).')
     return files

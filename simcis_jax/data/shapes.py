@@ -15,6 +15,7 @@ from simcis_jax.data import shapes_painting, shapes_scene
 from simcis_jax.data.shapes_scene import CLASSES
 from simcis_jax.data.source import Example
 from simcis_jax.data.storage import png_bytes
+from simcis_jax.errors import InputError
 
 _MIN_VISIBLE_SHARE = 0.3
 _MIN_VISIBLE_AREA = 24 / 64**2  # of the image
@@ -42,7 +43,7 @@ class Shapes:
         seed: int = 0,
     ):
         if split not in ('train', 'val'):
-            raise ValueError(f"Shapes has no split {split!r}; use 'train' or 'val'.")
+            raise InputError(f"Shapes has no split {split!r}; use 'train' or 'val'.")
         if num_images is None:
             num_images = {'train': 4000, 'val': 200}[split]
         self.name = f'shapes_{split}'

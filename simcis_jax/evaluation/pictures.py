@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from simcis_jax.errors import FileError
 from simcis_jax.evaluation import drawing
 from simcis_jax.evaluation.drawing import INK, PAPER, Box
 from simcis_jax.types import Categories
@@ -163,11 +164,11 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     colors = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     ok, png = cv2.imencode('.png', colors)
     if not ok:
-        raise OSError(f'Cannot encode a picture of shape {image.shape} as PNG for {path}.')
+        raise FileError(f'Cannot encode a picture of shape {image.shape} as PNG for {path}.')
     try:
         Path(path).write_bytes(png.tobytes())
     except OSError as error:
-        raise OSError(
+        raise FileError(
             f'{path} cannot be written: {error.strerror}; choose another folder.'
         ) from error
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.errors import InputError
 from simcis_jax.losses.boxes import generalized_iou
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -106,11 +107,11 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
         targets were not finite.
 
     Raises:
-        ValueError: there are more target slots than queries.
+        InputError: there are more target slots than queries.
     """
     num_queries, num_targets = cost.shape
     if num_targets > num_queries:
-        raise ValueError(
+        raise InputError(
             f'{num_targets} target slots for {num_queries} queries; lower data.max_segments.'
         )
     usable = jnp.isfinite(cost) & valid

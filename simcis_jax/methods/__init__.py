@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from simcis_jax.errors import InputError
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
@@ -21,10 +22,10 @@ def make_method(name: str, **settings: Any) -> Method:
     """The method of that name; settings that only other methods have are left out.
 
     Raises:
-        ValueError: no method has this name.
+        InputError: no method has this name.
     """
     if name not in METHODS:
-        raise ValueError(f'method.name={name!r} is unknown; one of {sorted(METHODS)}.')
+        raise InputError(f'method.name={name!r} is unknown; one of {sorted(METHODS)}.')
     fields = {field.name for field in dataclasses.fields(METHODS[name])}
     return METHODS[name](**{key: value for key, value in settings.items() if key in fields})
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simcis_jax.errors import InputError
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.masked_decoder import DecoderOutputs, MaskedDecoder, decoder_memory
 from simcis_jax.model.pixel_decoder import PixelDecoder
@@ -57,7 +58,7 @@ class Mask2Former(nn.Module):
     def setup(self):
         """Makes the parts."""
         if self.queries not in QUERY_SOURCES:
-            raise ValueError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
+            raise InputError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
         self.heads = PredictionHeads(self.num_classes, self.hidden_dim, self.class_prior)
         self.resnet = make_backbone(self.backbone, dtype, self.rematerialize)
@@ -107,12 +108,12 @@ class Mask2Former(nn.Module):
                 published code, at those of the tokens that this model selected.
 
         Raises:
-            ValueError: the image is no multiple of the stride, or has fewer positions than queries.
+            InputError: the image is no multiple of the stride, or has fewer positions than queries.
         """
         batch_size, height, width, _ = image.shape
         stride = 8 * self.resnet.stem_stride
         if height % stride or width % stride:
-            raise ValueError(
+            raise InputError(
                 f'The network needs image sides that are multiples of {stride}, got '
                 f'{height}x{width}; pad the image or change data.size.'
             )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simcis_jax.errors import InputError
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import Linear, layer_norm
 from simcis_jax.model.pixel_decoder import grid_centres
@@ -55,11 +56,11 @@ def select_queries(class_logits: Array, num_queries: int, seen: Array | None = N
             prototypes of classes yet to come compete too.
 
     Raises:
-        ValueError: there are fewer tokens than queries.
+        InputError: there are fewer tokens than queries.
     """
     num_tokens = class_logits.shape[1]
     if num_queries > num_tokens:
-        raise ValueError(
+        raise InputError(
             f'model.num_queries={num_queries} is more than the {num_tokens} positions of the '
             'feature maps; use a larger image (data.size) or fewer queries.'
         )

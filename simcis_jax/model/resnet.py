@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.errors import InputError
 from simcis_jax.model.convolution import Conv
 from simcis_jax.model.layers import NORM_EPSILON, group_norm
 
@@ -137,8 +138,8 @@ def make_backbone(name: str, dtype: jnp.dtype | None = None, rematerialize: bool
     """The backbone of that name.
 
     Raises:
-        ValueError: no backbone has this name.
+        InputError: no backbone has this name.
     """
     if name not in BACKBONES:
-        raise ValueError(f'model.backbone={name!r} is unknown; one of {sorted(BACKBONES)}.')
+        raise InputError(f'model.backbone={name!r} is unknown; one of {sorted(BACKBONES)}.')
     return ResNet(**BACKBONES[name], dtype=dtype, rematerialize=rematerialize)

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from simcis_jax.errors import InputError
+
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, allowed: Mapping[str, Any], persistent_load: Callable):
@@ -41,21 +43,21 @@ def load(
         persistent_load: what an object outside of the pickle is, given its id.
 
     Raises:
-        ValueError: the pickle mentions another name, or is broken.
+        InputError: the pickle mentions another name, or is broken.
     """
 
     def no_outside(_):
-        raise ValueError('it refers to data outside of it')
+        raise InputError('it refers to data outside of it')
 
     try:
         return _Unpickler(file, allowed, persistent_load or no_outside).load()
     except _Refused as refused:
-        raise ValueError(
+        raise InputError(
             f'{file.name} is refused: it wants to use {refused}, which has no place in such a '
             'file; if you trust it, save its state dict alone, as .safetensors.'
         ) from None
     except Exception as error:  # A broken program may fail in any way.
-        raise ValueError(
+        raise InputError(
             f'{file.name} cannot be read, it is broken or no pickle: {error}.'
         ) from None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from simcis_jax.errors import InputError
 from simcis_jax.port import torch_files
 from simcis_jax.port.pickles import Call, Global
 
@@ -41,8 +42,8 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
     """Queries [C, K, D] float32, the oldest first, and how many each class has, [C] int32.
 
     Raises:
-        ValueError: the file is something else, or has more than `num_classes` classes.
-        OSError: it cannot be read.
+        InputError: the file is something else, or has more than `num_classes` classes.
+        FileError: it cannot be read.
     """
     bank = torch_files.read(
         path,
@@ -60,14 +61,14 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
         hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise ValueError(f'{path} is no bank of queries such as fake_query.pkl.') from None
+        raise InputError(f'{path} is no bank of queries such as fake_query.pkl.') from None
     if len(hidden_dim) != 1 or not all(isinstance(size, int) for size in sizes):
-        raise ValueError(
+        raise InputError(
             f'{path}: queries must be stored, all of one dimension; it has {hidden_dim}.'
         )
     foreign = sorted(set(arrays) - set(range(num_classes)), key=str)
     if foreign:
-        raise ValueError(f'{path} has queries of {foreign}; the model has {num_classes} classes.')
+        raise InputError(f'{path} has queries of {foreign}; the model has {num_classes} classes.')
     queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)
     for label, array in arrays.items():
@@ -98,8 +99,8 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
     """Pseudo-labels of each class, [C] float32.
 
     Raises:
-        ValueError: the file is no list of `num_classes` numbers.
-        OSError: it cannot be read.
+        InputError: the file is no list of `num_classes` numbers.
+        FileError: it cannot be read.
     """
     try:
         counts = json.loads(Path(path).read_text())
@@ -107,7 +108,7 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
         counts = None
     is_list = isinstance(counts, list) and all(isinstance(x, int | float) for x in counts)
     if not is_list or len(counts) != num_classes:
-        raise ValueError(f'{path} must be a JSON list of {num_classes} numbers, one a class.')
+        raise InputError(f'{path} must be a JSON list of {num_classes} numbers, one a class.')
     return np.array(counts, np.float32)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from simcis_jax.errors import InputError
 from simcis_jax.port import torch_files, torch_weights
 from simcis_jax.port.pickles import Call, Global
 
@@ -28,8 +29,8 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         path: a .safetensors, or anything `torch_files.read` reads; bare, or with optimizer and all.
 
     Raises:
-        ValueError: the file is broken, not safe, or holds something else.
-        OSError: it cannot be read.
+        InputError: the file is broken, not safe, or holds something else.
+        FileError: it cannot be read.
     """
     if Path(path).suffix == '.safetensors':
         state = _read_safetensors(path)
@@ -37,12 +38,12 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         state = torch_files.read(path, pick=_state_dict)
     arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
-        raise ValueError(f'{path} holds no state dict, names of weights with their arrays.')
+        raise InputError(f'{path} holds no state dict, names of weights with their arrays.')
     if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
         state = torch_weights.imagenet_names(state)
     wrong = [key for key, x in state.items() if x.dtype not in (np.float32, np.float16)]
     if wrong:
-        raise ValueError(f'{path}: {wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
+        raise InputError(f'{path}: {wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
     return {key: value.astype(np.float32, copy=False) for key, value in state.items()}
 
 
@@ -50,8 +51,8 @@ def read_backbone(path: str | Path) -> dict[str, Any]:
     """Our parameters of the ResNet alone, from a whole published model or ImageNet weights.
 
     Raises:
-        ValueError: as `read_state`, or a key of the ResNet is missing or unknown.
-        OSError: the file cannot be read.
+        InputError: as `read_state`, or a key of the ResNet is missing or unknown.
+        FileError: the file cannot be read.
     """
     state = read_state(path)
     backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
@@ -104,6 +105,6 @@ def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f'{path} is broken, or of another kind than .safetensors: {error}.'
         ) from None

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from simcis_jax.errors import InputError
 from simcis_jax.port import pickles
 from simcis_jax.port.pickles import Call, Global, Outside
 
@@ -53,19 +54,19 @@ class Tensor:
         """Reads it.
 
         Raises:
-            ValueError: the view leaves its storage.
+            InputError: the view leaves its storage.
         """
         size = math.prod(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         whole = self.storage.size
         if min(0, self.offset, *self.shape, *self.strides) < 0 or size and last >= whole:
-            raise ValueError(f'a tensor of shape {self.shape} leaves its storage of {whole}.')
+            raise InputError(f'a tensor of shape {self.shape} leaves its storage of {whole}.')
         if size > whole:
-            raise ValueError(f'a tensor of shape {self.shape} repeats its storage of {whole}.')
+            raise InputError(f'a tensor of shape {self.shape} repeats its storage of {whole}.')
         dtype = self.storage.dtype
         data = self.storage.read()
         if len(data) != whole * dtype.itemsize:
-            raise ValueError(f'a storage of {whole} numbers has {len(data)} bytes.')
+            raise InputError(f'a storage of {whole} numbers has {len(data)} bytes.')
         flat = np.frombuffer(data, dtype)[self.offset :]
         strides = [s * dtype.itemsize for s in self.strides]
         return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides), order='C')
@@ -90,7 +91,7 @@ class _Dtype:
 
     def __init__(self, name: str):
         if name not in DTYPES:
-            raise ValueError(f'an array of {name!r} instead of numbers')
+            raise InputError(f'an array of {name!r} instead of numbers')
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: tuple) -> None:
@@ -139,8 +140,8 @@ def read(
         allowed: what stands for more names, as in `pickles.load`.
 
     Raises:
-        ValueError: the file is broken, or mentions a name that is not allowed.
-        OSError: it cannot be read.
+        InputError: the file is broken, or mentions a name that is not allowed.
+        FileError: it cannot be read.
     """
     names = _allowed() | dict(allowed or {})
     with open(path, 'rb') as file:
@@ -149,13 +150,13 @@ def read(
             file.seek(0)
             return (_read_zip if is_zip else _read_stream)(file, names, pick)
         except zipfile.BadZipFile as error:
-            raise ValueError(f'{path} is a broken zip file: {error}.') from None
+            raise InputError(f'{path} is a broken zip file: {error}.') from None
 
 
 def _storage(id: tuple, reader: Callable[[str], bytes]) -> Storage:
     _, code, key, _, size = id[:5]
     if len(id) == 6 and id[5] is not None:
-        raise ValueError('it has views of storages, which only very old files have')
+        raise InputError('it has views of storages, which only very old files have')
     return Storage(_Dtype(code).dtype, size, lambda: reader(key))
 
 
@@ -164,12 +165,12 @@ def _read_zip(file: BinaryIO, allowed: Mapping[str, Any], pick: Callable) -> Any
         records = set(archive.namelist())
         found = [name for name in records if name.split('/')[1:] == ['data.pkl']]
         if len(found) != 1:
-            raise ValueError(f'{file.name} is a zip file, but not one of torch.save.')
+            raise InputError(f'{file.name} is a zip file, but not one of torch.save.')
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError(f'{file.name} is compressed, which torch.save does not do.')
+            raise InputError(f'{file.name} is compressed, which torch.save does not do.')
         folder = found[0].removesuffix('data.pkl')
         if f'{folder}byteorder' in records and archive.read(f'{folder}byteorder') != b'little':
-            raise ValueError(f'{file.name} is from a big-endian machine; save it on another.')
+            raise InputError(f'{file.name} is from a big-endian machine; save it on another.')
 
         def read_record(key):
             return archive.read(f'{folder}data/{key}')
@@ -206,7 +207,7 @@ def _as_numpy(value: Any, name: str) -> Any:
         try:
             return x.numpy()
         except Exception as error:  # Its fields are whatever the pickle says.
-            raise ValueError(f'{name} is broken: {error}.') from None
+            raise InputError(f'{name} is broken: {error}.') from None
 
     if not isinstance(value, dict):
         return value

@@ -15,6 +15,8 @@ import numpy as np
 from einops import rearrange
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from simcis_jax.errors import InputError
+
 # Layouts, published -> ours. The n arrays that one published array holds are split off in front:
 # queries, keys and values of an attention are one matrix there; elsewhere n is 1.
 VECTOR = '(n o) -> n o'
@@ -167,7 +169,7 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
         if names:
             few = sorted(names)[:LISTED]
             more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-            raise ValueError(
+            raise InputError(
                 f'{len(names)} {what} {problem}: {", ".join(few)}{more}; only a complete model '
                 'with ResNet-50 or -101 and selected queries can be converted.'
             )
@@ -192,7 +194,7 @@ def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, 
         table: `TABLE`, or `BACKBONE` if the state dict holds no more than that.
 
     Raises:
-        ValueError: a key is missing or unknown, or the copies of the box head differ.
+        InputError: a key is missing or unknown, or the copies of the box head differ.
     """
     arrays = list(_arrays(state, 0, table))
     _check_complete([key for x in arrays for key in x.published], state, 'published keys')
@@ -201,7 +203,7 @@ def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, 
         value, *copies = (np.asarray(state[key]) for key in array.published)
         for key, copy in zip(array.published[1:], copies, strict=True):
             if not np.array_equal(copy, value):
-                raise ValueError(
+                raise InputError(
                     f'{key} differs from {array.published[0]}: the box head is one shared module, '
                     'so all its copies must be equal; use the weights of an unmodified model.'
                 )
@@ -214,7 +216,7 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A state dict with the published keys and shapes from our parameters.
 
     Raises:
-        ValueError: a parameter is missing or has no counterpart in the published code.
+        InputError: a parameter is missing or has no counterpart in the published code.
     """
     params = flatten_dict(params, sep='/')
     arrays = list(_arrays(params, column=1))

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from simcis_jax.data.category_list import category_entries
+from simcis_jax.errors import FileError
 from simcis_jax.evaluation import pictures
 from simcis_jax.prediction.predictor import Prediction
 from simcis_jax.training.workdir import write_atomically
@@ -53,7 +54,7 @@ class PredictionFolder:
         """Writes the PNGs of one image [H, W, 3] uint8.
 
         Raises:
-            OSError: a file cannot be written.
+            FileError: a file cannot be written.
         """
         number, name, output = self._names[path]
         segment_map, labels = prediction.segment_map, prediction.labels
@@ -116,4 +117,6 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f'{path} cannot be made: {error.strerror}; choose another --out.') from error
+        raise FileError(
+            f'{path} cannot be made: {error.strerror}; choose another --out.'
+        ) from error

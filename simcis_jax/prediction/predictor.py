@@ -19,6 +19,7 @@ from simcis_jax.data import open_source
 from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.data.evaluation_batches import EvaluationBatch, canvas_side
+from simcis_jax.errors import InputError, UserError
 from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
@@ -83,7 +84,7 @@ class Predictor:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.
 
         Raises:
-            ValueError: an array is no such image.
+            InputError: an array is no such image.
         """
         if isinstance(images, np.ndarray) and images.ndim == 3:
             return self([images])[0]
@@ -95,11 +96,11 @@ class Predictor:
         """Checks and resizes an image; safe in threads.
 
         Raises:
-            ValueError: it is no RGB image [H, W, 3] uint8.
+            InputError: it is no RGB image [H, W, 3] uint8.
         """
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
+            raise InputError(
                 f'image {key} is {image.dtype} {list(image.shape)}; a predictor needs RGB images '
                 'uint8 [height, width, 3] with values 0 to 255.'
             )
@@ -187,25 +188,25 @@ def load(
         **evaluation: keys of the config's group `evaluation` that replace those of the config.
 
     Raises:
-        ValueError: it is no such folder, or config and categories do not fit the model.
-        OSError: a file is missing.
+        InputError: it is no such folder, or config and categories do not fit the model.
+        FileError: a file is missing.
     """
     folder = StageFolder(Path(checkpoint))
     if not folder.number or not folder.checkpoints.is_dir():
-        raise ValueError(
+        raise InputError(
             f'{checkpoint} must be a folder stage_N of a run, or one that simcis_jax.convert made; '
             'it needs its checkpoints.'
         )
     recorded = folder.root.parent / 'config.json'
     if config is None and not recorded.is_file():
-        raise ValueError(
+        raise InputError(
             f'{folder.root.parent} has no config.json of a run, so give the config that the model '
             'belongs to: --config=configs/NAME.py.'
         )
     values = settings.from_config(read_json(recorded, dict) if config is None else config)
     evaluation = {'batch_size': jax.local_device_count()} | evaluation
     if any(evaluation.get(key, 1) < 1 for key in ('batch_size', 'short_side', 'max_side')):
-        raise ValueError(
+        raise InputError(
             f'batch_size, short_side and max_side must be 1 or more, got {evaluation}.'
         )
     values = dataclasses.replace(
@@ -221,7 +222,7 @@ def load(
         order=protocol.order,
     )
     if folder.number > len(stages):
-        raise ValueError(
+        raise InputError(
             f'{checkpoint} is stage {folder.number}, but protocol.base and .increment make '
             f'{len(stages)} stages.'
         )
@@ -242,8 +243,8 @@ def _categories(recorded: Path, given: str | Path | None, values: Settings) -> C
     data = values.data
     try:
         source = open_source(data.name, data.val_split, root=data.root, size=data.size)
-    except (ValueError, OSError) as error:
-        raise ValueError(
+    except UserError as error:
+        raise InputError(
             f'{recorded} does not exist, and the data set that has the class names cannot be '
             f'opened ({error}); give --categories=FILE, a JSON with COCO categories.'
         ) from None
@@ -257,7 +258,7 @@ def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         if checkpoints.latest_step is None:
-            raise ValueError(f'{folder.checkpoints} is empty; train the stage first.')
+            raise InputError(f'{folder.checkpoints} is empty; train the stage first.')
         checkpoints.check('params', params, 'model.* and the categories as they were there')
         mesh = parallel.make_local_mesh()
         return checkpoints.restore_params(parallel.replicated_like(mesh, params))

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from simcis_jax.errors import FileError
 from simcis_jax.reporting import statistics
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
 from simcis_jax.reporting.run_folder import Bank, RunFolder
@@ -55,11 +56,11 @@ def picture_uri(path: Path) -> tuple[str, int, int]:
     """A picture as a data URI that is much smaller than the file, its width and its height.
 
     Raises:
-        OSError: it cannot be read.
+        FileError: it cannot be read.
     """
     picture = cv2.imread(str(path))
     if picture is None:
-        raise OSError(f'{path} cannot be read as a picture; delete it and run --mode=evaluate.')
+        raise FileError(f'{path} cannot be read as a picture; delete it and run --mode=evaluate.')
     height, width = picture.shape[:2]
     scale = min(1.0, PICTURE_WIDTH / width)
     size = (round(width * scale), max(1, round(height * scale)))

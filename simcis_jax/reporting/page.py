@@ -17,7 +17,7 @@ def make_page(run: RunFolder) -> str:
     """The HTML of a run, with what is there of it.
 
     Raises:
-        OSError: a picture cannot be read.
+        FileError: a picture cannot be read.
     """
     parts, kinds = [], scores.kinds(run.reports)
     for kind in kinds:

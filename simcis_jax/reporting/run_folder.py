@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from simcis_jax.continual.stages import class_order
+from simcis_jax.errors import InputError
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import StageFolder
 
@@ -43,20 +44,20 @@ def read_run(workdir: str | Path) -> RunFolder:
     """Reads the folder of a run of `simcis_jax.main`.
 
     Raises:
-        ValueError: it is none.
+        InputError: it is none.
     """
     root = Path(workdir)
     config_path = root / 'config.json'
     if not config_path.is_file():
-        raise ValueError(
+        raise InputError(
             f'{root} holds no config.json of a run; give the --workdir of simcis_jax.main.'
         )
     try:
         config = json.loads(config_path.read_text())
     except ValueError as error:
-        raise ValueError(f'{config_path} is not JSON ({error}); restore the file.') from None
+        raise InputError(f'{config_path} is not JSON ({error}); restore the file.') from None
     if not isinstance(config, dict) or not all(isinstance(g, dict) for g in config.values()):
-        raise ValueError(f'{config_path} is no config of a run, which is groups of values.')
+        raise InputError(f'{config_path} is no config of a run, which is groups of values.')
     folders = [StageFolder(path) for path in root.glob('stage_*')]
     folders = sorted((f for f in folders if f.number), key=lambda folder: folder.number)
     reports = [

@@ -14,6 +14,8 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from simcis_jax.errors import InputError
+
 AXIS = 'data'
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
@@ -25,7 +27,7 @@ def start_processes() -> None:
     says JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-        ValueError: there is nothing to find them by.
+        InputError: there is nothing to find them by.
     """
     count, index = (os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'))
     try:
@@ -33,7 +35,7 @@ def start_processes() -> None:
             num_processes=int(count) if count else None, process_id=int(index) if index else None
         )
     except (ValueError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f'--distributed: {error} On TPU pods, SLURM, Open MPI and Kubernetes the processes are '
             'found; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and '
             'JAX_PROCESS_ID.'
@@ -54,11 +56,11 @@ def make_mesh(batch_size: int) -> Mesh:
     """All devices in a row.
 
     Raises:
-        ValueError: the global batch cannot be divided among the devices.
+        InputError: the global batch cannot be divided among the devices.
     """
     num_devices = jax.device_count()
     if batch_size % num_devices:
-        raise ValueError(
+        raise InputError(
             f'training.batch_size={batch_size} is global and must be a multiple of the '
             f'{num_devices} devices.'
         )

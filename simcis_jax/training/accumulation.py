@@ -8,16 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from simcis_jax.errors import InputError
+
 
 def count_microbatches(batch_size: int, num_devices: int, microbatch_size: int) -> int:
     """Number of microbatches of each device; `microbatch_size` = 0 means one.
 
     Raises:
-        ValueError: `microbatch_size` does not divide the share of a device.
+        InputError: `microbatch_size` does not divide the share of a device.
     """
     share = batch_size // num_devices
     if microbatch_size < 0 or share % (microbatch_size or share):
-        raise ValueError(
+        raise InputError(
             f'training.microbatch_size={microbatch_size} does not divide the {share} images that '
             f'each of the {num_devices} devices has of training.batch_size={batch_size}.'
         )

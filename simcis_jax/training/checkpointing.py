@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from simcis_jax.errors import FileError, InputError
 from simcis_jax.training import manifest
 from simcis_jax.training.train_step import TrainState
 
@@ -93,7 +94,7 @@ class StageCheckpoints:
         """Starts writing a checkpoint; the state may be used on as soon as this returns.
 
         Raises:
-            OSError: this checkpoint, or the one before, could not be written.
+            FileError: this checkpoint, or the one before, could not be written.
         """
         items = {'params': state.params, 'rest': state.replace(params=None, memory=None)}
         if jax.tree.leaves(state.memory):
@@ -134,7 +135,7 @@ class StageCheckpoints:
         different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
         if different:
             name = different[0]
-            raise ValueError(
+            raise InputError(
                 f'{self._folder}: {item} {name} is {stored.get(name, "absent")} there '
                 f'and {wanted.get(name, "absent")} in this config ({len(different)} differ); set '
                 f'{way_out}.'
@@ -179,14 +180,14 @@ class StageCheckpoints:
         """The folder of the newest checkpoint, compared with its manifest once.
 
         Raises:
-            ValueError: a file is missing, torn or changed.
+            InputError: a file is missing, torn or changed.
         """
         step = self.latest_step
         folder = self._folder / str(step)
         if self._whole != step:
             damage = manifest.damage(folder)
             if damage:
-                raise ValueError(
+                raise InputError(
                     f'{folder} is damaged: {damage}. Put back a copy of it; or delete '
                     f'{self._folder.parent}/evaluation.json and repeat the command that made this '
                     'stage, which goes on from an older checkpoint or from its start.'
@@ -214,7 +215,7 @@ class StageCheckpoints:
             _remove_unfinished(self._folder)
             free = shutil.disk_usage(self._folder).free
             reason = str(error).strip() or type(error).__name__
-            raise OSError(
+            raise FileError(
                 f'{self._folder}: the checkpoint of step {self._writing} could not be written; it '
                 f'needs up to {self._size / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free. The '
                 f'one before is whole: make room and repeat the command. ({reason.splitlines()[0]})'

@@ -13,6 +13,7 @@ import numpy as np
 
 from simcis_jax.data.pipeline import TrainIterator
 from simcis_jax.data.source import Source
+from simcis_jax.errors import NonfiniteError
 
 
 def broken_terms(metrics: Mapping[str, Any]) -> list[str]:
@@ -40,7 +41,7 @@ class NonfiniteSteps:
         """Prints which of the remembered steps were left out; then a checkpoint may be saved.
 
         Raises:
-            FloatingPointError: there were too many, counted from the start of the stage.
+            NonfiniteError: there were too many, counted from the start of the stage.
         """
         recent, self._recent = self._recent, {}
         if not recent or int(recent[max(recent)]['skipped_steps']) == self._known:
@@ -51,7 +52,7 @@ class NonfiniteSteps:
                 continue
             message = f'stage {self._stage}, step {step}: {", ".join(terms)} not finite'
             if skipped > self._allowed:
-                raise FloatingPointError(
+                raise NonfiniteError(
                     f'{message}; {self._save_batch(step)} The newest checkpoint is from before. '
                     'Lower optimizer.base_learning_rate or .later_learning_rate in another '
                     '--workdir, or go on without such steps: '

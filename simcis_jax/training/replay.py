@@ -23,8 +23,8 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
     """The images that each stage replays; a function of data set, protocol and seed.
 
     Raises:
-        ValueError: there is no room for one image.
-        OSError: an image whose bytes count cannot be read.
+        InputError: there is no room for one image.
+        FileError: an image whose bytes count cannot be read.
     """
     protocol = settings.protocol
     if not (protocol.replay_images or protocol.replay_megabytes):

@@ -13,6 +13,7 @@ from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
+from simcis_jax.errors import InputError
 from simcis_jax.settings import Settings
 from simcis_jax.types import Batch, StageArrays
 
@@ -59,7 +60,7 @@ def check_images(source: Source, stages: Sequence[Stage], settings: Settings) ->
     """Raises ValueError if a stage has no image to train on."""
     for stage in stages:
         if not _images(source, stage, settings):
-            raise ValueError(
+            raise InputError(
                 f'{source.name!r} has no image for stage {stage.number}, classes '
                 f'{list(stage.current)}, in the {settings.protocol.setting} setting; change '
                 'protocol.order, protocol.setting or the split.'

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_categories
+from simcis_jax.errors import InputError
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import StageFolder, Workdir
@@ -37,31 +38,31 @@ def finished_stage(
         initialize: what the model and the memory look like.
 
     Raises:
-        ValueError: it is no finished stage, this run has no such stage, or network or classes
+        InputError: it is no finished stage, this run has no such stage, or network or classes
             differ.
     """
     folder = StageFolder(Path(path))
     if not folder.number or not folder.checkpoints.is_dir():
-        raise ValueError(
+        raise InputError(
             f'training.init_from={path} must be a folder stage_N of a finished stage, or one that '
             'simcis_jax.convert made; it needs its checkpoints.'
         )
     if folder.number > len(stages):
-        raise ValueError(
+        raise InputError(
             f'training.init_from={path} is stage {folder.number}, but protocol.base and '
             f'.increment make {len(stages)} stages.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         unfinished = checkpoints.has('rest') and folder.read_report() is None
         if checkpoints.latest_step is None or unfinished:
-            raise ValueError(
+            raise InputError(
                 f'training.init_from={path} is not finished, it has no evaluation.json; run its '
                 'command again to its end.'
             )
         num_known = _count_classes(checkpoints)
         learned = stages[folder.number - 1].seen
         if max(learned) >= num_known or num_known > len(stages[-1].seen):
-            raise ValueError(
+            raise InputError(
                 f'training.init_from={path} knows {num_known} classes; stage {folder.number} of '
                 f'this run has learned {len(learned)} of {len(stages[-1].seen)}, among them label '
                 f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
@@ -109,7 +110,7 @@ def _check_names(folder: StageFolder, names: Sequence[str]) -> None:
         return
     for label, (known, name) in enumerate(zip(read_categories(path).names, names, strict=False)):
         if known != name:
-            raise ValueError(
+            raise InputError(
                 f'training.init_from={folder.root}: label {label} is {known!r} in {path} and '
                 f'{name!r} in this data set. The model would take one class for the other: give '
                 'new classes ids above those of the old ones, and keep the old names.'
@@ -140,8 +141,8 @@ def with_backbone(params: Any, path: str) -> Any:
         path: of ImageNet weights, a whole published model, or a folder of simcis_jax.convert.
 
     Raises:
-        ValueError: the file holds no ResNet, or another one.
-        OSError: it cannot be read.
+        InputError: the file holds no ResNet, or another one.
+        FileError: it cannot be read.
     """
     folder = StageFolder(Path(path))
     if folder.checkpoints.is_dir():
@@ -154,7 +155,7 @@ def with_backbone(params: Any, path: str) -> Any:
         for tree in (params['resnet'], resnet)
     ]
     if shapes[0] != shapes[1]:
-        raise ValueError(
+        raise InputError(
             f'training.init_backbone={path} is another network than model.backbone; set '
             'model.backbone to what the file holds, resnet50 or resnet101.'
         )

@@ -37,9 +37,9 @@ def run_steps(
     """Trains from the step of `state` to the last of the stage.
 
     Raises:
-        FloatingPointError: more steps than allowed were not finite.
+        NonfiniteError: more steps than allowed were not finite.
         Interrupted: a signal asked to stop; the last step is in a checkpoint.
-        OSError: a checkpoint could not be written.
+        FileError: a checkpoint could not be written.
     """
     first = int(state.step)
     progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
+from simcis_jax.errors import InputError
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.model.mask2former import Mask2Former
@@ -109,7 +110,7 @@ class Trainer:
         """Evaluates the newest finished stage once more, trains nothing; returns the results.
 
         Raises:
-            ValueError: no stage is finished.
+            InputError: no stage is finished.
         """
         inherited = self.start()
         reports = {
@@ -117,7 +118,7 @@ class Trainer:
         }
         finished = [n for n, report in reports.items() if report or n == inherited]
         if not finished:
-            raise ValueError(
+            raise InputError(
                 f'{self.workdir.root} has no finished stage to evaluate; train one, or set '
                 'training.init_from.'
             )
@@ -129,7 +130,7 @@ class Trainer:
         """Checks all that can be checked, then takes over stages; returns how many, or 0.
 
         Raises:
-            ValueError: the network does not fit the images, or what it starts from.
+            InputError: the network does not fit the images, or what it starts from.
         """
         training = self.settings.training
         inherited = None

@@ -25,6 +25,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simcis_jax.errors import FileError, InputError
 from simcis_jax.evaluation import continual
 
 # What may differ when a run goes on: it changes neither the model nor its scores, or only as the
@@ -44,7 +45,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds either the old or the new one, never a part.
 
     Raises:
-        OSError: it cannot be written, such as when the disk is full; the old one is still there.
+        FileError: it cannot be written, such as when the disk is full; the old one is still there.
     """
     part = path.with_name(path.name + '.part')
     try:
@@ -54,7 +55,7 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise OSError(f'{path} cannot be written: {error.strerror}.') from error
+        raise FileError(f'{path} cannot be written: {error.strerror}.') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +174,8 @@ class Workdir:
         """Makes the folder this config's, or finds that it is; locks it until the `with` ends.
 
         Raises:
-            ValueError: the folder holds a run of another config, or files that are no run.
-            OSError: another process uses the folder.
+            InputError: the folder holds a run of another config, or files that are no run.
+            FileError: another process uses the folder.
         """
         if not self.writes:
             return
@@ -182,7 +183,7 @@ class Workdir:
         if not path.exists() and self.root.exists():
             others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
             if others:
-                raise ValueError(
+                raise InputError(
                     f'{self.root} is not empty and holds no config.json of a run; choose an empty '
                     'or new --workdir.'
                 )
@@ -192,7 +193,7 @@ class Workdir:
             found = json.loads(path.read_text())
             difference = first_difference(found, self._config, may_change=MAY_CHANGE)
             if difference:
-                raise ValueError(
+                raise InputError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
                     '--workdir, or repeat that config to continue it.'
                 )
@@ -207,7 +208,7 @@ class Workdir:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise OSError(
+            raise FileError(
                 f'{self.root} is used by another process ({lock.read()}); wait for it, stop it, or '
                 'choose another --workdir.'
             ) from error

@@ -1,0 +1,94 @@
+"""How every command starts and ends: arguments, config, output, devices, errors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from simcis_jax.errors import InputError, UserError
+from simcis_jax.runtime.allocator import configure_malloc
+from simcis_jax.runtime.compilation import enable_compilation_cache
+
+CONFIG_FLAG = '--config.'  # Begins an argument that changes a value of the config.
+
+
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser in which every flag must be written out."""
+    return argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
+
+
+def path(text: str) -> str:
+    """The type of an argument that is a path: a shell does not expand `~` behind `=`."""
+    return os.path.expanduser(text)
+
+
+def split_overrides(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parses arguments among which there may be `--config.GROUP.KEY=VALUE`, returned second."""
+    options, overrides = parser.parse_known_args(arguments)
+    for text in overrides:
+        if not text.startswith(CONFIG_FLAG):
+            parser.error(
+                f'unexpected {text!r}; config values are set with --config.GROUP.KEY=VALUE'
+            )
+    return options, overrides
+
+
+def read_config(file: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file, changed by `--config.GROUP.KEY=VALUE` arguments.
+
+    Raises:
+        InputError: there is no such file, it has no such key, or a value has another type.
+    """
+    if not Path(file).is_file():
+        raise InputError(f'the config {file} does not exist; see configs/ for those that do.')
+    values, arguments = flags.FlagValues(), ['config', f'--config={file}', *overrides]
+    # Without `sys_argv` it would take the values of this program's own command line.
+    config_flags.DEFINE_config_file(
+        'config', None, lock_config=True, flag_values=values, sys_argv=arguments
+    )
+    try:
+        values(arguments)
+    except AttributeError as error:  # An override of a key that the config does not have.
+        cause = error.args[0]  # The config's own error, whose text has the nearest key.
+        text = ' '.join(str(*getattr(cause, 'args', [cause])).split())
+        raise InputError(f'unknown config key {text}') from None
+    except flags.Error as error:
+        raise InputError(str(error)) from None
+    return values['config'].value
+
+
+def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
+    """Prepares the process and runs a program; a `UserError` ends it with one line and status 1.
+
+    Args:
+        program: what the command does.
+        uses_devices: whether it compiles anything.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # A notebook's stream has no encoding to fail in.
+            stream.reconfigure(errors='replace')
+    logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+    try:
+        if uses_devices:
+            configure_malloc()
+            enable_compilation_cache()
+        program()
+    except UserError as error:
+        stop(error)
+
+
+def stop(message: object) -> NoReturn:
+    """Ends the program with one line and status 1."""
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(1)
