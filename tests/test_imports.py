@@ -28,7 +28,8 @@ ALLOWED = {
         'port', 'evaluation',
     },
     'prediction': {
-        'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation', 'training',
+        'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation',
+        'training',
     },
     'reporting': {'errors', 'runtime', 'continual', 'settings', 'evaluation', 'training'},
 }  # fmt: skip

@@ -17,7 +17,7 @@ def test_an_error_of_the_user_is_one_line(error, capsys):
 
 def test_a_fault_of_the_program_keeps_its_traceback():
     def program():
-        a, b = [1]  # Raises ValueError inside the package, on no one's purpose.
+        _, _ = [1]  # Raises ValueError, but not on purpose.
 
     with pytest.raises(ValueError, match='not enough values'):
         command.start(program, uses_devices=False)
