@@ -13,13 +13,18 @@ PACKAGE = Path(simcis_jax.__file__).parent
 # The rooms from the ground up: a room may import itself, the rooms named here, other packages.
 ALLOWED = {
     'errors': set(),
+    'setting': {'errors'},
     'types': {'errors'},
     'runtime': {'errors'},
-    'model': {'errors', 'types'},
-    'losses': {'errors', 'types'},
+    'model': {'errors', 'setting', 'types'},
+    'losses': {'errors', 'setting', 'types'},
     'continual': {'errors', 'types', 'model'},
-    'methods': {'errors', 'types', 'model', 'losses', 'continual'},
-    'settings': {'errors', 'model', 'losses', 'continual', 'methods'},
+    'methods': {'errors', 'setting', 'types', 'model', 'losses', 'continual'},
+    'settings_relations': {'setting', 'model', 'methods'},
+    'settings': {
+        'errors', 'setting', 'model', 'losses', 'continual', 'methods', 'settings_relations',
+    },
+    'settings_reference': {'setting', 'settings'},
     'data': {'errors', 'types', 'runtime'},
     'port': {'errors', 'types', 'model'},
     'evaluation': {'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data'},

@@ -259,7 +259,9 @@ def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
     [
         (['--images=nothing/*.jpg'], 'fits no file'),
         (['--checkpoint=nowhere/stage_1'], 'must be a folder stage_N'),
-        (['--short_side=0'], 'must be 1 or more'),
+        (['--short_side=0'], 'evaluation.short_side=0 must be a whole number, at least 1.'),
+        (['--overlap_threshold=2'], 'evaluation.overlap_threshold=2.0 must be a finite number'),
+        (['--object_mask_threshold=nan'], 'evaluation.object_mask_threshold=nan must be'),
         (['stray.jpg'], 'is the pattern of --images in quotes'),
         (['--config.data.size=32'], 'unexpected'),
         (['--config=nowhere.py'], 'nowhere.py does not exist'),

@@ -11,6 +11,7 @@ from jax import Array
 
 from simcis_jax.errors import InputError
 from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.setting import declare
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
@@ -19,11 +20,11 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 class LossWeights:
     """Weights of the five terms, in the matching cost and in the loss alike."""
 
-    classification: float = 4.0
-    mask: float = 5.0
-    dice: float = 5.0
-    box: float = 5.0
-    giou: float = 2.0
+    classification: float = declare(4.0, 'Weight of the focal loss of the classes.', at_least=0)
+    mask: float = declare(5.0, 'Weight of the cross-entropy of the masks.', at_least=0)
+    dice: float = declare(5.0, 'Weight of the dice loss of the masks.', at_least=0)
+    box: float = declare(5.0, 'Weight of the L1 loss of the boxes.', at_least=0)
+    giou: float = declare(2.0, 'Weight of the GIoU loss of the boxes.', at_least=0)
 
     def by_term(self) -> dict[str, float]:
         """The weight of each loss term, by the name of the term."""

@@ -32,6 +32,7 @@ from simcis_jax.losses.point_sampling import (
     sample_slots,
     uncertain_points,
 )
+from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, Targets
 
 # Slots of an image whose masks are compared at once. Real slots come first, so a multiple of this
@@ -43,9 +44,11 @@ SLOTS_PER_CHUNK = 8
 class PointSampling:
     """How many points masks are compared at, and how they are chosen."""
 
-    num_points: int = 12544
-    oversample_ratio: float = 3.0
-    importance_ratio: float = 0.75
+    num_points: int = declare(12544, 'Points at which masks are compared.', at_least=1)
+    oversample_ratio: float = declare(3.0, 'Candidates drawn for each point.', at_least=1)
+    importance_ratio: float = declare(
+        0.75, 'Share of points where the mask is least sure.', at_least=0, at_most=1
+    )
 
 
 @flax.struct.dataclass

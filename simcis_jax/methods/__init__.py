@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from simcis_jax.errors import InputError
@@ -28,12 +27,3 @@ def make_method(name: str, **settings: Any) -> Method:
         raise InputError(f'method.name={name!r} is unknown; one of {sorted(METHODS)}.')
     fields = {field.name for field in dataclasses.fields(METHODS[name])}
     return METHODS[name](**{key: value for key, value in settings.items() if key in fields})
-
-
-def default_settings() -> Mapping[str, Any]:
-    """Every setting of every method, with its default."""
-    return {
-        field.name: field.default
-        for method in METHODS.values()
-        for field in dataclasses.fields(method)
-    }

@@ -6,6 +6,7 @@ import dataclasses
 
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
 from simcis_jax.methods.base import Method
+from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, StageArrays, Targets
 
 
@@ -13,9 +14,13 @@ from simcis_jax.types import Predictions, StageArrays, Targets
 class PseudoLabel(Method):
     """Fine-tuning on ground truth and pseudo-labels."""
 
-    pseudo_label_score: float = 0.35
-    pseudo_label_overlap: float = 0.8
-    merge_classes: bool = False  # One pseudo-label a class: semantic segmentation.
+    pseudo_label_score: float = declare(
+        0.35, 'Class probability that a pseudo-label must exceed.', at_least=0, at_most=1
+    )
+    pseudo_label_overlap: float = declare(
+        0.8, 'Share of its mask that a pseudo-label must keep.', at_least=0, at_most=1
+    )
+    merge_classes: bool = declare(False, 'One pseudo-label a class: semantic segmentation.')
 
     @property
     def uses_teacher(self) -> bool:

@@ -25,6 +25,7 @@ from simcis_jax.losses.consistent_selection import (
 from simcis_jax.losses.segmentation import Matches, query_labels
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.model.masked_decoder import DecoderOutputs
+from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 
 
@@ -32,13 +33,19 @@ from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 class SimCIS(PseudoLabel):
     """Pseudo-labels, consistent selection (CSL) and virtual queries (VQ)."""
 
-    csl_weight: float = 2.0
-    csl_temperature: float = 1.0
-    decoder_kl_weight: float = 0.0  # KL also after decoding the teacher's selection.
-    decoder_kl_temperature: float = 1.0
-    num_virtual_queries: int = 1  # An image.
-    bank_size: int = 80  # Queries kept for a class.
-    sampling_alpha: float = 0.5  # Exponent of equation 9.
+    csl_weight: float = declare(2.0, 'Weight of CSL; 0 = off.', at_least=0)
+    csl_temperature: float = declare(1.0, 'Temperature of the class distributions of CSL.', above=0)
+    decoder_kl_weight: float = declare(
+        0.0, "Weight of the KL after decoding the teacher's selection; 0 = off.", at_least=0
+    )
+    decoder_kl_temperature: float = declare(
+        1.0, 'Temperature of the class distributions after decoding.', above=0
+    )
+    num_virtual_queries: int = declare(1, 'Virtual queries of an image; 0 = off.', at_least=0)
+    bank_size: int = declare(80, 'Stored queries of a class.', at_least=1)
+    sampling_alpha: float = declare(
+        0.5, 'Exponent of equation 9; 0 = draw all classes alike.', at_least=0
+    )
 
     @property
     def replays_teacher_queries(self) -> bool:

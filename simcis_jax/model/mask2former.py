@@ -13,12 +13,14 @@ from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.masked_decoder import DecoderOutputs, MaskedDecoder, decoder_memory
 from simcis_jax.model.pixel_decoder import PixelDecoder
 from simcis_jax.model.query_prealignment import LearnedQueries, QueryPrealignment, select_queries
-from simcis_jax.model.resnet import make_backbone
+from simcis_jax.model.resnet import BACKBONES, make_backbone
+from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, Selection
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 QUERY_SOURCES = ('selected', 'learned')
+DTYPES = ('float32', 'bfloat16')
 
 
 def normalize(image: Array, size: Array | None = None) -> Array:
@@ -40,20 +42,39 @@ class Mask2Former(nn.Module):
     """Mask2Former with selected (QPA) or learned queries; the class head has no "no object" row."""
 
     num_classes: int
-    backbone: str = 'resnet50'
-    num_queries: int = 100
-    queries: str = 'selected'
-    stop_gradient: bool = True  # Between the selected queries and the decoder.
-    replay_own_boxes: bool = False  # Published: replayed queries start at other queries' boxes.
-    hidden_dim: int = 256
-    num_heads: int = 8
-    encoder_layers: int = 6
-    encoder_feedforward: int = 1024
-    decoder_layers: int = 9
-    decoder_feedforward: int = 2048
-    class_prior: float | None = None
-    dtype: str = 'float32'  # Of the backbone's and the decoder's products.
-    rematerialize: bool = False  # Compute each layer again for its gradient: less memory.
+    backbone: str = declare(
+        'resnet50', 'ResNet; the small ones learn from scratch.', choices=tuple(BACKBONES)
+    )
+    num_queries: int = declare(100, 'Object queries of an image.', at_least=1)
+    queries: str = declare(
+        'selected',
+        "Object queries: pixel features 'selected' by QPA, or 'learned' parameters.",
+        choices=QUERY_SOURCES,
+    )
+    stop_gradient: bool = declare(True, 'No gradient from the decoder to the selected queries.')
+    replay_own_boxes: bool = declare(
+        False, 'Replayed queries start at their own boxes; published: False.'
+    )
+    hidden_dim: int = declare(
+        256, 'Channels of queries and feature maps.', at_least=4, multiple_of=4
+    )
+    num_heads: int = declare(8, 'Heads of every attention.', at_least=1)
+    encoder_layers: int = declare(6, 'Layers of the pixel decoder.', at_least=0)
+    encoder_feedforward: int = declare(1024, "Hidden units of the pixel decoder's FFNs.", at_least=1)
+    decoder_layers: int = declare(9, 'Layers of the masked decoder.', at_least=0)
+    decoder_feedforward: int = declare(2048, "Hidden units of the masked decoder's FFNs.", at_least=1)
+    class_prior: float | None = declare(
+        None,
+        'Initial probability of every class; None = default bias, as published.',
+        above=0,
+        below=1,
+    )
+    dtype: str = declare(
+        'float32', 'Precision of products in backbone and masked decoder.', choices=DTYPES
+    )
+    rematerialize: bool = declare(
+        False, 'Recompute each layer for its gradient: less memory, more time.'
+    )
 
     def setup(self):
         """Makes the parts."""

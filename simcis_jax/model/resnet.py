@@ -134,6 +134,11 @@ BACKBONES = {
 }
 
 
+def coarsest_stride(name: str) -> int:
+    """Pixels of an image per position of the coarsest map of a backbone."""
+    return 8 * BACKBONES[name].get('stem_stride', ResNet.stem_stride)
+
+
 def make_backbone(name: str, dtype: jnp.dtype | None = None, rematerialize: bool = False) -> ResNet:
     """The backbone of that name.
 

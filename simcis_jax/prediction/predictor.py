@@ -188,7 +188,8 @@ def load(
         **evaluation: keys of the config's group `evaluation` that replace those of the config.
 
     Raises:
-        InputError: it is no such folder, or config and categories do not fit the model.
+        InputError: it is no such folder, a value is not allowed, or config and categories do not fit the
+            model.
         FileError: a file is missing.
     """
     folder = StageFolder(Path(checkpoint))
@@ -203,15 +204,12 @@ def load(
             f'{folder.root.parent} has no config.json of a run, so give the config that the model '
             'belongs to: --config=configs/NAME.py.'
         )
-    values = settings.from_config(read_json(recorded, dict) if config is None else config)
-    evaluation = {'batch_size': jax.local_device_count()} | evaluation
-    if any(evaluation.get(key, 1) < 1 for key in ('batch_size', 'short_side', 'max_side')):
-        raise InputError(
-            f'batch_size, short_side and max_side must be 1 or more, got {evaluation}.'
-        )
-    values = dataclasses.replace(
-        values, evaluation=dataclasses.replace(values.evaluation, **evaluation)
-    )
+    config = dict(read_json(recorded, dict) if config is None else config)
+    config['evaluation'] = config.get('evaluation', {}) | {
+        'batch_size': jax.local_device_count(),
+        **evaluation,
+    }
+    values = settings.from_config(config)
     known = _categories(folder.root.parent / 'categories.json', categories, values)
     protocol = values.protocol
     stages = make_stages(

@@ -9,7 +9,7 @@ import pytest
 
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.segmentation import Matches
-from simcis_jax.methods import METHODS, default_settings, make_method
+from simcis_jax.methods import METHODS, make_method
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
@@ -64,8 +64,7 @@ def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
 
 
 def test_settings_reach_the_method_and_those_of_others_are_left_out():
-    settings = dict(default_settings())
-    settings |= dict(csl_weight=7.0, pseudo_label_score=0.5)
+    settings = dict(csl_weight=7.0, pseudo_label_score=0.5)
     method = make_method('simcis', **settings)
     assert method.csl_weight == 7.0 and method.rule.score == 0.5
     assert make_method('pseudo_label', **settings) == PseudoLabel(pseudo_label_score=0.5)
@@ -76,12 +75,6 @@ def test_what_is_never_drawn_is_not_replayed():
     bank = virtual_query.create(CLASSES, 3, WIDTH).replace(written=jnp.array([5, 1, 0, 0, 0]))
     assert SimCIS().replayed(bank) == {'queries': 4, 'query_bytes': 4 * WIDTH * 4 + 8 * CLASSES}
     assert SimCIS(num_virtual_queries=0).replayed(bank) == Method().replayed(()) == {}
-
-
-def test_default_settings_are_the_fields_of_all_methods():
-    fields = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
-    assert default_settings().keys() == fields
-    assert all(getattr(SimCIS(), name) == value for name, value in default_settings().items())
 
 
 def test_the_defaults_are_the_published_ones_of_100_10():

@@ -86,5 +86,5 @@ def test_no_memory_changes_no_batch_and_a_memory_survives_a_resume(images, stage
 
 
 def test_an_unknown_setting_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="protocol.setting='overlap' is unknown.*'disjoint'"):
+    with pytest.raises(ValueError, match="protocol.setting='overlap' must be one of .*'disjoint'"):
         tiny_settings(**{'protocol.setting': 'overlap'})

@@ -1,0 +1,75 @@
+"""What must hold between the values of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from simcis_jax.methods import METHODS
+from simcis_jax.model.resnet import coarsest_stride
+from simcis_jax.setting import declared
+
+
+def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    """A line for every relation that does not hold.
+
+    Args:
+        values: by 'group.key'; relations of a key that is left out are not looked at.
+    """
+    for (key, *others), requirement in RELATIONS.items():
+        if values.keys() >= {key, *others}:
+            words = requirement(*(values[name] for name in (key, *others)))
+            if words:
+                yield f'{key}={values[key]!r} must be {words}.'
+
+
+# Each says what its first value must be, or None if it is.
+
+
+def _one_query_a_segment(max_segments: int, num_queries: int) -> str | None:
+    if max_segments > num_queries:
+        return f'at most model.num_queries={num_queries}; a query matches one segment'
+    return None
+
+
+def _whole_coarsest_map(size: int, backbone: str) -> str | None:
+    stride = coarsest_stride(backbone)
+    if size % stride:
+        return f'a multiple of {stride}, the coarsest stride of model.backbone={backbone!r}'
+    return None
+
+
+def _equal_heads(hidden_dim: int, num_heads: int) -> str | None:
+    return f'a multiple of model.num_heads={num_heads}' if hidden_dim % num_heads else None
+
+
+def _equal_norm_groups(hidden_dim: int) -> str | None:
+    if hidden_dim >= 64 and hidden_dim % 32:  # See `group_norm`.
+        return 'a multiple of 32 from 64 on; its channels are normalised in 32 groups'
+    return None
+
+
+def _short_is_shorter(short_side: int, max_side: int) -> str | None:
+    return f'at most evaluation.max_side={max_side}' if short_side > max_side else None
+
+
+def _off_without_selection(key: str) -> Callable[[float, str, str], str | None]:
+    def requirement(value: float, queries: str, method: str) -> str | None:
+        if value and queries != 'selected' and key in declared(METHODS[method]):
+            return f'0 with model.queries={queries!r}, which selects no pixel features'
+        return None
+
+    return requirement
+
+
+RELATIONS = {
+    ('data.max_segments', 'model.num_queries'): _one_query_a_segment,
+    ('data.size', 'model.backbone'): _whole_coarsest_map,
+    ('model.hidden_dim', 'model.num_heads'): _equal_heads,
+    ('model.hidden_dim',): _equal_norm_groups,
+    ('evaluation.short_side', 'evaluation.max_side'): _short_is_shorter,
+    **{
+        (f'method.{key}', 'model.queries', 'method.name'): _off_without_selection(key)
+        for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight')
+    },
+}
