@@ -72,7 +72,7 @@ class ProtocolSettings:
         0, 'Images of past stages to keep and train on again; 0 = no limit.', at_least=0
     )
     replay_megabytes: float = declare(
-        0.0, 'Room for replayed images (10**6 bytes); 0 = no limit. Both 0 = no replay.', at_least=0
+        0.0, 'Room for replayed images, in 1e6 bytes; 0 = no limit. Both 0 = no replay.', at_least=0
     )
     mask_unseen: bool = declare(True, 'Let only classes seen so far compete; published: False.')
 

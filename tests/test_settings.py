@@ -1,15 +1,173 @@
+import dataclasses
+import math
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from tiny import tiny_config
 
+from simcis_jax import data, main, settings_reference
+from simcis_jax.errors import InputError
+from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.methods.simcis import SimCIS
-from simcis_jax.settings import default_config, from_config
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.setting import Setting
+from simcis_jax.settings import (
+    DATA_SETS,
+    DECLARED,
+    GROUPS,
+    TASKS,
+    EvaluationSettings,
+    default_config,
+    from_config,
+)
+from simcis_jax.types import Categories
+
+SETTINGS = {
+    f'{group}.{name}': setting for group, keys in DECLARED.items() for name, setting in keys.items()
+}
 
 
-def config_with(**changes):
+def config_with(changes):
     config = default_config()
     for key, value in changes.items():
-        group, name = key.split('__')
+        group, name = key.split('.')
         config[group][name] = value
     return config
+
+
+def faults_of(changes):
+    """The lines of the error, or none."""
+    try:
+        from_config(config_with(changes))
+    except InputError as error:
+        return str(error).splitlines()
+    return []
+
+
+NOT_FINITE = [math.nan, math.inf, -math.inf]
+WRONG_TYPE = {
+    bool: [0, 1, 'True', None],
+    str: [0, None, ('text',)],
+    int: [True, 1.5, '1', None, *NOT_FINITE],
+    float: [True, '1', None, *NOT_FINITE],
+    float | None: [True, '1', *NOT_FINITE],
+    str | tuple[int, ...]: [7, None, {0: 1}, (True,), (1.5,), ('1',), (-1,)],
+}
+
+
+def refused_values(setting: Setting):
+    """Values that break one part of a declaration each."""
+    rule, kind = setting.rule, setting.kind
+    is_tuple = typing.get_origin(kind) is tuple
+    entry_kind = typing.get_args(kind)[0] if is_tuple else kind
+    step = 1 if entry_kind is int else 1e-6
+    entries = list(WRONG_TYPE[entry_kind])
+    if not isinstance(setting.default, str):
+        bounds = (rule.at_least, -step), (rule.above, 0), (rule.at_most, step), (rule.below, 0)
+        entries += [bound + outside for bound, outside in bounds if bound is not None]
+    if rule.multiple_of:
+        entries.append(setting.default + 1)
+    if rule.choices:
+        entries += ['none of these', '']
+    if not is_tuple:
+        yield from entries
+        return
+    yield from ((entry,) * max(1, len(setting.default)) for entry in entries)
+    yield from (7, None, {0: 1})
+    if rule.choices:
+        yield ()
+    if rule.rising:
+        yield setting.default[::-1]
+
+
+REFUSED = [(key, value) for key, setting in SETTINGS.items() for value in refused_values(setting)]
+
+
+@pytest.mark.parametrize(('key', 'value'), REFUSED)
+def test_a_value_that_breaks_its_declaration_is_refused(key, value):
+    assert faults_of({key: value}) == [f'{key}={value!r} must be {SETTINGS[key].requirement()}.']
+
+
+@pytest.mark.parametrize('key', [key for key, x in SETTINGS.items() if x.rule.at_least is not None])
+def test_the_least_value_is_allowed(key):
+    least = SETTINGS[key].rule.at_least
+    if isinstance(SETTINGS[key].default, tuple) or key == 'protocol.order':
+        least = (least,)
+    only = f'{key}={least!r} must be {SETTINGS[key].requirement()}.'
+    assert only not in faults_of({key: least})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'fault'),
+    [
+        ({'training.base_steps': -5}, 'base_steps=-5 must be a whole number, at least 1.'),
+        ({'training.batch_size': 0}, 'training.batch_size=0 must be a whole number, at least 1.'),
+        ({'training.batch_size': True}, 'training.batch_size=True must be a whole number'),
+        ({'training.seed': -1}, 'training.seed=-1 must be'),
+        ({'training.seed': 2**32}, 'training.seed=4294967296 must be'),  # Would equal seed 0.
+        ({'method.name': 'sincis'}, "method.name='sincis' must be one of 'finetune', 'pseudo_lab"),
+        ({'model.dtype': 'float17'}, "model.dtype='float17' must be one of 'float32', 'bfloat16'."),
+        ({'data.scale_range': (2.0, 0.5)}, 'data.scale_range=(2.0, 0.5) must be 2 finite numbers'),
+        ({'data.scale_range': (0.0, 1.0)}, 'must be 2 finite numbers, above 0, in rising order.'),
+        ({'data.scale_range': (1.0,)}, 'data.scale_range=(1.0,) must be 2 finite numbers'),
+        ({'optimizer.milestones': (1.5,)}, 'milestones=(1.5,) must be finite numbers, above 0 and'),
+        ({'optimizer.base_learning_rate': math.nan}, 'base_learning_rate=nan must be a finite'),
+        ({'evaluation.tasks': ()}, "evaluation.tasks=() must be one or more of 'panoptic', "),
+        ({'evaluation.padding': 48}, 'padding=48 must be a whole number, at least 32, a multiple'),
+        ({'loss.box': 10**400}, 'must be a finite number, at least 0.'),
+        # Between values.
+        ({'data.max_segments': 101}, 'data.max_segments=101 must be at most model.num_queries=100'),
+        ({'data.size': 600}, 'data.size=600 must be a multiple of 32, the coarsest stride of'),
+        ({'model.num_heads': 5}, 'model.hidden_dim=256 must be a multiple of model.num_heads=5.'),
+        ({'evaluation.max_side': 500}, 'short_side=640 must be at most evaluation.max_side=500.'),
+    ],
+)  # fmt: skip
+def test_a_single_fault_is_one_line(changes, fault):
+    (line,) = faults_of(changes)
+    assert fault in line
+
+
+def test_all_faults_are_reported_at_once():
+    lines = faults_of(
+        {
+            'training.batch_size': 0,
+            'training.checkpoint': 5,
+            'optimizer.b1': 1.0,
+            'data.max_segments': 200,
+            'model.num_querys': 5,
+        }
+    )
+    assert len(lines) == 5
+    for start in (
+        "config key 'training.checkpoint' is unknown, nothing reads it; did you mean 'training.",
+        "config key 'model.num_querys' is unknown, nothing reads it; did you mean 'model.num_qu",
+        'training.batch_size=0 must be',
+        'optimizer.b1=1.0 must be',
+        'data.max_segments=200 must be',
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1
+
+
+def test_a_faulty_value_is_not_also_compared_with_others():
+    assert len(faults_of({'model.num_queries': 0})) == 1
+
+
+@pytest.mark.parametrize(
+    ('method', 'keys'),
+    [('simcis', ['csl_weight', 'num_virtual_queries']), ('pseudo_label', []), ('finetune', [])],
+)
+def test_learned_queries_exclude_what_needs_a_selection(method, keys):
+    lines = faults_of({'model.queries': 'learned', 'method.name': method})
+    assert [line.split('=')[0] for line in lines] == [f'method.{key}' for key in keys]
+
+
+def test_an_unknown_group_is_refused():
+    for extra in ({'optimiser': {'clip_norm': 1.0}}, {'optimiser': 3}):
+        with pytest.raises(ValueError, match=r"'optimiser.*' is unknown.*optimizer"):
+            from_config(default_config() | extra)
 
 
 def test_the_defaults_are_the_published_panoptic_setting():
@@ -17,37 +175,97 @@ def test_the_defaults_are_the_published_panoptic_setting():
     assert isinstance(settings.method, SimCIS)
     assert settings.weights.classification == 4.0 and settings.sampling.num_points == 12544
     assert settings.training.base_steps == 160_000 and settings.model['num_queries'] == 100
+    assert from_config({}) == settings
 
 
-@pytest.mark.parametrize(
-    ('changes', 'message'),
-    [
-        (dict(model__num_querys=5), r"'model.num_querys' is unknown.*'model.num_queries'"),
-        (dict(method__name='sincis'), r"method.name='sincis' is unknown; one of"),
-        (dict(data__max_segments=101), r'data.max_segments=101 is more than'),
-        (dict(model__queries='learned'), r'method.csl_weight, method.num_virtual_queries; set'),
-        (dict(optimizer__milestones=(0.9, 0.5)), r'optimizer.milestones must be'),
-        (dict(evaluation__tasks=('depth',)), r"evaluation.tasks has 'depth', which is none of"),
-        (dict(evaluation__tasks=()), r'evaluation.tasks is empty'),
-        (dict(evaluation__semantic_resize='masks'), r"semantic_resize has 'masks', which is none"),
-        (dict(protocol__replay_images=-1), r'protocol.replay_images=-1 must be 0 or more'),
-        (dict(protocol__replay_megabytes=float('nan')), r'replay_megabytes=nan must be 0 or more'),
-        (dict(evaluation__padding=48), r'evaluation.padding=48 must be a multiple of 32'),
-    ],
-)
-def test_bad_values_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
-        from_config(config_with(**changes))
+def test_values_are_given_the_declared_type():
+    settings = from_config(
+        config_with(
+            {
+                'optimizer.clip_norm': 1,
+                'optimizer.milestones': [0.5],  # As JSON has it.
+                'training.seed': np.int64(3),
+                'protocol.order': [1, 0],
+                'model.class_prior': None,
+            }
+        )
+    )
+    assert isinstance(settings.optimizer.clip_norm, float)
+    assert settings.optimizer.milestones == (0.5,)
+    assert type(settings.training.seed) is int
+    assert settings.protocol.order == (1, 0) and settings.model['class_prior'] is None
 
 
 @pytest.mark.parametrize(
     'argument', [('semantic', 'instance'), ('semantic,instance',), ('semantic, instance,semantic',)]
 )
 def test_tasks_may_be_written_with_commas(argument):
-    settings = from_config(config_with(evaluation__tasks=argument))
+    settings = from_config(config_with({'evaluation.tasks': argument}))
     assert settings.evaluation.tasks == ('semantic', 'instance')
 
 
-def test_an_unknown_group_is_refused():
-    with pytest.raises(ValueError, match=r"'optimiser.clip_norm' is unknown.*optimizer.clip_norm"):
-        from_config(default_config() | {'optimiser': {'clip_norm': 1.0}})
+def test_paths_are_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.chdir(tmp_path)
+    paths = ('data.root', 'training.init_from', 'training.init_backbone')
+    assert paths == tuple(key for key, setting in SETTINGS.items() if setting.rule.path)
+    settings = from_config(config_with(dict.fromkeys(paths, '~/a')))
+    expected = str(tmp_path / 'home' / 'a')
+    training = settings.training
+    assert (settings.data.root, training.init_from, training.init_backbone) == (expected,) * 3
+    config = tiny_config(**{'data.name': 'coco_panoptic', 'data.root': '~/a'})
+    with pytest.raises(OSError, match=f'{expected}.* does not exist'):
+        main.run(config, str(tmp_path / 'run'))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('hidden_dim', 'num_heads', 'size', 'fits'),
+    [
+        (12, 3, 48, True),
+        (96, 6, 32, True),
+        (62, 2, 32, False),
+        (64, 5, 32, False),
+        (68, 4, 32, False),
+        (12, 3, 40, False),
+    ],
+)
+def test_a_network_that_is_allowed_can_be_built_and_no_other(hidden_dim, num_heads, size, fits):
+    values = {'backbone': 'small', 'num_queries': 6, 'encoder_layers': 1, 'decoder_layers': 1}
+    values |= {'hidden_dim': hidden_dim, 'num_heads': num_heads}
+    faults = faults_of(
+        {f'model.{key}': value for key, value in values.items()}
+        | {'data.size': size, 'data.max_segments': 6}
+    )
+    assert (not faults) == fits
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    try:
+        jax.eval_shape(Mask2Former(num_classes=3, **values).init, jax.random.key(0), image)
+    except Exception:
+        assert not fits
+    else:
+        assert fits
+
+
+def test_choices_are_what_there_is():
+    assert set(DATA_SETS) == set(data.SOURCES)
+    categories = Categories(('a',), (True,), ((0, 0, 0),))
+    assert set(make_tasks(categories, EvaluationSettings(tasks=TASKS))) == set(TASKS)
+
+
+def test_every_key_of_a_config_is_declared():
+    for owners in GROUPS.values():
+        for owner in owners:
+            names = {field.name for field in dataclasses.fields(owner)}
+            names -= {'num_classes', 'parent', 'name'} if owner is Mask2Former else set()
+            assert names <= {key.split('.')[1] for key in SETTINGS}, owner
+
+
+@pytest.mark.parametrize('key', SETTINGS)
+def test_the_reference_has_every_setting_with_what_it_means(key):
+    setting = SETTINGS[key]
+    assert setting.meaning.endswith('.') and len(setting.meaning) > 10
+    cells = f'`{key}`', f'`{setting.default!r}`', setting.requirement(), setting.meaning
+    rows = settings_reference.markdown().splitlines()
+    assert rows.count(f'| {" | ".join(cells)} |') == 1
+    assert not any('|' in cell or '\n' in cell for cell in cells)  # They would break the table.

@@ -59,10 +59,10 @@ class Mask2Former(nn.Module):
         256, 'Channels of queries and feature maps.', at_least=4, multiple_of=4
     )
     num_heads: int = declare(8, 'Heads of every attention.', at_least=1)
-    encoder_layers: int = declare(6, 'Layers of the pixel decoder.', at_least=0)
-    encoder_feedforward: int = declare(1024, "Hidden units of the pixel decoder's FFNs.", at_least=1)
+    encoder_layers: int = declare(6, 'Layers of the pixel decoder (encoder).', at_least=0)
+    encoder_feedforward: int = declare(1024, 'Hidden units of the encoder FFNs.', at_least=1)
     decoder_layers: int = declare(9, 'Layers of the masked decoder.', at_least=0)
-    decoder_feedforward: int = declare(2048, "Hidden units of the masked decoder's FFNs.", at_least=1)
+    decoder_feedforward: int = declare(2048, 'Hidden units of the decoder FFNs.', at_least=1)
     class_prior: float | None = declare(
         None,
         'Initial probability of every class; None = default bias, as published.',

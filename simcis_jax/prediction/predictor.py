@@ -188,8 +188,8 @@ def load(
         **evaluation: keys of the config's group `evaluation` that replace those of the config.
 
     Raises:
-        InputError: it is no such folder, a value is not allowed, or config and categories do not fit the
-            model.
+        InputError: it is no such folder, a value is not allowed, or config and categories do not
+            fit the model.
         FileError: a file is missing.
     """
     folder = StageFolder(Path(checkpoint))

@@ -1,7 +1,5 @@
 """What the hooks of every method do, and what they leave alone."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np

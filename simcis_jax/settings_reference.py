@@ -1,0 +1,42 @@
+"""The configuration reference: a Markdown table of every setting, made from its declaration.
+
+python -m simcis_jax.settings_reference
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+
+from simcis_jax.setting import Setting, declared
+from simcis_jax.settings import GROUPS
+
+
+def markdown() -> str:
+    """All groups, each under a heading."""
+    return '\n'.join(_lines())
+
+
+def _lines() -> Iterator[str]:
+    for group, owners in GROUPS.items():
+        yield f'## {group}\n'
+        known = set()
+        for owner in owners:
+            new = {key: value for key, value in declared(owner).items() if key not in known}
+            known |= new.keys()
+            if new:  # A method that adds no key to those before it has no table.
+                yield f'{inspect.cleandoc(owner.__doc__)}\n'
+                yield from _table(group, new)
+                yield ''
+
+
+def _table(group: str, settings: Mapping[str, Setting]) -> Iterator[str]:
+    yield '| key | default | must be | meaning |'
+    yield '|---|---|---|---|'
+    for key, setting in settings.items():
+        cells = f'`{group}.{key}`', f'`{setting.default!r}`', setting.requirement(), setting.meaning
+        yield f'| {" | ".join(cells)} |'
+
+
+if __name__ == '__main__':
+    print(markdown())
