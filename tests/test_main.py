@@ -39,6 +39,14 @@ def error_of(*arguments):
             ['--config=configs/shapes_cps_8_2.py', '--config.model.num_queries=500'],
             'more than the 84 positions',
         ),
+        (
+            [
+                '--config=configs/shapes_cps_8_2.py',
+                '--config.optimizer.base_learning_rate=nan',
+                '--config.training.batch_size=0',
+            ],
+            'training.batch_size=0 must be a whole number, at least 1.',
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_folder(arguments, message, tmp_path):

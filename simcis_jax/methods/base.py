@@ -1,7 +1,7 @@
 """What a continual method may change, as hooks that do nothing; so this class is fine-tuning.
 
-A method is a frozen dataclass: its fields are its config keys, its hooks are pure functions. The
-trainer and the train step call the hooks and never ask which method it is.
+A method is a frozen dataclass: its fields, made by `declare`, are its config keys, its hooks are
+pure functions. The trainer and the train step call the hooks and never ask which method it is.
 """
 
 from __future__ import annotations
