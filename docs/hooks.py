@@ -27,7 +27,6 @@ PICTURES = ('experiments/results/*.png', 'benchmarks/results/*.svg')
 LINK = re.compile(r'\]\((?!https?://|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)')
 UNLINKED = ']()'  # What a link becomes whose brackets are to be removed.
 MARKUP, BACKSLASHED = r'([\\`*_{}\[\]<>|])', r'\\\1'
-ERRORS = ('InputError', 'FileError', 'MissingFileError', 'NonfiniteError')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -94,23 +93,23 @@ def messages_list() -> str:
 
 def error_messages() -> dict[str, list[str]]:
     """The messages of user errors in each file of the package; `…` stands for values."""
+    errors = ast.parse((ROOT / 'simcis_jax' / 'errors.py').read_text())
+    names = {node.name for node in errors.body if isinstance(node, ast.ClassDef)}
     found = {}
     for path in sorted((ROOT / 'simcis_jax').rglob('*.py')):
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if is_user_error(node)]
-        messages = [message for call in calls if (message := message_text(call)).strip(' …')]
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call) and getattr(node.func, 'id', '') in names and node.args
+        ]
+        messages = [text for call in calls if (text := text_of(call.args[0])).strip(' …')]
         if messages:
             found[path.relative_to(ROOT).as_posix()] = messages
     return found
 
 
-def is_user_error(node: ast.AST) -> bool:
-    """Whether this makes one of the exceptions of simcis_jax/errors.py."""
-    return isinstance(node, ast.Call) and getattr(node.func, 'id', '') in ERRORS and bool(node.args)
-
-
-def message_text(call: ast.Call) -> str:
-    """The message of an error, with `…` for what is only known when it is raised."""
-    message = call.args[0]
+def text_of(message: ast.expr) -> str:
+    """The text of an expression, with `…` for what is only known when it is evaluated."""
     parts = message.values if isinstance(message, ast.JoinedStr) else [message]
     return ''.join(str(part.value) if isinstance(part, ast.Constant) else '…' for part in parts)
 

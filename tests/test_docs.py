@@ -79,7 +79,9 @@ def test_configs_and_modules_in_commands_exist(path):
     text = path.read_text()
     for name in re.findall(r'--config=(?:configs/)?([a-z]\w*)\b(?!/)', text):
         assert (ROOT / 'configs' / f'{name}.py').exists(), name
-    for module in re.findall(r'python -m ((?:simcis_jax|experiments|benchmarks|tests)\.[a-z]\w*)', text):
+    for module in re.findall(
+        r'python -m ((?:simcis_jax|experiments|benchmarks|tests)\.[a-z]\w*)', text
+    ):
         assert (ROOT / f'{module.replace(".", "/")}.py').exists(), module
 
 
@@ -99,12 +101,17 @@ def quoted_messages():
 
 
 def test_quoted_messages_are_those_of_the_code():
-    quotes = quoted_messages()
+    quotes, hooks = quoted_messages(), load_hooks()
     assert len(quotes) > 50
-    messages = [text for texts in load_hooks().error_messages().values() for text in texts]
+    texts = [
+        hooks.text_of(node)
+        for path in (ROOT / 'simcis_jax').rglob('*.py')
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr | ast.Constant)
+    ]
     for quote in quotes:
-        pattern = '.*'.join(map(re.escape, quote.split('…')))
-        assert any(re.search(pattern, message, re.DOTALL) for message in messages), quote
+        pattern = re.compile('.*'.join(map(re.escape, quote.split('…'))), re.DOTALL)
+        assert any(map(pattern.search, texts)), quote
 
 
 def test_error_messages_are_found_in_the_code():
