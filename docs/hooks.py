@@ -71,15 +71,11 @@ def rewrite_links(markdown: str, source: Path, repo_url: str | None = None) -> s
 
 
 def settings_reference() -> str:
-    """One table for each group of config keys."""
+    """The tables of the config keys."""
     sys.path.insert(0, str(ROOT))  # This checkout, not an installed package.
-    from simcis_jax import settings
+    from simcis_jax.settings_reference import markdown
 
-    parts = []
-    for group, keys in settings.default_config().items():
-        rows = [f'| `{group}.{key}` | `{value!r}` |' for key, value in keys.items()]
-        parts.append('\n'.join([f'## {group}', '', '| key | default |', '|---|---|', *rows]))
-    return '\n\n'.join(parts)
+    return markdown()
 
 
 def messages_list() -> str:
