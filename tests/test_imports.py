@@ -17,7 +17,7 @@ ALLOWED = {
     'types': {'errors'},
     'runtime': {'errors'},
     'model': {'errors', 'setting', 'types'},
-    'losses': {'errors', 'setting', 'types'},
+    'losses': {'errors', 'setting', 'types', 'model'},
     'continual': {'errors', 'types', 'model'},
     'methods': {'errors', 'setting', 'types', 'model', 'losses', 'continual'},
     'settings_relations': {'setting', 'model', 'methods'},

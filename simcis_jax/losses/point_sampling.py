@@ -11,21 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.model.bilinear import bilinear_neighbours
 
-def _corners(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
-    """The four neighbours of points [.., 2]: row, column and weight, each [..]; zero outside."""
-    height, width = shape
-    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-    left, top = jnp.floor(x), jnp.floor(y)
-    corners = []
-    for dy in (0, 1):
-        for dx in (0, 1):
-            row, column = (top + dy).astype(jnp.int32), (left + dx).astype(jnp.int32)
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            weight = (1 - jnp.abs(y - (top + dy))) * (1 - jnp.abs(x - (left + dx)))
-            weight = jnp.where(inside, weight, 0.0)
-            corners.append((jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1), weight))
-    return corners
+
+def _neighbours(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
+    """`bilinear_neighbours` of points [..., 2]."""
+    return bilinear_neighbours(points[..., 0], points[..., 1], *shape)
 
 
 def _read(maps: Array, row: Array, column: Array) -> Array:
@@ -40,14 +31,14 @@ def _read(maps: Array, row: Array, column: Array) -> Array:
 
 def sample_map(logits: Array, points: Array) -> Array:
     """Reads maps [..., h, w], each at points of its own [..., P, 2]: [..., P]."""
-    corners = _corners(points, logits.shape[-2:])
-    return sum(weight * _read(logits, row, column) for row, column, weight in corners)
+    neighbours = _neighbours(points, logits.shape[-2:])
+    return sum(weight * _read(logits, row, column) for row, column, weight in neighbours)
 
 
 def sample_features(features: Array, points: Array) -> Array:
     """Reads a map of features [h, w, D] at points [P, 2]: [P, D]."""
-    corners = _corners(points, features.shape[:2])
-    return sum(weight[:, None] * features[row, column] for row, column, weight in corners)
+    neighbours = _neighbours(points, features.shape[:2])
+    return sum(weight[:, None] * features[row, column] for row, column, weight in neighbours)
 
 
 def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
@@ -61,9 +52,9 @@ def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
     Returns:
         float32 [..., P].
     """
-    corners = _corners(points, segment_map.shape[-2:])
+    neighbours = _neighbours(points, segment_map.shape[-2:])
     segment = segment[..., None]
-    return sum(weight * (_read(segment_map, *place) == segment) for *place, weight in corners)
+    return sum(weight * (_read(segment_map, *pixel) == segment) for *pixel, weight in neighbours)
 
 
 def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
@@ -78,7 +69,7 @@ def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
         float32 [P, T].
     """
     shares = jnp.zeros((len(points), num_slots + 1), jnp.float32)
-    for row, column, weight in _corners(points, segment_map.shape):
+    for row, column, weight in _neighbours(points, segment_map.shape):
         shares = shares.at[jnp.arange(len(points)), segment_map[row, column]].add(weight)
     return shares[:, 1:]
 

@@ -18,6 +18,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
+from simcis_jax.model.bilinear import bilinear_neighbours
 from simcis_jax.model.layers import Dense, xavier_uniform
 
 Shapes = tuple[tuple[int, int], ...]
@@ -35,49 +36,36 @@ def sample_by_gather(value: Array, shapes: Shapes, locations: Array, weights: Ar
     start = np.concatenate([[0], np.cumsum(height * width)[:-1]]).astype(np.int32)
     # [L, 1] against the trailing [L, P] of locations.
     height, width, start = height[:, None], width[:, None], start[:, None]
-    x = locations[..., 0] * width - 0.5
-    y = locations[..., 1] * height - 0.5
-    left, top = jnp.floor(x), jnp.floor(y)
     rows = rearrange(value, 'b s m d -> b m s d')
     take = jax.vmap(jax.vmap(lambda table, index: table[index]))
 
-    def corner(dx: int, dy: int) -> Array:
-        column, row = left.astype(jnp.int32) + dx, top.astype(jnp.int32) + dy
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        share = (1 - jnp.abs(x - (left + dx))) * (1 - jnp.abs(y - (top + dy)))
-        share = rearrange(jnp.where(inside, share * weights, 0.0), 'b q m l p -> b m q (l p)')
-        index = start + jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
-        picked = take(rows, rearrange(index, 'b q m l p -> b m q (l p)'))
-        return jnp.einsum('bmqp,bmqpd->bqmd', share, picked)
+    def read(row: Array, column: Array, share: Array) -> Array:
+        share = rearrange(share * weights, 'b q m l p -> b m q (l p)')
+        index = rearrange(start + row * width + column, 'b q m l p -> b m q (l p)')
+        return jnp.einsum('bmqp,bmqpd->bqmd', share, take(rows, index))
 
-    return corner(0, 0) + corner(1, 0) + corner(0, 1) + corner(1, 1)
+    neighbours = bilinear_neighbours(locations[..., 0], locations[..., 1], height, width)
+    return sum(read(*neighbour) for neighbour in neighbours)
 
 
-def _neighbours(
+def _weighted_neighbours(
     x: Array, y: Array, weight: Array, size: Array, start: Array
 ) -> tuple[list[Array], list[Array]]:
-    """The four positions around a point of every query: their shares, and where they are.
+    """The four pixels around a point of every query, as rows of a table of all pixels.
 
     Args:
         x, y: [N, Q] in units of the map.
-        weight: [N, Q] of the point.
+        weight: [N, Q] attention weight of the point.
         size: [2] height and width of the map.
-        start: [N, 1] where the map begins in the table of all positions of row n.
+        start: [N, 1] first row of the map in the table.
 
     Returns:
-        The weighted bilinear share of each [N, Q], zero outside the map, and its row of the table.
+        Four products of attention weight and bilinear weight [N, Q], and four row numbers [N, Q].
     """
     height, width = size
-    x, y = x * width - 0.5, y * height - 0.5
-    left, top = jnp.floor(x), jnp.floor(y)
-    shares, rows = [], []
-    for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        column, row = left.astype(jnp.int32) + dx, top.astype(jnp.int32) + dy
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        share = (1 - jnp.abs(x - (left + dx))) * (1 - jnp.abs(y - (top + dy)))
-        shares.append(jnp.where(inside, share * weight, 0.0))
-        rows.append(start + jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1))
-    return shares, rows
+    neighbours = bilinear_neighbours(x, y, height, width)
+    shares = [share * weight for _, _, share in neighbours]
+    return shares, [start + row * width + column for row, column, _ in neighbours]
 
 
 def _read(table: Array, rows: Array) -> Array:
@@ -92,7 +80,7 @@ def _scan_points(table: Array, points: tuple, sizes: Array, starts: Array) -> Ar
 
     def add(total, inputs):
         point, size, start = inputs
-        pairs = zip(*_neighbours(*point, size, start), strict=True)
+        pairs = zip(*_weighted_neighbours(*point, size, start), strict=True)
         return total + sum(share[..., None] * _read(table, row) for share, row in pairs), None
 
     total = jnp.zeros((*points[0].shape[1:], table.shape[-1]), jnp.result_type(table, points[2]))
@@ -109,7 +97,7 @@ def _scan_points_backward(inputs, gradient):
     def add(to_table, inputs):
         point, size, start = inputs
         shares, pull_back, rows = jax.vjp(
-            lambda *point: _neighbours(*point, size, start), *point, has_aux=True
+            lambda *point: _weighted_neighbours(*point, size, start), *point, has_aux=True
         )
         to_shares = _sums([_read(table, row) * gradient for row in rows])
         for share, row in zip(shares, rows, strict=True):
