@@ -1,17 +1,17 @@
-"""What flows between the parts, and the legend of shape letters.
+"""Data types that the packages exchange, and the shape letters used in all docstrings.
 
     B  images in the batch            C  classes of the data set (rows of the class head)
     H, W  image height, width         D  hidden dimension (embedding of a query or token)
     h, w  height, width at stride 4   Q  object queries of an image
-    S  tokens: all positions of the   V  virtual queries of an image (0 where there are none)
+    S  tokens: all positions of the   V  virtual queries of an image (0 if there are none)
        three decoder feature maps     T  target slots of an image (padded with label -1)
-    L  decoder outputs: from the      K  bank slots of a class
+    L  decoder outputs: one of the    K  bank slots of a class
        initial queries, then one      P  points sampled on a mask
-       after each layer
+       per decoder layer
 
-A target or prediction never holds a stack of full-size masks: targets are one segment map, and
-predicted masks stay factored as embeddings [.., Q, D] and pixel features [h, w, D] until someone
-needs them somewhere.
+Neither targets nor predictions hold a stack of full-size masks: targets are one segment map, and
+predicted masks stay factored as embeddings [.., Q, D] and pixel features [h, w, D] until they are
+needed.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Categories:
-    """The classes of a data set; the position of a class is its label everywhere."""
+    """The classes of a data set; the label of a class is its position here."""
 
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
-    colors: tuple[tuple[int, int, int], ...]  # RGB, one a class, for pictures.
-    ids: tuple[int, ...] = ()  # Of the classes in the data set's files; the default = the labels.
+    colors: tuple[tuple[int, int, int], ...]  # RGB, one per class, for pictures.
+    ids: tuple[int, ...] = ()  # Category ids in the data set's files; default: the labels.
 
     def __post_init__(self):
         object.__setattr__(self, 'ids', self.ids or tuple(range(len(self.names))))
         if len(set(self.names)) < len(self.names):
-            raise InputError(f'Categories need names that differ, got {self.names}.')
+            raise InputError(f'Category names must be unique, got {self.names}.')
         lengths = [len(column) for column in (self.names, self.is_thing, self.colors, self.ids)]
         if len(set(lengths)) > 1:
             raise InputError(
-                f'Categories need one name, thing flag, colour and id a class, got {lengths}.'
+                f'Categories need one name, thing flag, colour and id per class, got {lengths}.'
             )
 
     def __len__(self) -> int:
@@ -52,12 +52,12 @@ class Categories:
 
 @flax.struct.dataclass
 class Targets:
-    """Ground truth or merged targets: segments that never overlap, real slots first."""
+    """Ground truth or merged targets: segments that never overlap, valid slots first."""
 
     segment_map: Array  # [B, H, W] uint8 (int32 if T > 255); 0 = void, k = segment in slot k - 1.
     labels: Array  # [B, T] int32, class of each slot; -1 = padding.
     boxes: Array  # [B, T, 4] float32, cx, cy, w, h in [0, 1].
-    dropped: Array  # [B] int32, segments that found no slot.
+    dropped: Array  # [B] int32, segments left out because all T slots were taken.
 
     @property
     def valid(self) -> Array:
@@ -67,7 +67,7 @@ class Targets:
 
 @flax.struct.dataclass
 class Batch:
-    """What the data pipeline hands to a train step."""
+    """The input of a train step, made by the data pipeline."""
 
     image: Array  # [B, H, W, 3] uint8, RGB.
     targets: Targets
@@ -75,11 +75,11 @@ class Batch:
 
 @flax.struct.dataclass
 class StageArrays:
-    """A stage as arrays, so that one compiled step serves every stage."""
+    """A stage as arrays, so that one compiled train step serves all stages."""
 
     past: Array  # [C] bool, C^1..t-1.
     current: Array  # [C] bool, C^t.
-    num_steps: Array  # [] int32, length of the stage.
+    num_steps: Array  # [] int32, train steps of the stage.
     learning_rate: Array  # [] float32, before any decay.
 
     @property
@@ -90,19 +90,19 @@ class StageArrays:
 
 @flax.struct.dataclass
 class Selection:
-    """What query pre-alignment (QPA) picked, and what it picked from.
+    """The queries that query pre-alignment (QPA) selected, and the tokens it selected from.
 
     Learned queries have no tokens: `token_logits` then has S = 0 and positions are 0..Q-1.
     """
 
     token_logits: Array  # [B, S, C] class logits of every token.
     positions: Array  # [B, Q] int32, the selected tokens, best first.
-    queries: Array  # [B, Q, D] the selected tokens, undetached; what the query bank stores.
+    queries: Array  # [B, Q, D] features of the selected tokens, not detached.
 
 
 @flax.struct.dataclass
 class Predictions:
-    """All decoder outputs: index 0 comes from the initial queries, -1 from the last layer."""
+    """All decoder outputs: index 0 is that of the initial queries, -1 that of the last layer."""
 
     class_logits: Array  # [L, B, Q, C]
     mask_embeddings: Array  # [L, B, Q, D]
@@ -118,7 +118,7 @@ class Predictions:
 
 @flax.struct.dataclass
 class VirtualQueries:
-    """Stored queries of past classes, replayed beside the selected ones."""
+    """Stored queries of past classes, replayed together with the selected queries."""
 
     queries: Array  # [B, V, D]
-    labels: Array  # [B, V] int32; -1 = nothing stored yet, the row counts nowhere.
+    labels: Array  # [B, V] int32; -1 = nothing was stored yet: the row is ignored.

@@ -112,13 +112,13 @@ def backbone_and_pixel_decoder(params, image, size, inner):
 def selection(predictions, virtual_queries, inner, memory):
     """Arrays of query pre-alignment."""
     maps, _ = inner['pixel_decoder']['__call__'][0]
-    references, usable = proposals(tuple(x.shape[1:3] for x in maps))
+    references, valid = proposals(tuple(x.shape[1:3] for x in maps))
     candidates = inner['query_prealignment']['__call__'][0]
     scores = candidates.class_logits.max(axis=-1)
     features = np.concatenate(memory.tokens, axis=1)
     return {
         'sel/feats': features,
-        'sel/masked_memory': np.where(usable[:, None], features, 0),
+        'sel/masked_memory': np.where(valid[:, None], features, 0),
         'sel/proposals_logit': np.broadcast_to(references, (*scores.shape, 4)),
         'sel/output_memory': candidates.features,
         'sel/class_logits': candidates.class_logits,

@@ -1,1 +1,1 @@
-"""Image -> Predictions. Knows no stage, no loss and no data set."""
+"""The network: images -> Predictions. Independent of stages, losses and data sets."""

@@ -1,4 +1,4 @@
-"""Multi-head attention in which every query may have keys of its own."""
+"""Multi-head attention with an optional mask of its own for every query."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from simcis_jax.model.layers import Dense, attention_input_init, layer_norm, xav
 
 @jax.custom_vjp
 def attend(query: Array, key: Array, value: Array, allowed: Array | None = None) -> Array:
-    """Values [B, M, N, d], averaged with the softmax of query times key; logits are float32.
+    """Softmax attention, returns [B, M, N, d]; the softmax is computed in float32.
 
-    The gradient is written out: with it, softmax sums over keys what a sum over d says, too
-    (FlashAttention, section 3.1), and on CPU XLA takes twenty times as long for the former.
+    The backward pass is written by hand: the gradient of the softmax needs a sum over the S keys,
+    which equals a sum of `gradient * out` over d (FlashAttention, section 3.1). On CPU, XLA takes
+    twenty times as long for the sum over keys.
 
     Args:
-        query: [B, M, N, d] of M heads, scaled.
+        query: [B, M, N, d] of M heads, already scaled.
         key: [B, M, S, d], value: [B, M, S, d].
-        allowed: [B, N, S] bool, keys a query may attend to, at least one; None = all.
+        allowed: [B, N, S] bool, the keys each query may attend to, at least one; None = all.
     """
     return _attend(query, key, value, allowed)[0]
 
@@ -50,7 +51,7 @@ attend.defvjp(_attend, _attend_backward)
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its residual and norm; `allowed` may differ for every query."""
+    """Multi-head attention followed by residual sum and LayerNorm."""
 
     num_heads: int
     dtype: jnp.dtype | None = None
@@ -63,9 +64,9 @@ class Attention(nn.Module):
 
         Args:
             x: [B, N, D] the residual stream.
-            query: [B, N, D], x with its positions.
+            query: [B, N, D], x plus its position encoding.
             key: [B, S, D], value: [B, S, D].
-            allowed: [B, N, S] bool, keys a query may attend to; None = all.
+            allowed: [B, N, S] bool, the keys each query may attend to; None = all.
         """
         embed_dim = x.shape[-1]
 

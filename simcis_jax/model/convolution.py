@@ -1,8 +1,8 @@
-"""Convolution as matrix products where XLA's CPU backend is slow; elsewhere it is XLA's own.
+"""Convolution as matrix products where XLA's CPU backend is slow; elsewhere XLA's own.
 
-On CPU a 1x1 convolution is one product, forward and backward: two to three times as fast. Of larger
-kernels the forward pass and the gradient of the input are fast as they are, but that of the kernel
-is a convolution whose window is the whole image, at a tenth of the speed of a product.
+On CPU, a 1x1 convolution runs as one matrix product, forward and backward: two to three times as
+fast. For larger kernels, XLA is fast in the forward pass and the input gradient, but computes the
+kernel gradient as a convolution whose window is the whole image, ten times slower than products.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array, lax
 
-from simcis_jax.model.layers import as_matrices
+from simcis_jax.model.layers import flattened_dot_general
 
-MIN_CHANNELS = 64  # With fewer input channels the products for a kernel are too thin to pay.
+MIN_CHANNELS = 64  # With fewer input channels the matrix products are too thin to pay off.
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -28,26 +28,26 @@ Padding = tuple[Pair, Pair]
 def kernel_gradient(
     x: Array, gradient: Array, size: Pair, strides: Pair, padding: Padding
 ) -> Array:
-    """The gradient [*size, I, O] of a kernel: for each of its rows, one matrix product.
+    """The gradient [*size, I, O] of a kernel, with one matrix product per kernel row.
 
     Args:
         x: [B, H, W, I] the input.
-        gradient: [B, h, w, O] of the output.
-        size: of the kernel.
-        strides: rows and columns between outputs.
-        padding: zeros before and after the rows and the columns.
+        gradient: [B, h, w, O] gradient of the output.
+        size: height and width of the kernel.
+        strides: vertical and horizontal stride.
+        padding: zeros added before and after the rows and the columns.
     """
     height, width, out_channels = gradient.shape[1:]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # Sums of thousands of bfloat16.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # Accumulates bfloat16.
     columns = [
         lax.slice_in_dim(x, start, start + (width - 1) * strides[1] + 1, strides[1], axis=2)
         for start in range(size[1])
     ]
-    x = jnp.concatenate(columns, axis=-1)  # What each output sees in a row of the kernel.
+    x = jnp.concatenate(columns, axis=-1)  # The inputs that one kernel row reads.
     gradient = gradient.reshape(-1, out_channels)
 
-    # One row axis, as in `as_matrices`.
+    # The sum runs over a single axis, as in `flattened_dot_general`.
     def kernel_row(start: int) -> Array:
         seen = lax.slice_in_dim(x, start, start + (height - 1) * strides[0] + 1, strides[0], axis=1)
         seen = seen.reshape(len(gradient), -1)
@@ -89,14 +89,17 @@ def convolve(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Array:
-    """`lax.conv_general_dilated` as `nn.Conv` calls it, in the way that suits the backend."""
+    """`lax.conv_general_dilated` for `nn.Conv`, by the fastest route on the backend.
+
+    Inputs are x [B, H, W, I] and kernel [*size, I, O]; the output is [B, h, w, O].
+    """
     plain = {*lhs_dilation, *rhs_dilation, feature_group_count} == {1}
     if jax.default_backend() == 'cpu' and plain:
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
         padding = tuple(map(tuple, padding))
         if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-            return as_matrices(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
+            return flattened_dot_general(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
         if x.shape[-1] >= MIN_CHANNELS:
             return convolve_by_rows(x, kernel, tuple(strides), padding)
     return lax.conv_general_dilated(

@@ -1,10 +1,10 @@
-"""Multi-scale deformable attention: every query reads a few learned points of every map.
+"""Multi-scale deformable attention: every query samples a few learned points of every map.
 
-One function with three ways to compute it. `gather` reads the four neighbours of all points at
-once. `scan` reads one point of every query after the other, so that nothing larger than the output
-is ever written; its gradient is written out. `matmul` writes bilinear interpolation as a product of
-hat functions and turns the whole layer into dense matrix products: its cost grows with queries
-times positions, but neither it nor its gradient gathers or scatters anything.
+There are three implementations. `gather` reads the four neighbours of all points at once. `scan`
+loops over the points of a query, so that no array larger than the output is written; its backward
+pass is written by hand. `matmul` expresses bilinear interpolation as a product of hat functions,
+so that the layer consists of dense matrix products: its cost grows with queries times positions,
+but neither the forward nor the backward pass needs gathers or scatters.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from simcis_jax.model.layers import Dense, xavier_uniform
 
 Shapes = tuple[tuple[int, int], ...]
 
-# On CPU, numbers of `value` that are read and added to at once: 1 MiB of float32.
+# `scan` groups images and heads up to this many elements of `value`: 1 MiB of float32, which stays
+# in the caches of a CPU.
 CACHED_NUMBERS = 2**18
 
-# On accelerators, up to this many positions in all maps `matmul` is taken, beyond it `gather`.
+# On accelerators, `auto` chooses `matmul` up to this many positions in all maps, else `gather`.
 MATMUL_MAX_POSITIONS = 1024
 
 
@@ -74,8 +75,9 @@ def _read(table: Array, rows: Array) -> Array:
 
 @jax.custom_vjp
 def _scan_points(table: Array, points: tuple, sizes: Array, starts: Array) -> Array:
-    """Reads points one after the other: a table [R, d] at points x, y, weight [K, N, Q], to
-    [N, Q, d].
+    """Loops over K points, summing weighted samples of a table [R, d]; returns [N, Q, d].
+
+    `points` are x, y and weight, each [K, N, Q].
     """
 
     def add(total, inputs):
@@ -113,8 +115,9 @@ _scan_points.defvjp(_scan_points_forward, _scan_points_backward)
 
 
 def _sums(products: list[Array]) -> list[Array]:
-    """Every array summed over its last axis, all in one loop that also makes them: as single sums
-    each would first be written out.
+    """Sums each array over its last axis, all in one fused loop.
+
+    With separate sums, XLA would first write every product to memory.
     """
     zeros = [jnp.zeros((), product.dtype) for product in products]
     axis = products[0].ndim - 1
@@ -128,7 +131,7 @@ def sample_by_scan(value: Array, shapes: Shapes, locations: Array, weights: Arra
     sizes = np.repeat(np.array(shapes, np.int32), points, axis=0)  # [L * P, 2]
     ends = np.cumsum([height * width for height, width in shapes])
     starts = np.repeat([0, *ends[:-1]], points)
-    # As many images and heads at once as the caches hold; their positions are one table.
+    # Group as many images and heads as fit the caches; the positions of a group form one table.
     count = _largest_divisor(batch * heads, at_most=CACHED_NUMBERS // (num_positions * head_dim))
     starts = starts[:, None] + num_positions * np.arange(count)
     sizes, starts = jnp.asarray(sizes), jnp.asarray(starts[..., None], jnp.int32)
@@ -159,7 +162,7 @@ def sample_by_matmul(value: Array, shapes: Shapes, locations: Array, weights: Ar
     for level, (height, width) in enumerate(shapes):
         x = locations[..., level, :, 0] * width - 0.5
         y = locations[..., level, :, 1] * height - 0.5
-        # A bilinear weight is the product of two hats; positions outside the map have none.
+        # A bilinear weight is the product of two hat functions; outside the map it is zero.
         columns = jnp.maximum(0.0, 1.0 - jnp.abs(x[..., None] - jnp.arange(width)))
         rows = jnp.maximum(0.0, 1.0 - jnp.abs(y[..., None] - jnp.arange(height)))
         rows = rows * weights[..., level, :, None]
@@ -178,33 +181,36 @@ IMPLEMENTATIONS = {
 def deformable_attention(
     value: Array, shapes: Shapes, locations: Array, weights: Array, implementation: str = 'auto'
 ) -> Array:
-    """Weighted sum of bilinear samples; points outside a map read zero.
+    """Weighted sum of bilinear samples of several maps; outside a map they are zero.
 
     Args:
-        value: [B, S, M, d], the maps flattened one after the other, M heads.
+        value: [B, S, M, d] the maps, flattened and concatenated, for M heads.
         shapes: (h, w) of every map; S = sum of h * w.
-        locations: [B, Q, M, L, P, 2] x, y in units of the map's width and height: 0 and 1 are the
-            outer edges of the map.
-        weights: [B, Q, M, L, P].
-        implementation: 'gather', 'scan', 'matmul', or 'auto': on CPU 'scan', which measured best
-            at every size there, elsewhere 'matmul' on small maps and 'gather' on large ones.
+        locations: [B, Q, M, L, P, 2] x, y of P points on each of L maps, in units of the map's
+            width and height: 0 and 1 are the outer edges of the map.
+        weights: [B, Q, M, L, P] attention weights.
+        implementation: 'gather', 'scan', 'matmul', or 'auto': 'scan' on CPU, where it is the
+            fastest at every measured size; elsewhere 'matmul' for small maps, 'gather' for large.
 
     Returns:
         [B, Q, M * d].
+
+    Raises:
+        KeyError: the implementation is unknown.
     """
     if implementation == 'auto':
         elsewhere = 'matmul' if value.shape[1] <= MATMUL_MAX_POSITIONS else 'gather'
         implementation = 'scan' if jax.default_backend() == 'cpu' else elsewhere
     sample = IMPLEMENTATIONS[implementation]
-    # The intermediates are many times larger than the inputs: recompute them for the gradient.
+    # The intermediates are many times larger than the inputs: the backward pass recomputes them.
     sample = jax.checkpoint(functools.partial(sample, shapes=shapes))
     return rearrange(
         sample(value=value, locations=locations, weights=weights), 'b q m d -> b q (m d)'
     )
 
 
-def ring_bias(num_heads: int, num_levels: int, num_points: int) -> np.ndarray:
-    """Initial offsets [M, L, P, 2]: head m looks in direction m, point p at distance p + 1."""
+def initial_offsets(num_heads: int, num_levels: int, num_points: int) -> np.ndarray:
+    """Initial offsets [M, L, P, 2] in pixels: head m in direction m, point p at distance p + 1."""
     angle = np.arange(num_heads) * (2 * np.pi / num_heads)
     direction = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     direction /= np.abs(direction).max(axis=-1, keepdims=True)
@@ -225,15 +231,15 @@ class DeformableAttention(nn.Module):
         """Returns [B, Q, D].
 
         Args:
-            query: [B, Q, D] tokens with their positions.
+            query: [B, Q, D] tokens plus their position encodings.
             value: [B, S, D] tokens.
-            references: [Q, 2] x, y in [0, 1] around which each query looks.
+            references: [Q, 2] reference point of each query, x, y in [0, 1].
             shapes: (h, w) of every map.
         """
         heads, levels, points = self.num_heads, len(shapes), self.num_points
         embed_dim = value.shape[-1]
         zeros = nn.initializers.zeros
-        ring = ring_bias(heads, levels, points).reshape(-1)
+        ring = initial_offsets(heads, levels, points).reshape(-1)
         offsets = Dense(
             ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
         )(query)

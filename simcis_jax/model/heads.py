@@ -13,8 +13,8 @@ from simcis_jax.model.layers import MLP, LayerNorm, Linear
 class PredictionHeads(nn.Module):
     """Class head (its rows are the prototypes), mask head and box head.
 
-    `class_prior` is the probability that every class starts with; None leaves the bias of the class
-    head at the default of a linear layer, as in the published code.
+    `class_prior` is the initial probability of every class; None initialises the bias of the class
+    head like that of any linear layer, as in the published code.
     """
 
     num_classes: int
@@ -22,14 +22,14 @@ class PredictionHeads(nn.Module):
     class_prior: float | None = None
 
     def setup(self):
-        """Makes the heads and their common norm."""
+        """Creates the heads and the norm that they share."""
         bias_init = None
         if self.class_prior is not None:
             bias_init = nn.initializers.constant(-np.log(1 / self.class_prior - 1))
         self.norm = LayerNorm()
         self.class_head = Linear(self.num_classes, bias_init=bias_init)
         self.mask_head = MLP((self.hidden_dim, self.hidden_dim, self.hidden_dim))
-        # The last layer starts at zero, so boxes start at their references.
+        # The last layer starts at zero, so predicted boxes start at their reference boxes.
         self.box_head = MLP((self.hidden_dim, self.hidden_dim, 4), zero_last=True)
 
     def __call__(self, queries: Array) -> tuple[Array, Array]:
@@ -38,5 +38,5 @@ class PredictionHeads(nn.Module):
         return self.class_head(queries), self.mask_head(queries)
 
     def classify(self, queries: Array) -> Array:
-        """Class logits [..., C]: similarity to the prototypes."""
+        """Class logits [..., C] of queries [..., D]: their similarity to the prototypes."""
         return self.class_head(self.norm(queries.astype(jnp.float32)))

@@ -1,4 +1,4 @@
-"""The small layers that everything else is made of."""
+"""Basic layers, initialised as in PyTorch and fast on XLA's CPU backend."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from jax import Array
 
 NORM_EPSILON = 1e-5
 xavier_uniform = nn.initializers.xavier_uniform()
-# Queries, keys and values were one [3D, D] matrix when their range was set: half the variance.
+# PyTorch initialises query, key and value as one [3D, D] matrix: half the Xavier variance.
 attention_input_init = nn.initializers.variance_scaling(0.5, 'fan_avg', 'uniform')
 # PyTorch's default for linear layers: uniform in +-1/sqrt(fan_in).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def as_matrices(x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any) -> Array:
-    """`lax.dot_general` of [..., I] and [I, O] as `nn.Dense` calls it, with one row axis.
+def flattened_dot_general(
+    x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any
+) -> Array:
+    """`lax.dot_general` for `nn.Dense`: [..., I] times [I, O], with the leading axes flattened.
 
-    The gradient of the kernel is then a sum over one axis; over several XLA's CPU backend first
+    The gradient of the kernel then sums over a single axis; over several, XLA's CPU backend first
     writes a transposed copy, which takes longer than the product.
     """
     del dimension_numbers
@@ -30,12 +32,12 @@ def as_matrices(x: Array, kernel: Array, dimension_numbers: Any = None, **option
     return product.reshape(*x.shape[:-1], -1)
 
 
-Dense = functools.partial(nn.Dense, dot_general=as_matrices)
+Dense = functools.partial(nn.Dense, dot_general=flattened_dot_general)
 
 
 @jax.custom_vjp
 def normalize_rows(x: Array, scale: Array, bias: Array) -> Array:
-    """Rows [..., D] with mean 0 and variance 1, times `scale` [D], plus `bias` [D]."""
+    """Normalises [..., D] over D to mean 0 and variance 1, times `scale` [D], plus `bias` [D]."""
     return _normalize_rows(x, scale, bias)[0]
 
 
@@ -60,8 +62,9 @@ normalize_rows.defvjp(_normalize_rows, _normalize_rows_backward)
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over D, computed in float32; its gradient is written out because that of
-    `nn.LayerNorm` takes five times as long on CPU.
+    """LayerNorm over D, computed in float32.
+
+    The backward pass is written by hand: that of `nn.LayerNorm` takes five times as long on CPU.
     """
 
     @nn.compact
@@ -73,12 +76,12 @@ class LayerNorm(nn.Module):
 
 
 def layer_norm(name: str) -> LayerNorm:
-    """LayerNorm of that name."""
+    """A LayerNorm with this parameter name."""
     return LayerNorm(name=name)
 
 
 def group_norm(name: str, features: int, num_groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm over channels, computed in float32; narrow layers get fewer groups."""
+    """GroupNorm over channels, in float32; fewer groups if there are few `features`."""
     num_groups = min(num_groups, features // 2)
     return nn.GroupNorm(
         num_groups=num_groups, epsilon=NORM_EPSILON, use_fast_variance=False, name=name
@@ -86,7 +89,7 @@ def group_norm(name: str, features: int, num_groups: int = 32) -> nn.GroupNorm:
 
 
 class Linear(nn.Module):
-    """A dense layer whose weight and bias start uniform in +-1/sqrt(fan_in)."""
+    """A dense layer with PyTorch's initialisation: uniform in +-1/sqrt(fan_in)."""
 
     features: int
     dtype: jnp.dtype | None = None
@@ -129,7 +132,7 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The residual FFN of a transformer layer, normalised after the sum."""
+    """The FFN of a transformer layer with residual sum and LayerNorm (post-norm)."""
 
     hidden: int
     dtype: jnp.dtype | None = None

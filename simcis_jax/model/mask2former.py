@@ -24,11 +24,11 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def normalize(image: Array, size: Array | None = None) -> Array:
-    """Images [B, H, W, 3] in 0..255 to zero mean and unit variance; outside `size`, zero.
+    """Standardises images by the ImageNet mean and deviation; padding becomes zero.
 
     Args:
-        image: [B, H, W, 3].
-        size: [B, 2] rows and columns that are image, the rest being padding; None = all.
+        image: [B, H, W, 3] in 0..255, RGB.
+        size: [B, 2] height and width of each image without its padding; None = no padding.
     """
     image = (image.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_STD
     if size is None:
@@ -39,7 +39,7 @@ def normalize(image: Array, size: Array | None = None) -> Array:
 
 
 class Mask2Former(nn.Module):
-    """Mask2Former with selected (QPA) or learned queries; the class head has no "no object" row."""
+    """Mask2Former with selected (QPA) or learned queries; sigmoid classes, no "no object" class."""
 
     num_classes: int
     backbone: str = declare(
@@ -77,7 +77,7 @@ class Mask2Former(nn.Module):
     )
 
     def setup(self):
-        """Makes the parts."""
+        """Creates the submodules."""
         if self.queries not in QUERY_SOURCES:
             raise InputError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
@@ -119,17 +119,17 @@ class Mask2Former(nn.Module):
         """Predictions of a batch of images.
 
         Args:
-            image: [B, H, W, 3] in 0..255, RGB; H and W multiples of the coarsest stride.
+            image: [B, H, W, 3] in 0..255, RGB; H and W are multiples of the coarsest stride.
             seen: [C] bool, classes whose prototypes may select queries; None = all.
-            virtual_queries: [B, V, D] stored queries that join the FFNs and heads; None = none.
-            size: [B, 2] valid rows and columns; None = everything is image.
-            replay_positions: [B, Q] tokens that another model selected. If given, they are decoded
-                too, detached and without virtual queries; their predictions are returned second.
-                They start at their own tokens' boxes, or with `replay_own_boxes`, as in the
-                published code, at those of the tokens that this model selected.
+            virtual_queries: [B, V, D] stored queries that pass through FFNs and heads; None = none.
+            size: [B, 2] height and width of each image without its padding; None = no padding.
+            replay_positions: [B, Q] tokens that the teacher selected. If given, they are decoded
+                as well, detached and without virtual queries, and their outputs are returned
+                second. Their initial boxes are those of their own tokens or, with
+                `replay_own_boxes` as in the published code, of the tokens this model selected.
 
         Raises:
-            InputError: the image is no multiple of the stride, or has fewer positions than queries.
+            InputError: H or W is no multiple of the stride, or there are fewer tokens than queries.
         """
         batch_size, height, width, _ = image.shape
         stride = 8 * self.resnet.stem_stride
@@ -147,7 +147,7 @@ class Mask2Former(nn.Module):
             shapes = tuple(x.shape[1:3] for x in maps)
             candidates = self.query_prealignment(jnp.concatenate(memory.tokens, axis=1), shapes)
             positions = select_queries(candidates.class_logits, self.num_queries, seen)
-            queries, boxes = self.query_prealignment.at(candidates, positions)
+            queries, boxes = self.query_prealignment.queries_at(candidates, positions)
             token_logits = candidates.class_logits
         else:
             queries, boxes = self.learned_queries(batch_size)
@@ -166,7 +166,7 @@ class Mask2Former(nn.Module):
         )
         if replay_positions is None:
             return predictions
-        replayed, replayed_boxes = self.query_prealignment.at(candidates, replay_positions)
+        replayed, replayed_boxes = self.query_prealignment.queries_at(candidates, replay_positions)
         if not self.replay_own_boxes:
             boxes = replayed_boxes
         replayed, boxes = jax.lax.stop_gradient((replayed, boxes))

@@ -1,4 +1,4 @@
-"""The masked-attention decoder: queries look where their last mask was and refine their boxes."""
+"""The masked-attention decoder: queries attend inside their last mask and refine their boxes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from simcis_jax.model.resize import resize_features
 
 @flax.struct.dataclass
 class DecoderMemory:
-    """What queries attend to: the three maps, and the mask features at each map's size."""
+    """The three maps that queries attend to, and the mask features at the size of each."""
 
-    tokens: tuple[Array, ...]  # 3 x [B, h_i * w_i, D], values.
+    tokens: tuple[Array, ...]  # 3 x [B, h_i * w_i, D], the values.
     positions: tuple[Array, ...]  # 3 x [h_i * w_i, D], added to make keys.
-    # Resizing is linear, so mask logits at a map's size are embeddings times resized features.
+    # Resizing is linear: mask logits at the size of a map are embeddings times resized features.
     mask_features: tuple[Array, ...]  # 3 x [B, h_i * w_i, D].
 
 
 @flax.struct.dataclass
 class DecoderOutputs:
-    """Predictions of the heads: from the initial queries, then after each of the layers."""
+    """Outputs of the heads: for the initial queries, then after each layer."""
 
     class_logits: Array  # [L, B, Q + V, C]
     mask_embeddings: Array  # [L, B, Q, D]
@@ -38,7 +38,10 @@ class DecoderOutputs:
 def decoder_memory(
     maps: list[Array], level_embedding: Array, mask_features: Array
 ) -> DecoderMemory:
-    """Flattens the maps [B, h_i, w_i, D] and adds their level embedding [3, D]."""
+    """Flattens the maps [B, h_i, w_i, D] and adds level embeddings [3, D].
+
+    Also resizes the mask features [B, h, w, D] to each map.
+    """
     hidden_dim = mask_features.shape[-1]
     flat = [rearrange(x, 'b h w d -> b (h w) d') for x in maps]
     return DecoderMemory(
@@ -54,11 +57,11 @@ def decoder_memory(
 
 
 def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
-    """Keys [B, Q, h * w] each query may attend to: where its mask is on, or all if it is nowhere.
+    """Keys [B, Q, h * w] bool each query may attend to: its last mask, or all if that is empty.
 
     Args:
-        mask_embeddings: [B, Q, D] of the previous prediction.
-        mask_features: [B, h * w, D] at the size of the map attended to.
+        mask_embeddings: [B, Q, D] of the previous decoder output.
+        mask_features: [B, h * w, D] at the size of the map that is attended to.
     """
     logits = jnp.einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
     on = jax.lax.stop_gradient(logits) >= 0
@@ -66,7 +69,7 @@ def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, masked cross-attention, FFN; virtual queries take part in the FFN only."""
+    """Self-attention, masked cross-attention and FFN; virtual queries pass through the FFN only."""
 
     num_heads: int
     feedforward_dim: int
@@ -85,8 +88,10 @@ class DecoderLayer(nn.Module):
         """Returns queries [B, Q, D] and virtual queries [B, V, D].
 
         Args:
-            queries: [B, Q, D], virtual_queries: [B, V, D], query_positions: [B, Q, D].
-            tokens: [B, s, D] of one map, token_positions: [s, D], allowed: [B, Q, s] bool.
+            queries: [B, Q, D], virtual_queries: [B, V, D].
+            query_positions: [B, Q, D] position encodings of the queries.
+            tokens: [B, s, D] of one map, token_positions: [s, D] their position encodings.
+            allowed: [B, Q, s] bool, tokens each query may attend to.
         """
         placed = queries + query_positions
         self_attention = Attention(self.num_heads, self.dtype, name='self_attention')
@@ -95,7 +100,7 @@ class DecoderLayer(nn.Module):
         queries = cross_attention(
             queries, queries + query_positions, tokens + token_positions, tokens, allowed
         )
-        # Virtual queries have no image: attention would mean nothing to them.
+        # Virtual queries belong to no image, so there is nothing for them to attend to.
         num_queries = queries.shape[1]
         both = jnp.concatenate([queries, virtual_queries], axis=1)
         both = FeedForward(self.feedforward_dim, self.dtype, name='feedforward')(both)
@@ -103,7 +108,7 @@ class DecoderLayer(nn.Module):
 
 
 class MaskedDecoder(nn.Module):
-    """Decoder layers that attend the maps in turn, coarsest first."""
+    """Decoder layers that attend to the maps in turn, coarsest first."""
 
     heads: PredictionHeads
     hidden_dim: int = 256
@@ -114,7 +119,7 @@ class MaskedDecoder(nn.Module):
     rematerialize: bool = False
 
     def setup(self):
-        """Makes the layers and what places their queries."""
+        """Creates the layers and the MLPs of the query positions."""
         make_layer = nn.remat(DecoderLayer) if self.rematerialize else DecoderLayer
         self.layers = [
             make_layer(self.num_heads, self.feedforward_dim, self.dtype)
@@ -134,11 +139,11 @@ class MaskedDecoder(nn.Module):
         """Decodes queries [B, Q, D] that start at boxes [B, Q, 4].
 
         Args:
-            queries: [B, Q, D]; the initial predictions are made from them undetached.
+            queries: [B, Q, D]; the initial predictions pass gradients to them.
             boxes: [B, Q, 4] cx, cy, w, h.
             virtual_queries: [B, V, D].
-            memory: what to attend to.
-            stop_gradient: cut the gradient between the initial queries and the layers.
+            memory: the maps to attend to.
+            stop_gradient: stop gradients from the layers to the initial queries.
         """
         num_queries = queries.shape[1]
         both = jnp.concatenate([queries, virtual_queries], axis=1)

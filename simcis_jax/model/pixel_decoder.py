@@ -1,4 +1,4 @@
-"""The pixel decoder: a deformable-attention encoder over three maps, one FPN step to the finest."""
+"""The pixel decoder: a deformable-attention encoder over three maps, then one FPN step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def grid_centres(shapes: tuple[tuple[int, int], ...]) -> np.ndarray:
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and an FFN, each normalised after its residual sum."""
+    """Deformable self-attention and an FFN, each with residual sum and LayerNorm (post-norm)."""
 
     num_heads: int
     feedforward_dim: int
@@ -38,7 +38,14 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, positions: Array, references: Array, shapes) -> Array:
-        """[B, S, D] -> [B, S, D]."""
+        """Tokens [B, S, D] -> [B, S, D].
+
+        Args:
+            tokens: [B, S, D].
+            positions: [S, D] position encodings.
+            references: [S, 2] centre of each token, x, y in [0, 1].
+            shapes: (h, w) of every map; S = sum of h * w.
+        """
         attention = DeformableAttention(self.num_heads, self.num_points, name='attention')
         attended = attention(tokens + positions, tokens, references, shapes)
         tokens = layer_norm('attention_norm')(tokens + attended)
@@ -57,14 +64,14 @@ class PixelDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, maps: list[Array]) -> tuple[list[Array], Array]:
-        """Returns ([map 0, 1, 2], mask_features).
+        """Encodes the feature maps of the backbone, in float32.
 
         Args:
-            maps: the backbone's four maps, finest first.
+            maps: four maps [B, h_i, w_i, I_i], finest first.
 
         Returns:
-            The encoded maps [B, h_i, w_i, D], coarsest first, and mask features [B, h, w, D] at the
-            resolution of the finest backbone map. Everything here is float32.
+            The three coarser maps, encoded, [B, h_i, w_i, D], coarsest first, and mask features
+            [B, h, w, D] at the resolution of the finest map.
         """
         finest, *rest = [x.astype(jnp.float32) for x in maps]
         tokens, positions = [], []
@@ -96,7 +103,7 @@ class PixelDecoder(nn.Module):
         return encoded, self._mask_features(finest, encoded[-1])
 
     def _mask_features(self, finest: Array, encoded: Array) -> Array:
-        """One FPN step: the encoded stride-8 map, enlarged, on top of the finest backbone map."""
+        """One FPN step: adds the upsampled stride-8 map to the finest backbone map."""
 
         def conv(name, kernel, use_bias=False):
             return Conv(

@@ -1,4 +1,4 @@
-"""Sine encodings of pixel positions and of boxes, and the logit they are refined in."""
+"""Sine encodings of pixel positions and boxes, and the inverse sigmoid that refines boxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jax import Array
 
 
 def _sine(values: Array, dim: int) -> Array:
-    """Encodes [...] radians as [..., dim]: sine and cosine interleaved, ever longer waves."""
+    """Encodes [...] radians as [..., dim]: sine and cosine interleaved, growing wavelengths."""
     wavelength = 10000.0 ** (2 * (np.arange(dim) // 2) / dim)
     angles = values[..., None] / wavelength.astype(np.float32)
     pairs = jnp.stack([jnp.sin(angles[..., 0::2]), jnp.cos(angles[..., 1::2])], axis=-1)
@@ -33,6 +33,6 @@ def encode_boxes(boxes: Array, dim: int) -> Array:
 
 
 def inverse_sigmoid(x: Array, floor: float = 1e-5) -> Array:
-    """The logit of x clamped to [0, 1]; finite, for both x and 1 - x are floored."""
+    """The logit of x [...] clamped to [0, 1]; finite, because x and 1 - x are floored."""
     x = jnp.clip(x, 0.0, 1.0)
     return jnp.log(jnp.maximum(x, floor) / jnp.maximum(1.0 - x, floor))

@@ -1,8 +1,8 @@
 """QPA, lazy query pre-alignment (SimCIS, section 3.2).
 
-Object queries are not learned: they are the pixel features that the class head is surest of, so a
-query means the same thing before and after a stage. Every encoder token is scored by the rows of
-the class head (the prototypes); the best N become the queries, each with a first box at its pixel.
+Object queries are not learned: they are the pixel features that the class head scores highest, so
+that a query keeps its meaning from stage to stage. The rows of the class head (the prototypes)
+score every encoder token; the best N become the queries, each with an initial box at its pixel.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ from simcis_jax.model.position_encoding import inverse_sigmoid
 
 @flax.struct.dataclass
 class Candidates:
-    """Every token as a would-be query."""
+    """Every token as a candidate query."""
 
     features: Array  # [B, S, D]
     class_logits: Array  # [B, S, C]
-    references: Array  # [S, 4] logit of the box a query at this token starts from.
+    references: Array  # [S, 4] inverse sigmoid of the reference box of each token.
 
 
 def proposals(shapes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
-    """A box for every position, as logits [S, 4], and whether the position may be used [S].
+    """The reference box of every token, as logits [S, 4], and whether it is valid [S] bool.
 
-    The side of a box is 0.05 on the coarsest map and doubles with every finer one. A box with a
-    number outside (0.01, 0.99) is unusable: the outer ring of maps more than 50 positions wide.
+    Boxes are centred on their token, with side 0.05 on the coarsest map, doubled on each finer one.
+    A box with a coordinate outside (0.01, 0.99) is invalid: those on the border of a map with more
+    than 50 rows or columns.
     """
     side = np.repeat(
         [0.05 * 2**level for level in range(len(shapes))], [h * w for h, w in shapes]
     ).astype(np.float32)
     boxes = np.concatenate([grid_centres(shapes), side[:, None], side[:, None]], axis=-1)
-    usable = ((boxes > 0.01) & (boxes < 0.99)).all(axis=-1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(axis=-1)
     with np.errstate(divide='ignore'):
-        logits = np.where(usable[:, None], np.log(boxes / (1 - boxes)), np.inf)
-    return logits.astype(np.float32), usable
+        logits = np.where(valid[:, None], np.log(boxes / (1 - boxes)), np.inf)
+    return logits.astype(np.float32), valid
 
 
 def select_queries(class_logits: Array, num_queries: int, seen: Array | None = None) -> Array:
-    """The positions [B, Q] of the tokens with the best prototype similarity, best first.
+    """Selects the Q tokens with the highest similarity to any prototype: [B, Q], best first.
 
     Args:
         class_logits: [B, S, C] similarity of every token to every prototype.
         num_queries: Q.
-        seen: [C] bool, prototypes that count; None = all, as in the published code, where
-            prototypes of classes yet to come compete too.
+        seen: [C] bool, classes whose prototypes select; None = all, as in the published code, where
+            those of future classes select as well.
 
     Raises:
         InputError: there are fewer tokens than queries.
@@ -71,34 +72,34 @@ def select_queries(class_logits: Array, num_queries: int, seen: Array | None = N
 
 
 class QueryPrealignment(nn.Module):
-    """Turns tokens into candidates and picks queries from them."""
+    """Scores tokens as candidate queries."""
 
     heads: PredictionHeads
 
     @nn.compact
     def __call__(self, tokens: Array, shapes: tuple[tuple[int, int], ...]) -> Candidates:
-        """[B, S, D] -> candidates; unusable positions become the zero token."""
-        references, usable = proposals(shapes)
-        tokens = jnp.where(usable[:, None], tokens, 0.0)
+        """Tokens [B, S, D] -> candidates; tokens without a valid reference box become zero."""
+        references, valid = proposals(shapes)
+        tokens = jnp.where(valid[:, None], tokens, 0.0)
         features = layer_norm('norm')(Linear(tokens.shape[-1], name='output')(tokens))
         return Candidates(features, self.heads.classify(features), jnp.asarray(references))
 
-    def at(self, candidates: Candidates, positions: Array) -> tuple[Array, Array]:
-        """Query features [B, Q, D] and reference boxes [B, Q, 4] of the tokens at [B, Q]."""
+    def queries_at(self, candidates: Candidates, positions: Array) -> tuple[Array, Array]:
+        """Features [B, Q, D] and initial boxes [B, Q, 4] of the tokens at positions [B, Q]."""
         features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
         boxes = jax.nn.sigmoid(self.heads.box_head(features) + candidates.references[positions])
         return features, boxes
 
 
 class LearnedQueries(nn.Module):
-    """The baseline without QPA: queries and their boxes are parameters."""
+    """The baseline without QPA: query features and initial boxes are parameters."""
 
     num_queries: int
     hidden_dim: int
 
     @nn.compact
     def __call__(self, batch_size: int) -> tuple[Array, Array]:
-        """Query features [B, Q, D] and reference boxes [B, Q, 4]."""
+        """Query features [B, Q, D] and initial boxes [B, Q, 4]."""
         normal = nn.initializers.normal(1.0)
         features = self.param('features', normal, (self.num_queries, self.hidden_dim))
 

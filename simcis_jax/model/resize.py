@@ -1,4 +1,4 @@
-"""Bilinear resizing as two small matrices, so that sizes may be data instead of shapes."""
+"""Bilinear resizing as matrix products, so that image sizes may be traced."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def bilinear_matrix(
 ) -> Array:
     """The matrix [num_out, num_in] that resizes one axis bilinearly.
 
-    Pixel centres lie at (i + 0.5) / size and edges are repeated: what PyTorch calls
-    `align_corners=False`, without antialiasing. Only the first `size_in` inputs are read and the
-    first `size_out` outputs are meaningful; both may be traced, so one compiled function serves
-    images of every size that fits the padding. Products of such matrices chain resizes.
+    Pixel centres lie at (i + 0.5) / size and edges are repeated, as with PyTorch's `interpolate`
+    and `align_corners=False`, without antialiasing. Only the first `size_in` inputs are read and
+    only the first `size_out` outputs are valid. Both may be traced: one compiled function serves
+    images of every size that fits the padding. The product of two matrices resizes twice.
     """
     size_out = num_out if size_out is None else size_out
     size_in = num_in if size_in is None else size_in

@@ -1,4 +1,4 @@
-"""ResNet backbones: 50 and 101 with frozen batch norm, and small ones that learn from scratch."""
+"""ResNet backbones: 50 and 101 with frozen batch norm, and small ones to train from scratch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm whose statistics and affine are constants that come with pretrained weights.
+    """Batch norm with constant statistics and affine parameters, from pretrained weights.
 
-    The parameters' names begin with `frozen_`, which keeps the optimizer away from them.
+    The optimizer leaves parameters alone whose names begin with `frozen_`.
     """
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, h, w, I] -> the same, normalised."""
+        """[B, h, w, I] -> [B, h, w, I]."""
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         shape = (x.shape[-1],)
         scale = self.param('frozen_scale', ones, shape)
@@ -35,7 +35,7 @@ class FrozenBatchNorm(nn.Module):
 
 
 class _ConvNorm(nn.Module):
-    """A convolution without bias, padded like PyTorch's, and its norm."""
+    """A convolution without bias, with PyTorch's padding, and its norm."""
 
     features: int
     kernel: int
@@ -89,9 +89,9 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network that gives its four stages' maps, at strides 4, 8, 16 and 32.
+    """ResNet that returns the feature maps of its four stages, at strides 4, 8, 16 and 32.
 
-    With `stem_stride` 2 all strides are halved: small pictures keep more detail.
+    With `stem_stride` 2 all strides are halved, to keep the detail of small images.
     """
 
     blocks: tuple[int, int, int, int]
@@ -140,7 +140,7 @@ def coarsest_stride(name: str) -> int:
 
 
 def make_backbone(name: str, dtype: jnp.dtype | None = None, rematerialize: bool = False) -> ResNet:
-    """The backbone of that name.
+    """The backbone with this name.
 
     Raises:
         InputError: no backbone has this name.

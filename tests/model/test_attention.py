@@ -1,4 +1,4 @@
-"""Attention and the norm of its rows: values and written-out gradients against plain JAX."""
+"""Attention and LayerNorm: values and hand-written gradients against plain JAX."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from simcis_jax.model.layers import LayerNorm, normalize_rows
 
 
 def with_gradients(function, *inputs):
-    """The output, and the gradients of a sum in which every output weighs differently."""
+    """The output, and the gradients of a weighted sum of it, each element with its own weight."""
     out, pull_back = jax.vjp(function, *inputs)
     weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
     return out, *pull_back(weights.astype(out.dtype))
@@ -26,14 +26,14 @@ def plain_attention(query, key, value, allowed):
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_attention_and_its_gradients_are_those_of_plain_softmax(masked):
+def test_attention_and_its_gradients_equal_plain_softmax_attention(masked):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         query = rng.normal(size=(2, 3, 5, 4))
         key, value = rng.normal(size=(2, 2, 3, 7, 4))
         allowed = rng.random((2, 5, 7)) < 0.4
         allowed[..., 2] = True
-        allowed[0, 0] = np.arange(7) == 2  # A query with a single key.
+        allowed[0, 0] = np.arange(7) == 2  # A query that may attend to a single key.
         allowed = jnp.asarray(allowed) if masked else None
         inputs = [jnp.asarray(x) for x in (query, key, value)]
         ours, plain = (
@@ -45,7 +45,7 @@ def test_attention_and_its_gradients_are_those_of_plain_softmax(masked):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_keys_that_are_not_allowed_have_no_gradient():
+def test_masked_keys_get_no_gradient():
     rng = np.random.default_rng(1)
     query, key, value = jnp.asarray(rng.normal(size=(3, 1, 1, 2, 4)), jnp.float32)
     allowed = jnp.array([[[True, False], [True, False]]])
@@ -64,7 +64,7 @@ def test_attention_in_bfloat16_stays_near_float32():
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.06)
 
 
-def test_the_norm_and_its_gradients_are_those_of_flax():
+def test_layer_norm_and_its_gradients_equal_those_of_flax():
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(size=(2, 5, 7)) * 3 + 1, jnp.float32)
     params = {'scale': jnp.asarray(rng.normal(size=7), jnp.float32), 'bias': jnp.arange(7.0)}
@@ -78,13 +78,13 @@ def test_the_norm_and_its_gradients_are_those_of_flax():
     jax.tree.map(np.testing.assert_array_equal, init, flax.init(jax.random.key(0), x))
 
 
-def test_the_gradient_of_the_norm_is_that_of_finite_differences():
+def test_layer_norm_gradients_equal_finite_differences():
     rng = np.random.default_rng(4)
     with jax.enable_x64(True):
         inputs = [jnp.asarray(rng.normal(size=shape)) for shape in ((3, 6), (6,), (6,))]
         check_grads(normalize_rows, inputs, order=1, modes=['rev'])
 
 
-def test_the_norm_of_bfloat16_is_float32():
+def test_layer_norm_of_bfloat16_is_float32():
     x = jnp.ones((2, 4), jnp.bfloat16)
     assert LayerNorm().init_with_output(jax.random.key(0), x)[0].dtype == jnp.float32

@@ -28,13 +28,13 @@ def arrays(size, kernel, channels=(4, 3), dtype=np.float64):
 
 
 def both(function, x, kernel):
-    """Output, and the gradients of a sum in which every output weighs differently."""
+    """The output, and the gradients of a weighted sum of it, each element with its own weight."""
     out, pull_back = jax.vjp(function, x, kernel)
     return out, pull_back(jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_gradients_are_those_of_xla(case):
+def test_gradients_equal_those_of_xla(case):
     size, kernel, strides, padding = CASES[case]
     with jax.enable_x64(True):
         inputs = arrays(size, kernel)
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_xla(case):
                 np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_under_vmap_are_those_of_each():
+def test_gradients_under_vmap_equal_those_of_single_calls():
     x, kernel = arrays((6, 5), (3, 3), dtype=np.float32)
     xs = jnp.stack([x, 2 * x, x + 1])
 
@@ -69,7 +69,7 @@ def test_gradients_under_vmap_are_those_of_each():
 
 
 @pytest.mark.parametrize('function', [convolve, convolve_by_rows])
-def test_bfloat16_is_summed_in_float32(function):
+def test_bfloat16_is_accumulated_in_float32(function):
     x, kernel = (0.1 * abs(a) for a in arrays((40, 40), (1, 1), (16, 16), np.float32))
     strides, padding = (1, 1), ((0, 0), (0, 0))
     low = [a.astype(jnp.bfloat16) for a in (x, kernel)]
@@ -84,7 +84,7 @@ def test_bfloat16_is_summed_in_float32(function):
 
 
 @pytest.mark.parametrize('strides', [(1, 1), (2, 2), (1, 3)])
-def test_a_kernel_of_one_is_a_product(strides):
+def test_1x1_convolution_equals_xla(strides):
     with jax.enable_x64(True):
         inputs = arrays((7, 6), (1, 1))
         ours, expected = (
@@ -99,10 +99,10 @@ def test_a_kernel_of_one_is_a_product(strides):
 
 
 @pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_a_layer_is_flax_own_on_every_backend(monkeypatch, backend):
+def test_conv_layer_equals_that_of_flax_on_every_backend(monkeypatch, backend):
     monkeypatch.setattr(convolution.jax, 'default_backend', lambda: backend)
     x, _ = arrays((6, 7), (3, 3), (convolution.MIN_CHANNELS, 4), np.float32)
-    settings = dict(features=4, kernel_size=(3, 3), strides=2)  # And padding 'SAME'.
+    settings = dict(features=4, kernel_size=(3, 3), strides=2)  # With the default padding, 'SAME'.
     ours, expected = Conv(**settings), convolution.nn.Conv(**settings)
     params = expected.init(jax.random.key(0), x)
     ours, expected = (
@@ -114,7 +114,7 @@ def test_a_layer_is_flax_own_on_every_backend(monkeypatch, backend):
 
 
 @pytest.mark.parametrize('options', [dict(rhs_dilation=(2, 2)), dict(feature_group_count=2)])
-def test_dilation_and_groups_are_left_to_xla(options):
+def test_dilated_and_grouped_convolutions_use_xla(options):
     x, kernel = arrays((8, 8), (3, 3), (32, 4), np.float32)
     kernel = kernel[:, :, : 32 // options.get('feature_group_count', 1)]
     arguments = (x, kernel, (1, 1), 'SAME')

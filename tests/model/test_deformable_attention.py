@@ -9,7 +9,7 @@ import pytest
 from simcis_jax.model.deformable_attention import (
     IMPLEMENTATIONS,
     deformable_attention,
-    ring_bias,
+    initial_offsets,
 )
 from simcis_jax.model.pixel_decoder import grid_centres
 
@@ -34,13 +34,13 @@ def attend(implementation, value, locations, weights, shapes=SHAPES):
 
 
 @every_implementation
-def test_values_are_the_published_ones(golden, inputs, implementation):
+def test_values_equal_the_published_code(golden, inputs, implementation):
     actual = attend(implementation, *inputs)
     np.testing.assert_allclose(actual, golden['msda/out'], rtol=1e-5, atol=1e-6)
 
 
 @every_implementation
-def test_gradients_are_the_published_ones(golden, inputs, implementation):
+def test_gradients_equal_the_published_code(golden, inputs, implementation):
     value, locations, weights = inputs
     _, pull_back = jax.vjp(lambda v, x: attend(implementation, v, x, weights), value, locations)
     to_value, to_locations = pull_back(golden['msda/grad_out'])
@@ -61,7 +61,7 @@ def test_implementations_agree_on_the_gradient_of_the_weights(golden, inputs):
 
 
 @every_implementation
-def test_a_point_half_outside_the_map_reads_half(implementation):
+def test_a_point_on_the_edge_of_the_map_reads_half_of_the_pixel(implementation):
     value = jnp.full((1, 4, 1, 1), 8.0)  # One map of 2x2; the outer edge is half a pixel away.
     locations = jnp.array([[0.5, 0.5], [0.0, 0.5], [0.0, 0.0], [-0.5, 0.5]])
     locations = locations.reshape(1, 4, 1, 1, 1, 2)
@@ -69,20 +69,20 @@ def test_a_point_half_outside_the_map_reads_half(implementation):
     np.testing.assert_allclose(out.ravel(), [8, 4, 2, 0])
 
 
-def test_references_are_the_published_ones(golden):
+def test_reference_points_equal_the_published_code(golden):
     expected = golden['msda/reference_points'][0]
     for level in range(3):
         np.testing.assert_allclose(grid_centres(SHAPES), expected[:, level], rtol=1e-6)
 
 
-def test_initial_offsets_are_the_published_ring():
+def test_initial_offsets_equal_the_published_code():
     expected = golden_weights.draw('sampling_offsets.bias', (192,), '')
-    np.testing.assert_allclose(ring_bias(8, 3, 4).ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(initial_offsets(8, 3, 4).ravel(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('implementation', sorted(set(IMPLEMENTATIONS) - {'gather'}))
 def test_implementations_agree_in_float64(implementation):
-    """On maps of odd sizes, at points of which many lie outside."""
+    """On maps of odd sizes, with many points outside."""
     shapes = ((1, 2), (5, 3), (7, 11))
     num_positions = sum(h * w for h, w in shapes)
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_implementations_agree_in_float64(implementation):
 
 
 @every_implementation
-def test_values_in_bfloat16_are_weighed_in_float32(inputs, implementation):
+def test_bfloat16_values_are_accumulated_in_float32(inputs, implementation):
     value, locations, weights = inputs
     low = jnp.asarray(value, jnp.bfloat16)
 
@@ -121,7 +121,7 @@ def test_values_in_bfloat16_are_weighed_in_float32(inputs, implementation):
 
 
 @every_implementation
-def test_batches_of_batches_can_be_mapped(inputs, implementation):
+def test_vmap_over_batches_equals_single_batches(inputs, implementation):
     value, locations, weights = inputs
     pairs = jnp.stack([value, -2 * value])
     together = jax.vmap(lambda v: attend(implementation, v, locations, weights))(pairs)

@@ -32,20 +32,20 @@ def params():
 
 @functools.partial(jax.jit, static_argnames='own_boxes')
 def predict(params, seen, virtual_queries, positions, own_boxes=False):
-    """Predictions and those of the replay pass; one compilation for nearly all tests."""
+    """Predictions, and outputs of the replayed queries; compiled once for nearly all tests."""
     model = Mask2Former(**SMALL, replay_own_boxes=own_boxes)
     return model.apply(params, image(), seen, virtual_queries, replay_positions=positions)
 
 
 def replay(params, seen=(True,) * 5, order=slice(None), **settings):
-    """The same with three virtual queries, replaying the own selection in some order."""
+    """As `predict`, with three virtual queries, replaying the model's own selection in `order`."""
     seen, first = jnp.array(seen), jnp.broadcast_to(jnp.arange(6), (2, 6))
     virtual_queries = jax.random.normal(jax.random.key(2), (2, 3, 16))
     own = predict(params, seen, virtual_queries, first)[0].selection.positions
     return predict(params, seen, virtual_queries, own[:, order], **settings)
 
 
-def test_padding_becomes_zero_and_the_rest_is_standardised():
+def test_images_are_standardised_and_padding_is_zero():
     pixels = jnp.broadcast_to(PIXEL_MEAN + 2 * PIXEL_STD, (2, 3, 4, 3))
     sizes = np.array([[3, 1], [2, 4]])
     expected = np.zeros((2, 3, 4, 3))
@@ -54,7 +54,7 @@ def test_padding_becomes_zero_and_the_rest_is_standardised():
     np.testing.assert_allclose(normalize(pixels, sizes), expected, atol=1e-5)
 
 
-def test_replaying_the_own_selection_repeats_the_predictions(params):
+def test_replaying_its_own_selection_repeats_the_predictions(params):
     predictions, replayed = replay(params)
     for name in ('class_logits', 'mask_embeddings', 'boxes'):
         np.testing.assert_allclose(
@@ -64,7 +64,7 @@ def test_replaying_the_own_selection_repeats_the_predictions(params):
 
 
 @pytest.mark.parametrize('own_boxes, order', [(False, slice(None, None, -1)), (True, slice(None))])
-def test_replayed_queries_start_at_their_own_boxes_or_as_published(params, own_boxes, order):
+def test_initial_boxes_of_replayed_queries_are_their_own_or_as_published(params, own_boxes, order):
     predictions, replayed = replay(params, order=slice(None, None, -1), own_boxes=own_boxes)
     np.testing.assert_allclose(replayed.boxes[0], predictions.boxes[0][:, order], atol=1e-5)
     np.testing.assert_allclose(
@@ -72,20 +72,20 @@ def test_replayed_queries_start_at_their_own_boxes_or_as_published(params, own_b
     )
 
 
-def test_only_prototypes_of_seen_classes_select(params):
+def test_only_prototypes_of_seen_classes_select_queries(params):
     selection = replay(params, seen=[False, True, False, False, True])[0].selection
     scores = np.asarray(selection.token_logits)[..., [1, 4]].max(axis=-1)
     np.testing.assert_array_equal(selection.positions, np.argsort(-scores, axis=-1)[:, :6])
 
 
 @pytest.mark.parametrize('stop_gradient', [True, False])
-def test_layers_depend_on_the_selection_only_where_gradients_pass(params, stop_gradient):
+def test_stop_gradient_cuts_the_layers_from_the_selected_queries(params, stop_gradient):
     model = Mask2Former(**SMALL, stop_gradient=stop_gradient)
     rest = params['params']
     selection = rest['query_prealignment']
 
     def sums(selection):
-        """Of every decoder output, one that weighs all its logits differently."""
+        """One weighted sum [L] of the logits of each decoder output."""
         params = {'params': rest | {'query_prealignment': selection}}
         logits = model.apply(params, image()).class_logits
         sets = logits.reshape(len(logits), -1)
@@ -114,7 +114,7 @@ def test_learned_queries_are_the_same_for_every_image():
     assert selection.token_logits.shape == (2, 0, 5)
 
 
-def test_an_image_side_that_is_no_multiple_of_the_stride_is_an_error():
+def test_image_sides_must_be_multiples_of_the_stride():
     with pytest.raises(ValueError, match='multiples of 16, got 32x40'):
         Mask2Former(**SMALL).init(jax.random.key(1), image(shape=(1, 32, 40, 3)))
 
@@ -125,7 +125,7 @@ def test_an_unknown_query_source_is_an_error():
 
 
 @pytest.mark.slow
-def test_rematerializing_changes_neither_parameters_nor_gradients(params):
+def test_rematerialization_changes_neither_parameters_nor_gradients(params):
     def gradients(rematerialize):
         model = Mask2Former(**SMALL, rematerialize=rematerialize)
         expected = jax.eval_shape(model.init, jax.random.key(0), image())
@@ -139,6 +139,8 @@ def test_rematerializing_changes_neither_parameters_nor_gradients(params):
         return lowered.as_text().count('optimization_barrier'), lowered.compile()(params)
 
     (no_barriers, plain), (barriers, again) = gradients(False), gradients(True)
-    assert barriers > no_barriers  # What is computed again may not be merged with the first time.
+    assert (
+        barriers > no_barriers
+    )  # Barriers keep XLA from merging the recomputation with the forward pass.
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -12,7 +12,7 @@ from simcis_jax.model.masked_decoder import MaskedDecoder, attention_mask, decod
 WIDTH, QUERIES = 8, 3
 
 
-def test_queries_attend_where_their_mask_is_on_or_everywhere():
+def test_queries_attend_inside_their_mask_or_everywhere_if_it_is_empty():
     embeddings = jnp.array([[[1.0], [-1.0], [0.0]]])
     features = jnp.array([[[2.0], [-3.0], [1.0]], [[-1.0], [-2.0], [-3.0]]])
     allowed = attention_mask(jnp.repeat(embeddings, 2, axis=0), features)
@@ -57,7 +57,7 @@ def random_queries(seed, count=QUERIES):
     return np.random.default_rng(seed).normal(size=(1, count, WIDTH)).astype(np.float32)
 
 
-def test_virtual_queries_and_real_ones_do_not_see_each_other(decode):
+def test_virtual_and_selected_queries_do_not_affect_each_other(decode):
     logits = np.asarray(decode(random_queries(0), random_queries(1, 2)))
     other_virtual = decode(random_queries(0), random_queries(2, 2))
     other_real = decode(random_queries(3), random_queries(1, 2))
@@ -67,9 +67,9 @@ def test_virtual_queries_and_real_ones_do_not_see_each_other(decode):
 
 
 @pytest.mark.parametrize('stop_gradient', [True, False])
-def test_layers_depend_on_the_queries_only_where_the_gradient_passes(decode, stop_gradient):
+def test_stop_gradient_cuts_the_layers_from_the_initial_queries(decode, stop_gradient):
     def sums(queries):
-        """Of every decoder output, one that weighs all its logits differently."""
+        """One weighted sum [L] of the logits of each decoder output."""
         logits = decode(queries, random_queries(1, 2), stop_gradient)[:, :, :QUERIES]
         sets = logits.reshape(len(logits), -1)
         return sets @ jnp.sin(jnp.arange(sets.shape[1]))

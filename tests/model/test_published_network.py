@@ -14,7 +14,7 @@ import pytest
 
 from simcis_jax.evaluation import postprocess
 
-TOLERANCE = 2e-5  # Norm of the difference over norm; two float32 runs differ by 2e-6.
+TOLERANCE = 2e-5  # Relative norm of the difference; two float32 runs differ by 2e-6.
 
 THING_IDS = Path(__file__).parents[1] / 'evaluation' / 'golden' / 'post_handmade.npz'
 
@@ -30,7 +30,7 @@ THING_IDS = Path(__file__).parents[1] / 'evaluation' / 'golden' / 'post_handmade
     ids=lambda param: param[0],
 )
 def observed(request):
-    """What the network computes from the images of a file."""
+    """The outputs of the network for the images of a file."""
     file, backbone, salt = request.param
     golden = published.without_useless_rows(golden_weights.load(file))
     image, size = published.padded(golden['input/images'])
@@ -41,14 +41,14 @@ def observed(request):
     )
 
 
-def test_activations_and_selected_positions_are_the_published_ones(observed):
+def test_activations_and_selected_positions_equal_the_published_code(observed):
     compared = parity.names(observed.golden, *published.ACTIVATIONS)
     compared = [name for name in compared if '/attn_' not in name]
     assert 'sel/topk' in compared and len(compared) == 101
     parity.compare(observed.file, observed.golden, observed.arrays, compared, TOLERANCE)
 
 
-def test_queries_attend_where_the_published_ones_do(observed):
+def test_attention_masks_equal_the_published_code(observed):
     published.compare_attention(observed.file, observed.golden, observed.arrays)
 
 
@@ -72,7 +72,7 @@ def segment(class_logits, mask_logits, size, is_thing, unseen, padded_size, outp
 
 @functools.partial(jax.jit, static_argnames=('padded_size', 'output_shape'))
 def segment_before_resizing(class_logits, mask_logits, size, unseen, padded_size, output_shape):
-    """The published semantic configs: labels of the padded image, and these resized."""
+    """Label maps of the padded image, before and after resizing, as the published configs do."""
     masks = postprocess.resized_masks(
         mask_logits,
         padded_size=padded_size,
@@ -92,7 +92,7 @@ def segment_before_resizing(class_logits, mask_logits, size, unseen, padded_size
 
 
 def segmentations(observed):
-    """The arrays of post-processing; the first class that no stage has shown is rejected."""
+    """The arrays of post-processing; queries of the first unseen class are rejected."""
     predictions = observed.predictions
     with np.load(THING_IDS) as golden:
         is_thing = np.isin(np.arange(published.NUM_CLASSES), golden['thing_ids'])
@@ -131,7 +131,7 @@ def segmentations(observed):
 
 
 def sort_instances(arrays, name):
-    """Puts instances in the order of their classes, and of their masks within a class."""
+    """Sorts instances by class, then by mask."""
     masks = [mask.tobytes() for mask in arrays[f'{name}_masks_packed']]
     rows = zip(arrays[f'{name}_classes'], masks, strict=True)
     order = [i for i, _ in sorted(enumerate(rows), key=lambda row: row[1])]
@@ -139,12 +139,12 @@ def sort_instances(arrays, name):
         arrays[f'{name}_{part}'] = arrays[f'{name}_{part}'][order]
 
 
-def test_segmentations_are_the_published_ones(observed):
+def test_segmentations_equal_the_published_code(observed):
     compared = parity.names(observed.golden, 'post/')
     assert len(compared) >= 3
     arrays, golden = segmentations(observed), dict(observed.golden)
     for image in range(len(observed.size)):
-        if f'post/b{image}/inst_scores' in golden:  # Some have equal scores: no order is published.
+        if f'post/b{image}/inst_scores' in golden:  # The order of equal scores is arbitrary.
             for instances in (arrays, golden):
                 sort_instances(instances, f'post/b{image}/inst')
     parity.compare(observed.file, golden, arrays, compared, TOLERANCE)

@@ -19,13 +19,13 @@ def test_resizing_is_bilinear_without_antialiasing(golden, name):
 
 
 @pytest.mark.parametrize('name', ['resize/up', 'resize/down'])
-def test_features_are_resized_alike(golden, name):
+def test_features_are_resized_like_maps(golden, name):
     expected = np.moveaxis(golden[name], -3, -1)
     actual = resize_features(np.moveaxis(golden['resize/x'], -3, -1), expected.shape[-3:-1])
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_doubling_a_row_blends_neighbours_and_repeats_its_ends():
+def test_doubling_a_row_interpolates_and_repeats_its_ends():
     doubled = bilinear_matrix(6, 3) @ np.array([0.0, 4.0, 8.0])
     np.testing.assert_allclose(doubled, [0, 1, 3, 5, 7, 8])
 

@@ -14,7 +14,7 @@ def frozen_batch_norm():
     return params, np.moveaxis(golden['frozen_bn/x'], 1, -1), golden['frozen_bn/out']
 
 
-def test_frozen_batch_norm_is_the_published_one():
+def test_frozen_batch_norm_equals_the_published_code():
     params, x, expected = frozen_batch_norm()
     actual = FrozenBatchNorm().apply({'params': params}, x)
     np.testing.assert_allclose(np.moveaxis(actual, -1, 1), expected, rtol=1e-5, atol=1e-6)
@@ -35,7 +35,7 @@ def test_frozen_batch_norm_gets_no_gradient():
         ('small_stride4', (4, 8, 16, 32), (32, 64, 128, 192)),
     ],
 )
-def test_maps_come_finest_first(name, strides, widths):
+def test_maps_are_ordered_finest_first(name, strides, widths):
     image = jnp.zeros((1, 64, 96, 3))
     maps = jax.eval_shape(lambda: make_backbone(name).init_with_output(jax.random.key(0), image)[0])
     expected = [(1, 64 // s, 96 // s, w) for s, w in zip(strides, widths, strict=True)]
