@@ -1,1 +1,1 @@
-"""Predictions and Targets -> named scalars. Pure functions."""
+"""Matching and losses: pure functions of Predictions and Targets."""

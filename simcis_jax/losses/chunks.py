@@ -1,8 +1,8 @@
-"""Work on as many chunks as there are, known only at run time.
+"""Loops over a number of chunks that is known only at run time.
 
-Slots for targets are many and mostly empty: only chunks with a target are computed. A loop of
-traced length has no gradient in JAX; that of a sum is given here. It computes each chunk again, so
-that memory is needed for one at a time.
+Most target slots are empty, so only the chunks that hold a target are computed. JAX cannot
+differentiate a loop of traced length; the gradient of the sum is defined here. It recomputes each
+chunk, so that memory is needed for one chunk at a time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def _zeros_like(shapes: Any) -> Any:
 
 
 def stack_chunks(function: Callable, num_chunks: Array, max_chunks: int, *arguments: Any) -> Any:
-    """The arrays `function(k, *arguments)` for k < num_chunks, stacked; the rest of `max_chunks` is
-    zero.
+    """Stacks `function(k, *arguments)` for k < num_chunks into arrays [max_chunks, ...].
+
+    Rows from `num_chunks` on are zero.
     """
     shapes = jax.eval_shape(function, num_chunks, *arguments)
 
@@ -43,10 +44,10 @@ def sum_chunks(function: Callable, num_chunks: Array, inputs: Any, constants: An
     """The sum of `function(k, inputs, constants)` over k < num_chunks.
 
     Args:
-        function: to arrays; it must not close over traced ones.
+        function: returns a tree of arrays; must not close over traced arrays.
         num_chunks: [] int32.
-        inputs: arrays that have a gradient.
-        constants: arrays that have none.
+        inputs: tree of arrays to differentiate by.
+        constants: tree of arrays without gradient.
     """
     zeros = _zeros_like(jax.eval_shape(function, num_chunks, inputs, constants))
     return jax.lax.fori_loop(

@@ -1,7 +1,7 @@
 """CSL, consistent selection loss (SimCIS, section 3.3).
 
-The teacher selected its queries at some positions; there, the student's tokens must still mean the
-same classes to the student's prototypes. Old objects then keep being selected.
+At the positions where the teacher selected its queries, the class distributions of the student's
+tokens are pulled towards those of the teacher, so that objects of past classes stay selected.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from jax import Array
 
 
 def distribution_divergence(teacher: Array, student: Array, temperature: float = 1.0) -> Array:
-    """KL(teacher || student) between the class distributions of logits [..., C], summed over all.
+    """KL(teacher || student) [] of the class distributions of logits [..., C], summed over [...].
 
-    The softmax runs over all classes, also those no stage has shown yet, as in the published code;
-    there is no factor T**2.
+    As in the published code, the softmax includes the classes of future stages and there is no
+    factor temperature**2.
     """
     teacher = jax.nn.log_softmax(teacher / temperature)
     student = jax.nn.log_softmax(student / temperature)
@@ -25,12 +25,12 @@ def distribution_divergence(teacher: Array, student: Array, temperature: float =
 def consistent_selection_loss(
     token_logits: Array, teacher_positions: Array, teacher_logits: Array, temperature: float = 1.0
 ) -> Array:
-    """CSL, summed over images and queries; divide by the number of images.
+    """CSL [], summed over images and queries; the caller divides by the number of images.
 
     Args:
-        token_logits: [B, S, C] of every token of the student.
-        teacher_positions: [B, Q] tokens the teacher selected.
-        teacher_logits: [B, Q, C] of the teacher's initial queries.
+        token_logits: [B, S, C] class logits of all tokens of the student.
+        teacher_positions: [B, Q] int32, tokens that the teacher selected.
+        teacher_logits: [B, Q, C] class logits of the teacher's initial queries.
         temperature: of both softmaxes.
     """
     student = jnp.take_along_axis(token_logits, teacher_positions[..., None], axis=1)

@@ -18,7 +18,7 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the five terms, in the matching cost and in the loss alike."""
+    """Weights of the five terms, both in the matching cost and in the loss."""
 
     classification: float = declare(4.0, 'Weight of the focal loss of the classes.', at_least=0)
     mask: float = declare(5.0, 'Weight of the cross-entropy of the masks.', at_least=0)
@@ -38,7 +38,7 @@ class LossWeights:
 
 
 def class_cost(logits: Array, labels: Array) -> Array:
-    """Focal cost [Q, T] of giving label t to query q; logits [Q, C], labels [T]."""
+    """Focal cost [Q, T] of assigning target t to query q; logits [Q, C], labels [T]."""
     p = jax.nn.sigmoid(logits)
     positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)
     negative = -(1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * jnp.log(1 - p + 1e-8)
@@ -47,8 +47,9 @@ def class_cost(logits: Array, labels: Array) -> Array:
 
 @jax.custom_jvp
 def softplus(x: Array) -> Array:
-    """log(1 + exp(x)). `jax.nn.softplus` also cares for infinities, which takes four times as long
-    on CPU.
+    """log(1 + exp(x)) of [...].
+
+    `jax.nn.softplus` also handles infinities, which takes four times as long on CPU.
     """
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
@@ -57,7 +58,7 @@ softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(x) * tangent)
 
 
 def mask_cost(logits: Array, truth: Array) -> Array:
-    """Binary cross-entropy [Q, T], the mean over points; logits [P, Q], truth [P, T]."""
+    """Binary cross-entropy [Q, T], averaged over points; logits [P, Q], truth [P, T]."""
     return (softplus(logits).sum(axis=0)[:, None] - logits.T @ truth) / len(logits)
 
 
@@ -80,9 +81,9 @@ def matching_cost(
 
     Args:
         class_logits: [Q, C], boxes: [Q, 4].
-        mask_logits: [P, Q] at the points where masks are compared.
-        labels: [T]; -1 = padding, its column is meaningless.
-        truth: [P, T] the targets' masks at the same points.
+        mask_logits: [P, Q] at P sampled points.
+        labels: [T]; -1 = padding, whose column is undefined.
+        truth: [P, T] masks of the targets at the same points.
         target_boxes: [T, 4].
         weights: of the five terms.
     """
@@ -100,12 +101,12 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
     """The cheapest one-to-one assignment of queries to targets.
 
     Args:
-        cost: [Q, T] with Q >= T; entries that are not finite are never preferred to finite ones.
-        valid: [T] bool; padding targets get what queries are left.
+        cost: [Q, T] with Q >= T; non-finite entries are chosen only where no finite one is left.
+        valid: [T] bool; padding targets get the remaining queries.
 
     Returns:
-        The query of every target [T] int32, each query at most once, and how many costs of valid
-        targets were not finite.
+        The query of each target [T] int32, all different, and the number [] of non-finite costs of
+        valid targets.
 
     Raises:
         InputError: there are more target slots than queries.
@@ -115,15 +116,15 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
         raise InputError(
             f'{num_targets} target slots for {num_queries} queries; lower data.max_segments.'
         )
-    usable = jnp.isfinite(cost) & valid
+    finite = jnp.isfinite(cost) & valid
     num_nonfinite = jnp.sum(valid & ~jnp.isfinite(cost))
-    # The solver subtracts potentials: in float32 a huge stand-in would drown the real costs. So
-    # they are counted from the lowest, and a bad one is just dearer than all good ones together.
-    low = jnp.min(jnp.where(usable, cost, jnp.inf), initial=jnp.inf)
-    cost = jnp.where(usable, cost - low, 0.0)
+    # The solver subtracts potentials, so in float32 a huge replacement for non-finite costs would
+    # swamp the others. The lowest cost becomes 0 and a replacement just exceeds any sum of T costs.
+    low = jnp.min(jnp.where(finite, cost, jnp.inf), initial=jnp.inf)
+    cost = jnp.where(finite, cost - low, 0.0)
     high = jnp.max(cost, initial=0.0)
-    # Columns of padding are constant: they change no choice among the others.
-    stand_in = jnp.where(valid, high * num_targets + 1.0, high + 1.0)
-    queries, targets = optax.assignment.hungarian_algorithm(jnp.where(usable, cost, stand_in))
+    # Padding columns are constant, so they do not affect the assignment of valid targets.
+    replacement = jnp.where(valid, high * num_targets + 1.0, high + 1.0)
+    queries, targets = optax.assignment.hungarian_algorithm(jnp.where(finite, cost, replacement))
     assignment = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
     return assignment, num_nonfinite

@@ -1,6 +1,7 @@
-"""Masks are compared at sampled points: bilinear reads of logit maps and of segment maps.
+"""Bilinear samples of logit maps and segment maps at the points where masks are compared.
 
-Points are x, y in [0, 1] over the whole map, pixel centres at (i + 0.5) / n; outside reads zero.
+Points are x, y in [0, 1] over the whole map; pixel i has its centre at (i + 0.5) / size. Samples
+outside the map are zero.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ def _neighbours(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Arra
 
 
 def _read(maps: Array, row: Array, column: Array) -> Array:
-    """Pixels [..., P] of maps [..., h, w], as one lookup in a flat table: with an axis of its own
-    for every batch dimension, the indices of a lookup take longer to make than to use.
+    """Pixels [..., P] of maps [..., h, w] at rows and columns [..., P].
+
+    Reads from one flat table: with an index per batch dimension, computing the indices takes longer
+    than the lookup.
     """
     height, width = maps.shape[-2:]
     start = jnp.arange(maps[..., 0, 0].size, dtype=jnp.int32).reshape(*maps.shape[:-2], 1)
@@ -30,27 +33,27 @@ def _read(maps: Array, row: Array, column: Array) -> Array:
 
 
 def sample_map(logits: Array, points: Array) -> Array:
-    """Reads maps [..., h, w], each at points of its own [..., P, 2]: [..., P]."""
+    """Samples maps [..., h, w], each at its own points [..., P, 2]; returns [..., P]."""
     neighbours = _neighbours(points, logits.shape[-2:])
     return sum(weight * _read(logits, row, column) for row, column, weight in neighbours)
 
 
 def sample_features(features: Array, points: Array) -> Array:
-    """Reads a map of features [h, w, D] at points [P, 2]: [P, D]."""
+    """Samples a feature map [h, w, D] at points [P, 2]; returns [P, D]."""
     neighbours = _neighbours(points, features.shape[:2])
     return sum(weight[:, None] * features[row, column] for row, column, weight in neighbours)
 
 
 def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
-    """Reads the binary masks of segments: the share of each point that is the segment's.
+    """Samples the binary masks of segments.
 
     Args:
         segment_map: [..., H, W] integer.
-        points: [..., P, 2], with the same leading dimensions or ones that broadcast.
+        points: [..., P, 2]; the leading dimensions of all arguments broadcast.
         segment: [...] integer ids.
 
     Returns:
-        float32 [..., P].
+        float32 [..., P] in [0, 1].
     """
     neighbours = _neighbours(points, segment_map.shape[-2:])
     segment = segment[..., None]
@@ -58,15 +61,15 @@ def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
 
 
 def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
-    """Reads the masks of all slots of an image at the same points.
+    """Samples the masks of all slots of an image at the same points.
 
     Args:
-        segment_map: [H, W] integer; slot t is t + 1.
+        segment_map: [H, W] integer; t + 1 = the segment in slot t.
         points: [P, 2].
-        num_slots: how many there are, T.
+        num_slots: T.
 
     Returns:
-        float32 [P, T].
+        float32 [P, T] in [0, 1].
     """
     shares = jnp.zeros((len(points), num_slots + 1), jnp.float32)
     for row, column, weight in _neighbours(points, segment_map.shape):
@@ -77,17 +80,17 @@ def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
 def uncertain_points(
     keys: Array, logits: Array, *, num_points: int, oversample_ratio: float, importance_ratio: float
 ) -> Array:
-    """Points [..., P, 2] where masks [..., h, w] are least sure, and some anywhere (PointRend).
+    """Points [..., P, 2] where masks are most uncertain, and uniform ones (PointRend).
 
-    Of `oversample_ratio * P` uniform candidates the `importance_ratio * P` with the smallest
-    absolute logit are kept; the rest of P is uniform.
+    Of `oversample_ratio * P` uniform candidates, the `importance_ratio * P` with the smallest
+    absolute logit are kept; the remaining points are uniform.
 
     Args:
-        keys: [...] a random key for every mask.
-        logits: of the masks; they get no gradient.
+        keys: [...] one random key per mask.
+        logits: [..., h, w] of the masks; they get no gradient.
         num_points: P.
-        oversample_ratio: candidates for a point.
-        importance_ratio: share of the points that is chosen among them.
+        oversample_ratio: candidates per point.
+        importance_ratio: share of the points that is chosen from the candidates.
     """
     num_uncertain = int(importance_ratio * num_points)
 
@@ -102,7 +105,14 @@ def uncertain_points(
 
 
 def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncertain: int) -> Array:
-    """The candidates [..., _, 2] nearest to the borders of masks [..., h, w], then the uniform."""
+    """The most uncertain candidates, then the uniform points: [..., num_uncertain + M, 2].
+
+    Args:
+        logits: [..., h, w] of the masks; they get no gradient.
+        candidates: [..., N, 2], of which those with the smallest absolute logit are kept.
+        uniform: [..., M, 2].
+        num_uncertain: number of candidates to keep.
+    """
     certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
     chosen = bottom_k(certainty, num_uncertain)
     first = jnp.arange(certainty[..., 0].size, dtype=jnp.int32) * certainty.shape[-1]
@@ -112,20 +122,19 @@ def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncerta
 
 
 def bottom_k(values: Array, count: int) -> Array:
-    """Positions [..., count], rising, of the smallest of [..., N] floats >= 0; of equal ones the
-    first.
+    """Indices [..., count], ascending, of the smallest of [..., N] floats >= 0; ties: lowest index.
 
-    Finds the largest of them two bits at a time: a sort that also ranks the others takes longer.
+    Finds the largest value to keep, two bits at a time. A sort, which also ranks, takes longer.
     """
     *batch, size = values.shape
-    # As integers, the bits of such floats have the floats' order.
+    # Read as integers, the bits of non-negative floats have the same order.
     bits = jax.lax.bitcast_convert_type(values.reshape(-1, size).astype(jnp.float32), jnp.int32)
 
     def add_bits(i: Array, largest: Array) -> Array:
         steps = jnp.arange(1, 4, dtype=jnp.int32)[:, None, None] << (30 - 2 * i)
-        # Beyond 31 bits a sum is negative.
+        # A sum that overflows is negative.
         bounds = jnp.where(largest + steps < 0, jnp.iinfo(jnp.int32).max, largest + steps)
-        too_few = sum((number < count).astype(jnp.int32) for number in _numbers_below(bits, bounds))
+        too_few = sum((number < count).astype(jnp.int32) for number in _count_below(bits, bounds))
         return largest + (too_few << (30 - 2 * i))
 
     largest = jax.lax.fori_loop(0, 16, add_bits, jnp.zeros((len(bits), 1), jnp.int32))
@@ -133,7 +142,7 @@ def bottom_k(values: Array, count: int) -> Array:
     missing = count - below.sum(axis=-1, keepdims=True)
     chosen = below | (equal & (jnp.cumsum(equal, axis=-1) <= missing))
     place = jnp.where(chosen, jnp.cumsum(chosen, axis=-1) - 1, count)
-    # Every row of the result has one place more, for what is not chosen.
+    # Every row of the result has one extra place, which takes all that is not chosen.
     place = place + (count + 1) * jnp.arange(len(bits), dtype=jnp.int32)[:, None]
     position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), bits.shape)
     found = jnp.zeros(len(bits) * (count + 1), jnp.int32)
@@ -141,9 +150,11 @@ def bottom_k(values: Array, count: int) -> Array:
     return found.reshape(*batch, count + 1)[..., :count]
 
 
-def _numbers_below(values: Array, bounds: Array) -> list[Array]:
-    """How many of values [M, N] lie below each of the bounds [K, M, 1]: K x [M, 1]. One reduction
-    of all comparisons is one loop; as sums, each comparison would first be written out.
+def _count_below(values: Array, bounds: Array) -> list[Array]:
+    """Counts the values [M, N] below each of the bounds [K, M, 1]: K x [M, 1].
+
+    A joint reduction is one fused loop; with separate sums, XLA would first write every comparison
+    to memory.
     """
     comparisons = [(values < bound).astype(jnp.int32) for bound in bounds]
     zeros = [jnp.int32(0)] * len(comparisons)

@@ -1,7 +1,7 @@
 """The Mask2Former losses on every decoder output: class, mask, dice, box and GIoU.
 
-Everything here is per image and per decoder output, and mapped over both; the sums are local to a
-device and divided by a normaliser that the caller has summed over all devices.
+Losses are computed per image and decoder output and summed over the images of a device; the caller
+divides them by a normaliser that is summed over all devices.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from simcis_jax.losses.point_sampling import (
 from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, Targets
 
-# Slots of an image whose masks are compared at once. Real slots come first, so a multiple of this
-# many is computed; those of all images and decoder outputs together keep an accelerator busy.
+# Slots of each image whose masks are compared at once. Valid slots come first and only chunks that
+# hold one are computed. All images and decoder outputs share a chunk, to keep an accelerator busy.
 SLOTS_PER_CHUNK = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class PointSampling:
-    """How many points masks are compared at, and how they are chosen."""
+    """Number and choice of the points at which masks are compared."""
 
     num_points: int = declare(12544, 'Points at which masks are compared.', at_least=1)
     oversample_ratio: float = declare(3.0, 'Candidates drawn for each point.', at_least=1)
@@ -53,10 +53,10 @@ class PointSampling:
 
 @flax.struct.dataclass
 class Matches:
-    """Which query each target got, for every decoder output."""
+    """The query assigned to each target, for every decoder output."""
 
-    queries: Array  # [L, B, T] int32; meaningless where the target is padding.
-    num_nonfinite: Array  # [] int32, costs that were not finite.
+    queries: Array  # [L, B, T] int32; undefined for padding targets.
+    num_nonfinite: Array  # [] int32, number of non-finite costs.
 
 
 @jax.named_scope('match_targets')
@@ -68,18 +68,18 @@ def match_targets(
     weights: LossWeights,
     num_points: int,
 ) -> Matches:
-    """Matches every decoder output of every image, each at fresh uniform points.
+    """Matches targets to every decoder output of every image, each at its own uniform points.
 
     Args:
         predictions: L decoder outputs of B images.
         targets: of the same images.
         keys: [B] random keys.
         weights: of the cost terms.
-        num_points: uniform points to compare masks at.
+        num_points: number of uniform points at which masks are compared.
     """
 
     def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, true_boxes):
-        # A mask is linear in the features: reading these reads all masks at once.
+        # Masks are linear in the features: sampling those samples all masks at once.
         mask_logits = sample_features(features, points) @ embeddings.T
         truth = sample_slots(segment_map, points, len(labels))
         return matching_cost(class_logits, mask_logits, boxes, labels, truth, true_boxes, weights)
@@ -88,7 +88,7 @@ def match_targets(
     shared = predictions.mask_features, targets.segment_map, targets.labels, targets.boxes
     num_outputs = predictions.class_logits.shape[0]
     draw = functools.partial(jax.random.uniform, shape=(num_outputs, num_points, 2))
-    # Set by set: the logits of all of them are too many for the caches.
+    # One decoder output at a time: the logits of all do not fit the caches.
     costs = jax.lax.map(
         lambda one_output: jax.vmap(cost)(*one_output, *shared),
         (
@@ -104,14 +104,20 @@ def match_targets(
 
 
 def focal_loss(logits: Array, labels: Array) -> Array:
-    """Summed sigmoid focal loss [] of logits [N, C]; label -1 = no class at all."""
+    """Sigmoid focal loss [] of logits [N, C] and labels [N], summed; label -1 = no class."""
     truth = jax.nn.one_hot(labels, logits.shape[-1])
     loss = optax.losses.sigmoid_focal_loss(logits, truth, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
     return loss.sum()
 
 
 def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
-    """The label [Q] of every query, -1 if unmatched, from matches [T] and target labels [T]."""
+    """The label [Q] of every query, -1 if unmatched.
+
+    Args:
+        queries: [T] the query of each target.
+        labels: [T] the class of each target; -1 = padding.
+        num_queries: Q.
+    """
     queries = jnp.where(labels >= 0, queries, num_queries)  # Out of range: dropped.
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
 
@@ -120,9 +126,9 @@ def mask_losses_at(points: Array, logits: Array, truth: Array) -> tuple[Array, A
     """Binary cross-entropy and dice [...] of masks at points.
 
     Args:
-        points: [..., P, 2] where each mask is compared.
-        logits: [..., h, w].
-        truth: [..., P] the share of each point that is the target's.
+        points: [..., P, 2] points of each mask.
+        logits: [..., h, w] of the predicted masks.
+        truth: [..., P] masks of the targets at the points.
     """
     x = sample_map(logits, points)
     cross_entropy = (softplus(x) - x * truth).mean(axis=-1)
@@ -138,11 +144,11 @@ def mask_terms(
     keys: Array,
     sampling: PointSampling,
 ) -> dict[str, Array]:
-    """The mask and the dice term of `segmentation_losses`, in chunks of slots of every image."""
+    """The mask and dice terms [L] of `segmentation_losses`, computed in chunks of slots."""
     num_outputs, num_slots = predictions.class_logits.shape[0], targets.labels.shape[1]
 
     def chunk_of(k, embeddings, features, queries):
-        """Slots [t] of a chunk, which of them there are, and their masks [L, B, t, h, w]."""
+        """Slots [t] of a chunk, which of them exist [t], and mask logits [L, B, t, h, w]."""
         slots = k * SLOTS_PER_CHUNK + jnp.arange(SLOTS_PER_CHUNK)
         exists = slots < num_slots
         slots = jnp.minimum(slots, num_slots - 1)
@@ -164,8 +170,8 @@ def mask_terms(
         queries, (points, truth), valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
         losses = mask_losses_at(points[k], logits, truth[k])
-        real = valid[:, slots] & exists
-        return [jnp.where(real, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
+        counted = valid[:, slots] & exists
+        return [jnp.where(counted, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
     keys = jax.vmap(lambda key: jax.random.split(key, num_outputs), out_axes=1)(keys)
     keys = jax.vmap(jax.vmap(lambda key: jax.random.split(key, num_slots)))(keys)  # [L, B, T]
@@ -194,15 +200,15 @@ def segmentation_losses(
     virtual_labels: Array | None = None,
     sampling: PointSampling,
 ) -> dict[str, Array]:
-    """The five terms, each [L]: summed over the images, unweighted and not normalised.
+    """The five loss terms, each [L]: summed over the images, unweighted and not normalised.
 
     Args:
         predictions: L decoder outputs of B images.
         targets: of the same images.
         matches: of the same predictions and targets.
         keys: [B] random keys.
-        virtual_labels: [B, V] classes of the virtual queries; -1 = ignore the row. They enter the
-            class loss only.
+        virtual_labels: [B, V] classes of the virtual queries, which contribute to the class loss
+            only; -1 = ignored.
         sampling: of points on the masks.
     """
     num_queries = predictions.class_logits.shape[2]
@@ -210,10 +216,10 @@ def segmentation_losses(
         virtual_labels = jnp.zeros((len(keys), 0), jnp.int32)
 
     def classification(queries, class_logits, virtual_logits, labels, virtual_labels):
-        real = focal_loss(class_logits, query_labels(queries, labels, num_queries))
-        # So low a logit without a label has neither loss nor gradient, and is finite.
-        used = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
-        return real + focal_loss(used, virtual_labels)
+        selected = focal_loss(class_logits, query_labels(queries, labels, num_queries))
+        # A logit this low without a label has zero loss and zero gradient, and is finite.
+        virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
+        return selected + focal_loss(virtual, virtual_labels)
 
     def boxes(queries, boxes, labels, truth):
         l1 = jnp.abs(boxes[queries] - truth).sum(axis=-1)

@@ -9,7 +9,7 @@ from simcis_jax.losses.chunks import sum_chunks
 
 
 def chunk(k, inputs, constants):
-    """Two arrays that depend on the number of the chunk; not a number beyond the seventh."""
+    """Two arrays that depend on the chunk number; NaN beyond the seventh chunk."""
     x, y = inputs
     z = jnp.where(k < 7, constants['offset'] + k, jnp.nan)
     return {'a': jnp.sin(x * z), 'b': (y * z).sum()}
@@ -44,7 +44,7 @@ def test_only_the_first_chunks_are_summed_and_differentiated(num_chunks):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_numbers_of_chunks_may_differ_under_vmap():
+def test_the_number_of_chunks_may_differ_under_vmap():
     numbers = jnp.array([3, 0, 5])
     (totals, _), gradients = jax.vmap(value_and_gradient)(numbers)
     for i, number in enumerate(numbers):

@@ -11,7 +11,7 @@ from simcis_jax.losses.consistent_selection import (
 
 
 @pytest.mark.parametrize('temperature', [1, 4])
-def test_divergence_is_the_published_one(temperature):
+def test_divergence_equals_the_published_code(temperature):
     golden = golden_weights.load('components')
     divergence = distribution_divergence(golden['kd/teacher'], golden['kd/student'], temperature)
     num_images = 2
@@ -31,7 +31,7 @@ def softmax(x):
     return x / x.sum()
 
 
-def test_loss_is_what_a_loop_computes():
+def test_loss_equals_a_plain_loop():
     tokens, positions, teacher = random_case()
     expected = 0.0
     for image in range(2):
@@ -43,13 +43,15 @@ def test_loss_is_what_a_loop_computes():
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-def test_a_student_that_repeats_its_teacher_has_no_loss():
+def test_a_student_equal_to_its_teacher_has_zero_loss():
     tokens, positions, _ = random_case()
-    teacher = jnp.take_along_axis(tokens, positions[..., None], axis=1) + 3.0  # Softmax drops it.
+    teacher = (
+        jnp.take_along_axis(tokens, positions[..., None], axis=1) + 3.0
+    )  # Softmax ignores the offset.
     np.testing.assert_allclose(consistent_selection_loss(tokens, positions, teacher), 0, atol=1e-5)
 
 
-def test_only_the_student_gets_a_gradient_and_only_where_the_teacher_looked():
+def test_only_the_student_gets_a_gradient_and_only_at_the_teachers_positions():
     tokens, positions, teacher = random_case()
     gradient = jax.grad(consistent_selection_loss, argnums=(0, 2))(tokens, positions, teacher)
     assert not gradient[1].any()
@@ -58,7 +60,7 @@ def test_only_the_student_gets_a_gradient_and_only_where_the_teacher_looked():
         assert set(np.flatnonzero(touched[image])) == set(np.asarray(positions[image]).tolist())
 
 
-def test_certain_logits_stay_finite():
+def test_extreme_logits_give_a_finite_loss_and_gradient():
     teacher, student = jnp.array([[1e4, -1e4]]), jnp.array([[-1e4, 1e4]])
     loss, gradient = jax.value_and_grad(distribution_divergence, argnums=1)(teacher, student)
     np.testing.assert_allclose(loss, 2e4)

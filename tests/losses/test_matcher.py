@@ -1,4 +1,4 @@
-"""Costs against stored arrays and loops; the assignment against scipy."""
+"""Costs against the published code and loops; the assignment against SciPy."""
 
 import golden_weights
 import jax
@@ -26,13 +26,13 @@ def unpacked(bits):
 
 
 def random_valid(rng, num_targets):
-    """Any number of real targets, from none to all, in any places."""
+    """From none to all targets valid, at any positions."""
     share = rng.random((NUM_PROBLEMS, 1))
     return rng.random((NUM_PROBLEMS, num_targets)) < share * 1.2
 
 
 def assert_cheapest(costs, valid, rtol=1e-5):
-    """The assignments are one-to-one, and no others of the real targets cost less."""
+    """The assignments are one-to-one and have the lowest cost over valid targets."""
     assigned, num_nonfinite = map(np.asarray, match_many(costs, valid))
     assert not num_nonfinite.any()
     for cost, real, queries in zip(costs.astype(np.float64), valid, assigned, strict=True):
@@ -53,27 +53,27 @@ def test_assignment_is_as_cheap_as_scipys(shape):
 
 
 @pytest.mark.parametrize('high', [1, 2, 4, 30])
-def test_ties_of_whole_numbers_are_solved_exactly(high):
+def test_integer_costs_with_ties_are_solved_exactly(high):
     rng = np.random.default_rng(high)
     costs = rng.integers(0, high, (NUM_PROBLEMS, 12, 12)).astype(np.float32)
     assert_cheapest(costs, random_valid(rng, 12), rtol=0)
 
 
 @pytest.mark.parametrize('offset', [1e4, -1e4, 1e6])
-def test_small_differences_of_large_costs_decide(offset):
+def test_small_differences_between_large_costs_decide(offset):
     rng = np.random.default_rng(3)
-    # Float32 keeps 0.001 of 1e4 and 0.06 of 1e6; what it keeps must decide.
+    # Float32 resolves 0.001 at 1e4 and 0.06 at 1e6; these differences must decide.
     costs = (offset + rng.random((NUM_PROBLEMS, 12, 12))).astype(np.float32)
     assert_cheapest(costs, random_valid(rng, 12))
 
 
-def test_costs_of_very_different_size_are_solved():
+def test_costs_of_very_different_magnitude_are_solved():
     rng = np.random.default_rng(4)
     costs = (10 ** rng.uniform(-2, 4, (NUM_PROBLEMS, 12, 12))).astype(np.float32)
     assert_cheapest(costs, random_valid(rng, 12))
 
 
-def test_among_equal_large_costs_the_broken_ones_are_avoided():
+def test_nonfinite_costs_are_avoided_among_equal_large_costs():
     cost = np.full((12, 12), 1e8, np.float32)
     cost[~np.roll(np.eye(12, dtype=bool), 1, axis=0)] = np.nan  # One assignment is left.
     queries, num_nonfinite = assign(cost, np.ones(12, bool))
@@ -83,7 +83,7 @@ def test_among_equal_large_costs_the_broken_ones_are_avoided():
 
 @pytest.mark.parametrize('offset', [0, 1e8])
 @pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
-def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
+def test_nonfinite_costs_are_chosen_only_where_no_finite_one_is_left(bad, offset):
     rng = np.random.default_rng(6)
     costs = (rng.normal(size=(NUM_PROBLEMS, 12, 12)) * 20 + offset).astype(np.float32)
     broken = rng.random(costs.shape) < rng.random((NUM_PROBLEMS, 1, 1))
@@ -105,13 +105,13 @@ def test_broken_costs_are_chosen_only_where_nothing_else_is_left(bad, offset):
 
 
 @pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
-def test_nothing_but_broken_costs_still_gives_every_target_a_query(bad):
+def test_every_target_gets_a_query_even_if_all_costs_are_nonfinite(bad):
     queries, num_nonfinite = assign(jnp.full((5, 3), bad), jnp.array([True, True, False]))
     assert len(set(np.asarray(queries).tolist()) & set(range(5))) == 3
     assert num_nonfinite == 10
 
 
-def test_padding_may_hold_anything():
+def test_costs_of_padding_are_ignored():
     rng = np.random.default_rng(7)
     cost = rng.random((6, 6)).astype(np.float32)
     valid = np.array([True, True, True, False, False, False])
@@ -122,13 +122,13 @@ def test_padding_may_hold_anything():
         assert sorted(np.asarray(queries)) == list(range(6)) and num_nonfinite == 0
 
 
-def test_no_real_target_at_all_is_matched_one_to_one():
+def test_without_valid_targets_the_assignment_is_one_to_one():
     queries, num_nonfinite = assign(jnp.full((4, 3), jnp.nan), jnp.zeros(3, bool))
     assert len(set(np.asarray(queries).tolist()) & set(range(4))) == 3
     assert num_nonfinite == 0
 
 
-def test_finite_costs_at_the_end_of_float32_give_a_one_to_one_assignment():
+def test_costs_at_the_limits_of_float32_are_assigned_one_to_one():
     cost = jnp.array([[3e38, -3e38], [-3e38, 3e38]], jnp.float32)
     queries, _ = assign(cost, jnp.array([True, True]))
     np.testing.assert_array_equal(queries, [1, 0])
@@ -144,7 +144,7 @@ def test_more_slots_than_queries_is_an_error_that_names_the_setting():
         match(jnp.zeros((2, 3)), jnp.ones(3, bool))
 
 
-def test_published_costs_are_assigned_as_published():
+def test_assignment_of_published_costs_equals_the_published_code():
     golden = golden_weights.load('train_t1_pan')
     keys = [key for key in golden if key.startswith('cost/')]
     assert len(keys) == 22
@@ -165,23 +165,23 @@ def components():
     return golden
 
 
-def test_class_cost_is_the_published_one(components):
+def test_class_cost_equals_the_published_code(components):
     cost = class_cost(components['match/logits'][0], components['match/tgt_labels'])
     np.testing.assert_allclose(cost, components['match/cost_class'], rtol=1e-5, atol=1e-6)
 
 
-def test_mask_cost_is_the_published_one(components):
+def test_mask_cost_equals_the_published_code(components):
     cost = mask_cost(components['sampled'], components['truth'])
     np.testing.assert_allclose(cost, components['match/cost_bce'], rtol=1e-5, atol=1e-6)
 
 
-def test_dice_cost_is_the_published_one(components):
+def test_dice_cost_equals_the_published_code(components):
     cost = dice_cost(components['sampled'], components['truth'])
     np.testing.assert_allclose(cost, components['match/cost_dice'], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('name, classification', [('pan', 4.0), ('sem', 2.0)])
-def test_weighted_terms_and_their_assignment_are_the_published_ones(
+def test_weighted_costs_and_their_assignment_equal_the_published_code(
     components, name, classification
 ):
     boxes, truth = components['match/boxes'][0][:, None], components['match/tgt_boxes']
@@ -197,7 +197,7 @@ def test_weighted_terms_and_their_assignment_are_the_published_ones(
     np.testing.assert_array_equal(assign(cost, jnp.ones(4, bool))[0][columns], rows)
 
 
-def test_costs_are_what_a_loop_computes():
+def test_costs_equal_plain_loops():
     rng = np.random.default_rng(8)
     logits, labels = rng.normal(size=(4, 6)) * 3, np.array([5, 0, 5])
     masks, truth = rng.normal(size=(4, 9)) * 5, rng.random((3, 9))

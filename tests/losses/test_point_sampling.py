@@ -1,4 +1,4 @@
-"""Bilinear reads against stored arrays, scipy and the masks that a segment map stands for."""
+"""Bilinear samples against the published code, SciPy, and the masks of a segment map."""
 
 import golden_weights
 import jax
@@ -24,7 +24,7 @@ def golden():
 
 
 def scipy_reads(array, points):
-    """Bilinear reads with zeros around, by another route."""
+    """Bilinear samples with zero padding, computed by SciPy."""
     padded = np.pad(array, 1)
     y = points[:, 1] * array.shape[0] - 0.5 + 1
     x = points[:, 0] * array.shape[1] - 0.5 + 1
@@ -42,7 +42,7 @@ def points_everywhere(rng, num_points=200):
     return np.concatenate([rng.random((num_points, 2)), edges]).astype(np.float32)
 
 
-def test_maps_are_read_as_published(golden):
+def test_samples_equal_the_published_code(golden):
     for maps, points, expected in zip(
         golden['point_sample/x'],
         golden['point_sample/points'],
@@ -52,14 +52,14 @@ def test_maps_are_read_as_published(golden):
         np.testing.assert_allclose(sample_maps(maps, points), expected, rtol=1e-5, atol=2e-6)
 
 
-def test_maps_are_read_as_scipy_does():
+def test_samples_equal_those_of_scipy():
     rng = np.random.default_rng(0)
     maps, points = rng.normal(size=(3, 5, 8)).astype(np.float32), points_everywhere(rng)
     expected = [scipy_reads(array, points) for array in maps]
     np.testing.assert_allclose(sample_maps(maps, points), expected, atol=1e-5)
 
 
-def test_one_map_is_read_like_many():
+def test_maps_with_their_own_points_are_sampled_like_single_maps():
     rng = np.random.default_rng(1)
     maps, points = rng.normal(size=(3, 5, 8)).astype(np.float32), points_everywhere(rng)
     single = [sample_map(array, points) for array in maps]
@@ -72,25 +72,25 @@ def test_one_map_is_read_like_many():
         np.testing.assert_allclose(together[i, j], expected, rtol=1e-6)
 
 
-def test_pixel_centres_read_the_pixel_and_corners_a_quarter_of_it():
+def test_pixel_centres_read_the_pixel_and_map_corners_a_quarter_of_it():
     array = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     points = jnp.array([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.0, 0.0], [1.0, 1.0]])
     np.testing.assert_allclose(sample_map(array, points), [1, 2, 3, 0.25, 1.0], atol=1e-6)
 
 
-def test_outside_the_map_is_zero_with_zero_gradient():
+def test_samples_outside_the_map_and_their_gradients_are_zero():
     points = jnp.array([[-1.0, 0.5], [2.0, 0.5], [0.5, -0.6], [0.5, 1.7]])
     value, gradient = jax.value_and_grad(lambda x: sample_map(x, points).sum())(jnp.ones((3, 4)))
     assert value == 0 and not gradient.any()
 
 
-def test_gradient_of_a_read_is_its_weights():
+def test_the_gradient_of_a_sample_is_its_bilinear_weights():
     gradient = jax.grad(lambda x: sample_map(x, jnp.array([[0.5, 0.375]])).sum())(jnp.zeros((4, 2)))
     np.testing.assert_allclose(gradient, [[0, 0], [0.5, 0.5], [0, 0], [0, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.int32])
-def test_reading_segments_is_reading_their_masks(dtype):
+def test_sampling_segments_equals_sampling_their_masks(dtype):
     rng = np.random.default_rng(2)
     segment_map = rng.integers(0, 6, (7, 9)).astype(dtype)
     points = points_everywhere(rng)
@@ -106,7 +106,7 @@ def test_reading_segments_is_reading_their_masks(dtype):
     np.testing.assert_allclose(several[1, 1], expected, atol=1e-6)
 
 
-def test_the_published_uncertain_points_are_kept(golden):
+def test_uncertain_points_equal_the_published_code(golden):
     for logits, candidates, extra, expected in zip(
         golden['uncertain/logits'][:, 0],
         golden['uncertain/candidates'],
@@ -131,7 +131,7 @@ def test_uncertain_points_lie_nearer_to_the_border_than_uniform_ones():
 
 
 @pytest.mark.parametrize('count', [0, 1, 30, 63, 64])
-def test_the_smallest_are_those_of_a_sort_and_of_equal_ones_the_first(count):
+def test_bottom_k_equals_a_stable_sort(count):
     rng = np.random.default_rng(0)
     halves = np.array([0.0, 0.5, 1.0, 1.5, 2.0, np.inf], np.float32)
     rows = np.concatenate([rng.choice(halves, (20, 64)), rng.exponential(size=(20, 64))])
@@ -142,7 +142,7 @@ def test_the_smallest_are_those_of_a_sort_and_of_equal_ones_the_first(count):
     np.testing.assert_array_equal(bottom_k(rows[0], count), expected[0])
 
 
-def test_points_are_chosen_without_a_gradient():
+def test_uncertain_points_pass_no_gradient_to_the_logits():
     def loss(logits):
         points = uncertain_points(
             jax.random.key(0), logits, num_points=8, oversample_ratio=3.0, importance_ratio=0.75

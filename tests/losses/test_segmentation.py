@@ -1,4 +1,4 @@
-"""Every loss term alone, and the corner cases; whole steps are in test_published_training.py."""
+"""Single loss terms and corner cases; whole steps are in test_published_training.py."""
 
 import golden_weights
 import jax
@@ -36,15 +36,15 @@ def predictions_of(class_logits, boxes, virtual_logits, embeddings, features):
     )
 
 
-def test_focal_loss_is_the_published_one():
+def test_focal_loss_equals_the_published_code():
     golden = golden_weights.load('components')
-    # The recorded rows have several classes each; entries count singly, so each becomes a row.
+    # The recorded rows have several classes; the loss is per entry, so each becomes a row.
     labels = golden['focal/targets'].ravel().astype(int) - 1
     loss = focal_loss(golden['focal/logits'].reshape(-1, 1), labels)
     np.testing.assert_allclose(loss / 4, golden['focal/value'], rtol=1e-5)
 
 
-def test_mask_terms_are_the_published_ones():
+def test_mask_terms_equal_the_published_code():
     golden = golden_weights.load('components')
     columns = (jnp.arange(40) + 0.5) / 40
     points = jnp.stack([columns, jnp.full(40, 0.5)], axis=-1)  # The centres of one row of pixels.
@@ -55,7 +55,7 @@ def test_mask_terms_are_the_published_ones():
     np.testing.assert_allclose(dice / 3, golden['loss/dice'], rtol=1e-5)
 
 
-def test_unmatched_queries_and_those_of_padding_have_no_label():
+def test_queries_unmatched_or_matched_to_padding_have_no_label():
     labels = query_labels(jnp.array([4, 0, 4, 0]), jnp.array([7, 5, -1, -1]), 6)
     assert labels.tolist() == [5, -1, -1, -1, 7, -1]
 
@@ -78,7 +78,7 @@ def small_predictions(key):
 
 
 def small_targets(key, num_targets):
-    """As many targets in each image; the last one is empty but for a single one."""
+    """`num_targets` targets in each image; the last has no pixels unless it is the only one."""
     num_shown = max(num_targets - 1, min(num_targets, 1))
     maps = jax.random.randint(key, (2, 16, 16), 0, num_shown + 1)
     real = jnp.arange(5) < num_targets
@@ -109,7 +109,7 @@ NO_LABELS = jnp.full((2, 2), -1, jnp.int32)
 
 
 @pytest.mark.parametrize('num_targets', [0, 1, 5])
-def test_losses_and_gradients_are_finite_however_many_targets(num_targets):
+def test_losses_and_gradients_are_finite_for_any_number_of_targets(num_targets):
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), num_targets)
     (total, (terms, matches)), gradient = small_step(predictions, targets, NO_LABELS)
@@ -119,10 +119,10 @@ def test_losses_and_gradients_are_finite_however_many_targets(num_targets):
     for name in ('mask', 'dice', 'box', 'giou'):
         assert (np.asarray(terms[name]) > 0).all() == (num_targets > 0), name
     assert gradient.mask_embeddings.any() == gradient.boxes.any() == (num_targets > 0)
-    assert gradient.class_logits.all()  # Every query learns what it is not.
+    assert gradient.class_logits.all()  # Every query has negative classes.
 
 
-def test_images_without_targets_are_pushed_away_from_every_class():
+def test_without_targets_every_class_logit_is_pushed_down():
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), 0)
     (_, (terms, _)), gradient = small_step(predictions, targets, NO_LABELS)
@@ -133,7 +133,7 @@ def test_images_without_targets_are_pushed_away_from_every_class():
     assert (gradient.class_logits > 0).all()
 
 
-def test_virtual_queries_enter_the_class_term_only():
+def test_virtual_queries_contribute_to_the_class_term_only():
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), 2)
     (_, (without, _)), _ = small_step(predictions, targets, NO_LABELS)
@@ -155,7 +155,7 @@ def test_virtual_queries_enter_the_class_term_only():
 
 
 @pytest.mark.parametrize('logit', [0.0, 1e6, np.inf, np.nan])
-def test_virtual_queries_without_a_label_have_neither_loss_nor_gradient(logit):
+def test_virtual_queries_without_a_label_have_zero_loss_and_gradient(logit):
     predictions = small_predictions(jax.random.key(0))
     targets = small_targets(jax.random.key(1), 2)
     none = predictions.replace(virtual_class_logits=jnp.full((2, 2, 2, 4), logit, jnp.float32))
@@ -170,7 +170,7 @@ def test_terms_are_sums_over_the_images():
     queries = jnp.array([[[0, 1, 2, 3, 4], [4, 2, 0, 1, 3]]] * 2)
 
     def terms(images):
-        """Of a batch that holds these two images."""
+        """The terms of a batch of these two images."""
         in_sets = ('class_logits', 'mask_embeddings', 'boxes', 'virtual_class_logits')
         return losses(
             predictions.replace(
@@ -191,8 +191,8 @@ def test_terms_are_sums_over_the_images():
 
 
 @pytest.mark.parametrize('first', [0, 7])
-def test_mask_terms_are_those_of_each_pair(first):
-    """Of 19 slots, three chunks; only some hold targets, and not the first ones."""
+def test_mask_terms_equal_a_loop_over_targets(first):
+    """19 slots are three chunks; only some of them hold targets, and not always the first."""
     keys = jax.random.split(jax.random.key(3), 6)
     predictions = small_predictions(keys[0])
     valid = np.zeros((2, 19), bool)
@@ -249,7 +249,7 @@ def test_mask_terms_are_those_of_each_pair(first):
 
 
 def perfect_case():
-    """Queries that draw the targets of an image, in another order in every decoder output."""
+    """Queries that predict the targets perfectly, in a different order in each decoder output."""
     orders = np.array([[3, 0, 4, 1], [1, 2, 0, 3]])  # The query of every target.
     segment_map = jnp.repeat(jnp.repeat(jnp.array([[1, 2], [3, 4]]), 4, axis=0), 4, axis=1)
     features = jax.nn.one_hot(segment_map - 1, 4)[None]
@@ -279,14 +279,14 @@ def matched(predictions, targets):
     return match_targets(predictions, targets, keys, weights=WEIGHTS, num_points=64)
 
 
-def test_every_prediction_set_is_matched_on_its_own():
+def test_every_decoder_output_is_matched_on_its_own():
     predictions, targets, orders = perfect_case()
     matches = matched(predictions, targets)
     np.testing.assert_array_equal(matches.queries[:, 0, :4], orders)
     assert matches.num_nonfinite == 0
 
 
-def test_broken_predictions_are_counted_and_matched_last():
+def test_nonfinite_predictions_are_counted_and_matched_last():
     predictions, targets, orders = perfect_case()
     broken = predictions.replace(class_logits=predictions.class_logits.at[1, 0, 4].set(jnp.nan))
     matches = matched(broken, targets)
