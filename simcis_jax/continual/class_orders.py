@@ -1,4 +1,4 @@
-"""The class orders of the paper (supplementary, table 10): the class learned k-th is order[k].
+"""The class orders of the paper (supplementary, table 10): classes in the order they are learned.
 
 Labels are positions in the 150 classes of ADE20K; order 10 is the descending one.
 """

@@ -1,8 +1,8 @@
-"""Image replay: some images of past stages are kept, with the labels they had there.
+"""Image replay: a memory keeps some images of past stages, with the labels they had there.
 
-A memory never looks back: after each stage it is chosen anew from what it held and what the stage
-showed. An image that was given up returns only if a later stage shows it, with the labels of that
-stage alone. So the memories of all stages follow from the stages and one ranking of the images.
+After each stage the memory is chosen anew from the images it held and the images of the stage. A
+discarded image returns only if a later stage contains it, and then with the labels of that stage
+only. The memories of all stages are therefore determined by the stages and a ranking of the images.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from simcis_jax.continual.protocol import labelled_classes, stage_images
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
 
-# Images by their index, each with the classes whose segments are labelled.
+# Image index -> the classes whose segments are labelled in that image.
 Labelled = Mapping[int, frozenset[int]]
 NOTHING: Labelled = types.MappingProxyType({})
 
 
 def union(*images: Labelled) -> dict[int, frozenset[int]]:
-    """All of these images, in order; what is in several has the labels of each."""
+    """Merges sets of images, in order; an image in several of them has the labels of all."""
     merged = {}
     for labelled in images:
         for index, classes in labelled.items():
@@ -31,27 +31,28 @@ def union(*images: Labelled) -> dict[int, frozenset[int]]:
 
 
 def class_balanced(candidates: Labelled, ranks: Sequence[int]) -> Iterator[int]:
-    """The candidates in the order to keep them: always one of the class that has fewest so far.
+    """Yields the candidates in the order of preference, keeping classes balanced.
 
-    Of classes with equally many, the one with fewest candidates is first: it has least choice.
+    The next image is always one of the class with the fewest images so far; ties go to the class
+    with the fewest candidates, which has the least choice.
 
     Args:
         candidates: images and the classes labelled in each.
-        ranks: of every image of the data set; of a class, the image of lowest rank comes first.
+        ranks: of all images of the data set; within a class, lower ranks come first.
     """
-    waiting = collections.defaultdict(list)  # Class -> its images, the first one last.
+    waiting = collections.defaultdict(list)  # Class -> its images, the preferred one last.
     for index in sorted(candidates, key=lambda index: ranks[index], reverse=True):
         for label in candidates[index]:
             waiting[label].append(index)
     available = {label: len(images) for label, images in waiting.items()}
-    kept, given = collections.Counter(), set()
+    kept, chosen = collections.Counter(), set()
     while waiting:
         label = min(waiting, key=lambda label: (kept[label], available[label], label))
         index = waiting[label].pop()
         if not waiting[label]:
             del waiting[label]
-        if index not in given:
-            given.add(index)
+        if index not in chosen:
+            chosen.add(index)
             kept.update(candidates[index])
             yield index
 
@@ -71,32 +72,35 @@ def image_memories(
     Args:
         image_classes: classes of every image of the data set.
         stages: all stages.
-        setting: which images a stage shows, see `protocol.stage_images`.
-        ranks: of every image: which to keep of those that serve a class equally well.
-        num_images: most images of a memory; 0 = any number.
-        num_bytes: most bytes of a memory; 0 = any number.
-        bytes_of: bytes of an image by its index and labelled classes; needed where bytes count.
+        setting: which images a stage trains on, see `protocol.stage_images`.
+        ranks: of all images of the data set, see `class_balanced`.
+        num_images: maximum number of images in a memory; 0 = unlimited.
+        num_bytes: maximum size of a memory in bytes; 0 = unlimited.
+        bytes_of: size in bytes of an image, given its index and labelled classes; required if
+            `num_bytes` is not 0.
 
     Raises:
         InputError: a memory is too small for one image.
     """
     memories = [{}]
     for stage in stages[:-1]:
-        told = frozenset(labelled_classes(stage, setting))
-        shown = stage_images(image_classes, stage, setting).tolist()
-        candidates = union(memories[-1], {i: told.intersection(image_classes[i]) for i in shown})
+        labelled = frozenset(labelled_classes(stage, setting))
+        images = stage_images(image_classes, stage, setting).tolist()
+        new = {i: labelled.intersection(image_classes[i]) for i in images}
+        candidates = union(memories[-1], new)
         memory, used = {}, 0
         for index in class_balanced(candidates, ranks):
             if num_bytes:
                 used += bytes_of(index, candidates[index])
-            # The first that has no room is the end: to pass over it would favour small images.
+            # Stop at the first image that does not fit: skipping it would favour small images.
             if len(memory) == (num_images or math.inf) or used > (num_bytes or math.inf):
                 break
             memory[index] = candidates[index]
         if candidates and not memory:
             raise InputError(
                 f'protocol.replay_megabytes={num_bytes / 1e6:g} has no room for the first image '
-                f'of stage {stage.number}, which takes {used / 1e6:.3g}; give more, or 0.'
+                f'of stage {stage.number}, which takes {used / 1e6:.3g} MB; raise it, or set it to '
+                '0 for no limit.'
             )
         memories.append(memory)
     return memories

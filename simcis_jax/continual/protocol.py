@@ -1,4 +1,4 @@
-"""Which images a stage trains on, and which of their classes it is told about."""
+"""Which images a stage trains on, and which of their classes are labelled."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from simcis_jax.continual.stages import Stage
 
-# An image is in every stage that has one of its classes (the paper's setting); or only in the last
-# of these, without or with the labels of classes that came before.
+# 'overlapped', as in the paper: an image is in every stage that introduces one of its classes.
+# 'disjoint', 'sequential': only in the last of these; 'sequential' also labels past classes.
 SETTINGS = ('overlapped', 'disjoint', 'sequential')
 
 
@@ -18,8 +18,9 @@ def stage_images(
 ) -> np.ndarray:
     """Indices [n] of the images that a stage trains on, in order.
 
-    'disjoint' and 'sequential' keep the images whose classes have all arrived by this stage, one of
-    them in it: every image is in one stage only (Michieli and Zanuttigh, ICCV workshops 2019).
+    'disjoint' and 'sequential' keep the images whose classes have all been introduced, at least one
+    of them in this stage, so that every image is in one stage only (Michieli and Zanuttigh, ICCV
+    workshops 2019).
 
     Args:
         image_classes: classes of every image.
@@ -29,13 +30,13 @@ def stage_images(
     current, seen = frozenset(stage.current), frozenset(stage.seen)
 
     def belongs(classes):
-        arrived = setting == 'overlapped' or seen.issuperset(classes)
-        return arrived and not current.isdisjoint(classes)
+        all_seen = setting == 'overlapped' or seen.issuperset(classes)
+        return all_seen and not current.isdisjoint(classes)
 
     hits = [index for index, classes in enumerate(image_classes) if belongs(classes)]
     return np.asarray(hits, np.int64)
 
 
 def labelled_classes(stage: Stage, setting: str = 'overlapped') -> tuple[int, ...]:
-    """The classes whose segments the stage is told about; all others are background to it."""
+    """The classes whose segments are labelled in a stage; all others are background."""
     return stage.seen if setting == 'sequential' else stage.current

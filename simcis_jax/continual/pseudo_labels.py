@@ -1,7 +1,7 @@
-"""Pseudo-labels: what the teacher still sees where the ground truth of a stage is silent.
+"""Pseudo-labels: segments that the teacher predicts where a stage has no ground truth.
 
-Ground truth names the classes of its stage only. The teacher's confident segments fill the free
-pixels, one winner a pixel, and join the targets after the ground truth, surest first.
+Ground truth covers the classes of its stage only. The teacher's confident segments fill the
+unlabelled pixels, one segment per pixel, and follow the ground truth, highest score first.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from simcis_jax.types import Predictions, Targets
 
 @dataclasses.dataclass(frozen=True)
 class PseudoLabelRule:
-    """When a teacher's prediction is believed."""
+    """Which predictions of the teacher are kept as pseudo-labels."""
 
-    score: float = 0.35  # A query's best class probability must be above this.
-    overlap: float = 0.8  # The share of its mask that must remain its own.
-    temperature: float | None = 0.06  # Temperature of the ranking score; None ranks by probability.
-    merge_classes: bool = False  # One target a class instead of one a query (semantic).
+    score_threshold: float = 0.35  # The best class probability of a query must be above this.
+    overlap_threshold: float = 0.8  # A query must win more than this share of its mask.
+    temperature: float | None = 0.06  # Of the ranking score's softmax; None ranks by probability.
+    merge_classes: bool = False  # One target per class instead of one per query (semantic).
 
 
 def box_of(mask: Array) -> Array:
-    """The tight box (cx, cy, w, h) [4] of a mask [H, W] in [0, 1]; zeros if it is empty."""
+    """The tight box [4] (cx, cy, w, h in [0, 1]) of a mask [H, W] bool; zeros if it is empty."""
 
     def extent(occupied):
         size = occupied.shape[0]
@@ -39,19 +39,22 @@ def box_of(mask: Array) -> Array:
     return jnp.where(mask.any(), jnp.stack([cx, cy, w, h]), 0.0)
 
 
-def _believed_segments(
+def _confident_segments(
     class_logits: Array,
     mask_logits: Array,
-    free: Array,
+    unlabelled: Array,
     allowed: Array,
     rejected: Array | None,
     rule: PseudoLabelRule,
 ) -> tuple[Array, Array, Array, Array]:
-    """Which queries to believe, in which pixels: (keep, labels, scores [Q], owner [H, W])."""
+    """Which queries to keep and which pixels they win: (keep, labels, scores [Q], winner [H, W]).
+
+    The winner of a pixel that is labelled or outside the winning mask is -1.
+    """
     probabilities = jnp.where(allowed, jax.nn.sigmoid(class_logits), 0.0)
     labels = jnp.argmax(probabilities, axis=-1)
     best = probabilities.max(axis=-1)
-    keep = best > rule.score
+    keep = best > rule.score_threshold
     if rejected is not None:
         keep &= ~rejected[labels]
     scores = best
@@ -59,15 +62,15 @@ def _believed_segments(
         scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
-    masks = jax.nn.sigmoid(resize(mask_logits, free.shape))  # In this order: edges depend on it.
-    claim = jnp.where(keep[:, None, None], scores[:, None, None] * masks, -1.0)
-    owner = jnp.argmax(claim, axis=0)
-    on = jnp.take_along_axis(masks, owner[None], axis=0)[0] >= 0.5
-    owner = jnp.where(on & free & keep.any(), owner, -1)
-    own = (owner == jnp.arange(len(keep))[:, None, None]).sum(axis=(1, 2))
-    whole = (masks >= 0.5).sum(axis=(1, 2))
-    keep &= (own > 0) & (own > rule.overlap * whole)
-    return keep, labels, scores, owner
+    masks = jax.nn.sigmoid(resize(mask_logits, unlabelled.shape))  # As published: resized first.
+    weighted = jnp.where(keep[:, None, None], scores[:, None, None] * masks, -1.0)
+    winner = jnp.argmax(weighted, axis=0)
+    inside = jnp.take_along_axis(masks, winner[None], axis=0)[0] >= 0.5
+    winner = jnp.where(inside & unlabelled & keep.any(), winner, -1)
+    won_area = (winner == jnp.arange(len(keep))[:, None, None]).sum(axis=(1, 2))
+    mask_area = (masks >= 0.5).sum(axis=(1, 2))
+    keep &= (won_area > 0) & (won_area > rule.overlap_threshold * mask_area)
+    return keep, labels, scores, winner
 
 
 def add_pseudo_labels(
@@ -79,21 +82,22 @@ def add_pseudo_labels(
     rule: PseudoLabelRule,
     rejected: Array | None = None,
 ) -> Targets:
-    """Merges the teacher's believed segments of one image into its targets.
+    """Adds the teacher's confident segments of one image to its targets.
 
     Args:
-        class_logits: [Q, C] and mask_logits: [Q, h, w], the teacher's final predictions.
-        targets: ground truth of the image (no batch axis), its T slots filled from the front.
-        allowed: [C] bool, classes the teacher may name.
-        rule: when to believe it.
-        rejected: [C] bool; a query whose best class is one of these is dropped. The published code
+        class_logits: [Q, C] of the teacher's last decoder layer.
+        mask_logits: [Q, h, w] of the same.
+        targets: ground truth of the image (no batch axis), in the first of its T slots.
+        allowed: [C] bool, classes the teacher may predict.
+        rule: which predictions to keep.
+        rejected: [C] bool; queries whose best class is one of these are dropped. The published code
             allows all classes and rejects the first unseen one.
 
     Returns:
-        Targets with the same T slots: ground truth first, then pseudo-labels; segments that find no
-        slot are dropped, and counted.
+        Targets with the same T slots: ground truth first, then pseudo-labels. Segments beyond the
+        last slot are dropped and counted.
     """
-    keep, labels, scores, owner = _believed_segments(
+    keep, labels, scores, winner = _confident_segments(
         class_logits, mask_logits, targets.segment_map == 0, allowed, rejected, rule
     )
     num_slots = targets.labels.shape[0]
@@ -109,7 +113,7 @@ def add_pseudo_labels(
     slot = jnp.where(keep, num_truth + rank, num_slots)
 
     kept = slot < num_slots
-    pseudo = jnp.where((owner >= 0) & kept[owner], slot[owner] + 1, 0)
+    pseudo = jnp.where((winner >= 0) & kept[winner], slot[winner] + 1, 0)
     pseudo = pseudo.astype(targets.segment_map.dtype)
     pseudo_boxes = jax.vmap(lambda k: box_of(pseudo == k))(jnp.arange(1, num_slots + 1))
     is_truth = jnp.arange(num_slots) < num_truth
@@ -129,7 +133,15 @@ def merge_targets(
     rule: PseudoLabelRule,
     rejected: Array | None = None,
 ) -> Targets:
-    """`add_pseudo_labels` for a batch, a few images at a time: masks are large at full size."""
+    """`add_pseudo_labels` for a batch, four images at a time: full-size masks are large.
+
+    Args:
+        teacher: predictions of the teacher; the last decoder output is used.
+        targets: ground truth of the same B images.
+        allowed: [C] bool, classes the teacher may predict.
+        rule: which predictions to keep.
+        rejected: [C] bool; queries whose best class is one of these are dropped.
+    """
 
     def one(image):
         class_logits, mask_logits, truth = image

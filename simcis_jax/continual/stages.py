@@ -15,7 +15,7 @@ from simcis_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One step of the sequence; classes keep their labels of the data set."""
+    """One stage of the sequence; classes keep the labels they have in the data set."""
 
     index: int  # 0 is the base stage.
     past: tuple[int, ...]  # C^1..t-1
@@ -23,16 +23,16 @@ class Stage:
 
     @property
     def number(self) -> int:
-        """What people call it: stage 1 is the base stage."""
+        """The number shown to users, from 1; stage 1 is the base stage."""
         return self.index + 1
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """C^1..t, in the order they arrived."""
+        """C^1..t, in the order they are learned."""
         return self.past + self.current
 
     def masks(self, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-        """Past and current classes as [C] bool."""
+        """Past classes and current classes, each [C] bool."""
         labels = np.arange(num_classes)
         return np.isin(labels, self.past), np.isin(labels, self.current)
 
@@ -46,7 +46,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         num_classes: C.
 
     Raises:
-        InputError: the name is unknown, or the labels are no permutation of 0..C-1.
+        InputError: the name is unknown, or the labels are not a permutation of 0..C-1.
     """
     named = {
         'origin': range(num_classes),
@@ -63,7 +63,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         wrong = sorted(set(order) ^ set(range(num_classes)), key=str)[:5]
         raise InputError(
             f'protocol.order must be a permutation of the {num_classes} labels 0..'
-            f'{num_classes - 1}; it has {len(order)} entries, and these are missing or foreign: '
+            f'{num_classes - 1}; it has {len(order)} entries; missing or unknown labels: '
             f'{wrong or "none, but some are repeated"}.'
         )
     return tuple(int(label) for label in order)
@@ -77,17 +77,17 @@ def make_stages(
     added: Sequence[int] = (),
     order: str | Sequence[int] = 'origin',
 ) -> tuple[Stage, ...]:
-    """The stages of protocol base-increment; base = C is joint training, one stage.
+    """The stages of protocol base-increment; base = C is joint training in one stage.
 
     Args:
         num_classes: C.
-        base: classes of the first stage.
-        increment: classes of every later stage.
-        added: classes of each stage that comes after these, which no one foresaw.
-        order: of the labels; see `class_order`.
+        base: number of classes of the first stage.
+        increment: number of classes of every later stage.
+        added: numbers of classes of further stages, which the protocol did not plan.
+        order: of the classes; see `class_order`.
 
     Raises:
-        InputError: the split does not use up the classes exactly, or the order is no permutation.
+        InputError: the stages do not add up to C classes, or the order is not a permutation.
     """
     order = class_order(order, num_classes)
     planned = num_classes - sum(added)
@@ -95,7 +95,7 @@ def make_stages(
         extra = f' and protocol.added={tuple(added)}' if added else ''
         raise InputError(
             f'protocol.base={base}{extra} must be between 1 and the {num_classes} classes of the '
-            f'data set, also together ({num_classes} trains jointly).'
+            f'data set, individually and in total (base={num_classes} is joint training).'
         )
     rest = planned - base
     if rest and (increment < 1 or rest % increment):

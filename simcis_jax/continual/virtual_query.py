@@ -1,7 +1,7 @@
 """VQ, virtual queries (SimCIS, section 3.4): a bank of past queries, replayed against forgetting.
 
-Every class has a ring of the queries that were last matched to it. When the class is past, stored
-queries are drawn, rare classes more often, and decoded beside the selected ones.
+Every class has a ring buffer of the queries that were last matched to it. In later stages, stored
+queries are sampled, rare classes more often, and decoded together with the selected ones.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from jax import Array
 
 @flax.struct.dataclass
 class QueryBank:
-    """A ring of K queries for every class, and how often a stage shows each class."""
+    """A ring buffer of K queries per class, and how often each class occurs in a stage."""
 
     queries: Array  # [C, K, D] float32.
-    written: Array  # [C] int32, queries ever stored; the next one goes to slot written % K.
-    counts: Array  # [C] float32, pseudo-labels of each class in the images of the stage.
+    written: Array  # [C] int32, number of queries ever stored; the next goes to slot written % K.
+    counts: Array  # [C] float32, number of pseudo-labels per class in the images of the stage.
 
 
 def create(num_classes: int, bank_size: int, hidden_dim: int) -> QueryBank:
-    """An empty bank."""
+    """An empty bank for C = `num_classes`, K = `bank_size` and D = `hidden_dim`."""
     return QueryBank(
         queries=jnp.zeros((num_classes, bank_size, hidden_dim)),
         written=jnp.zeros(num_classes, jnp.int32),
@@ -32,7 +32,7 @@ def create(num_classes: int, bank_size: int, hidden_dim: int) -> QueryBank:
 
 
 def stored(bank: QueryBank) -> tuple[int, int]:
-    """How many queries a bank holds, and the bytes of these and of the numbers of each class."""
+    """The number of queries in a bank, and the bytes of these, of `written` and of `counts`."""
     _, bank_size, hidden_dim = bank.queries.shape
     number = int(np.minimum(bank.written, bank_size).sum())
     num_bytes = number * hidden_dim * bank.queries.dtype.itemsize
@@ -40,9 +40,9 @@ def stored(bank: QueryBank) -> tuple[int, int]:
 
 
 def enqueue(bank: QueryBank, queries: Array, labels: Array) -> QueryBank:
-    """Stores queries [N, D] under their labels [N], in order; label -1 = do not store.
+    """Stores queries [N, D] by their labels [N], in order; label -1 = do not store.
 
-    A class that gets more than K at once keeps the last K, as if they had come one by one.
+    Of more than K queries of one class the last K are kept, as if stored one by one.
     """
     num_classes, bank_size, _ = bank.queries.shape
     one_hot = labels[:, None] == jnp.arange(num_classes)
@@ -59,9 +59,15 @@ def enqueue(bank: QueryBank, queries: Array, labels: Array) -> QueryBank:
 
 
 def sampling_weights(counts: Array, past: Array, alpha: float) -> Array:
-    """Unnormalised weight [C] of drawing each class (equation 9): rare classes weigh more.
+    """Unnormalised sampling weight [C] of each class (equation 9): rare classes weigh more.
 
-    The weight of class c is (sum_k s_k / s_c) ** alpha over the past classes, s = counts + 1.
+    The weight of past class c is (sum_k s_k / s_c) ** alpha, where s = counts + 1 and the sum runs
+    over past classes; that of all other classes is 0.
+
+    Args:
+        counts: [C] float32, number of pseudo-labels per class.
+        past: [C] bool.
+        alpha: exponent.
     """
     smoothed = counts + 1.0
     total = jnp.sum(jnp.where(past, smoothed, 0.0))
@@ -71,16 +77,16 @@ def sampling_weights(counts: Array, past: Array, alpha: float) -> Array:
 def sample(
     bank: QueryBank, key: Array, past: Array, num_queries: int, *, alpha: float
 ) -> tuple[Array, Array]:
-    """Draws virtual queries [V, D] and their labels [V] for one image, with replacement.
+    """Samples virtual queries [V, D] and their labels [V] for one image, with replacement.
 
-    Classes that nothing was stored for are not drawn; with nothing stored at all the labels are -1.
+    Classes without stored queries are not sampled; if no past class has any, the labels are -1.
 
     Args:
         bank: the stored queries.
         key: random key of the image.
-        past: [C] bool, classes to draw from.
+        past: [C] bool, classes to sample from.
         num_queries: V.
-        alpha: 0 draws all classes alike, larger values favour rare ones.
+        alpha: 0 samples all classes equally often; larger values favour rare classes.
     """
     class_key, slot_key = jax.random.split(key)
     drawable = past & (bank.written > 0)

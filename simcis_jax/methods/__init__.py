@@ -1,4 +1,4 @@
-"""Continual methods: one file a method, each a small value with hooks that default to nothing."""
+"""Continual methods, one file per method; see `base.Method` for the hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def make_method(name: str, **settings: Any) -> Method:
-    """The method of that name; settings that only other methods have are left out.
+    """The method with this name; settings that it does not have are ignored.
 
     Raises:
         InputError: no method has this name.

@@ -1,7 +1,7 @@
-"""What a continual method may change, as hooks that do nothing; so this class is fine-tuning.
+"""The hooks of a continual method. By default they do nothing, which is plain fine-tuning.
 
 A method is a frozen dataclass: its fields, made by `declare`, are its config keys, its hooks are
-pure functions. The trainer and the train step call the hooks and never ask which method it is.
+pure functions. The trainer and the train step call the hooks without knowing which method it is.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from simcis_jax.losses.segmentation import Matches
 from simcis_jax.model.masked_decoder import DecoderOutputs
 from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 
-Memory = Any  # A pytree: what the method carries from step to step and from stage to stage.
+Memory = Any  # A pytree that the method carries from step to step and from stage to stage.
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Fine-tuning: every stage trains on its own labels and nothing protects the past."""
+    """Fine-tuning: every stage trains on its own labels, with nothing against forgetting."""
 
     @property
     def uses_teacher(self) -> bool:
-        """From stage 2 on, run the model of the stage before on every batch."""
+        """Whether, from stage 2 on, the model of the previous stage runs on every batch."""
         return False
 
     @property
     def replays_teacher_queries(self) -> bool:
-        """Also decode, with the student, the tokens that the teacher selected."""
+        """Whether the student also decodes the tokens that the teacher selected."""
         return False
 
     def init_memory(self, num_classes: int, hidden_dim: int) -> Memory:
@@ -37,44 +37,44 @@ class Method:
         return ()
 
     def replayed(self, memory: Memory) -> dict[str, int]:
-        """What of the memory a stage replays, in numbers for its `replay.json`."""
+        """What a stage replays from the memory, as numbers for its `replay.json`."""
         return {}
 
     @property
     def uses_statistics(self) -> bool:
-        """Before a stage with a teacher, pass over its images once to count `statistics`."""
+        """Whether `statistics` are gathered over all images before a stage with a teacher."""
         return False
 
     def statistics(self, targets: Targets, stage: StageArrays) -> Any:
-        """What to count in a batch of merged targets; the counts of all batches are summed."""
+        """Statistics of a batch of merged targets; those of all batches are summed."""
         return ()
 
     def begin_stage(self, memory: Memory, statistics: Any) -> Memory:
-        """The memory a stage starts with; `statistics` are the summed counts."""
+        """The memory a stage starts with, given the summed `statistics` of its images."""
         return memory
 
     def virtual_queries(
         self, memory: Memory, stage: StageArrays, keys: Array
     ) -> VirtualQueries | None:
-        """Extra queries for the decoder; `keys` [B] are the images' random keys."""
+        """Extra queries for the decoder; `keys` [B] holds one random key per image."""
         return None
 
     def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
-        """The targets to train on, given ground truth; called where there is a teacher."""
+        """The targets to train on, given the ground truth; called only if there is a teacher."""
         return targets
 
     def losses(
         self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
-        """More loss terms, weighted, summed over images; they are divided by the global batch."""
+        """Extra loss terms [], weighted, summed over images; divided by the global batch size."""
         return {}
 
     def stored_queries(
         self, student: Predictions, targets: Targets, matches: Matches
     ) -> tuple[Array, Array] | None:
-        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = store none."""
+        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update."""
         return None
 
     def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:
-        """The memory after a step; queries [B, Q, D] and labels [B, Q] of all devices' images."""
+        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch."""
         return memory

@@ -1,4 +1,4 @@
-"""Pseudo-labelling: the teacher's segments fill what the stage's ground truth leaves free."""
+"""Pseudo-labelling: the teacher's segments fill the pixels without ground truth."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class PseudoLabel(Method):
 
     @property
     def rule(self) -> PseudoLabelRule:
-        """When the teacher is believed."""
+        """Which predictions of the teacher are kept."""
         return PseudoLabelRule(
-            score=self.pseudo_label_score,
-            overlap=self.pseudo_label_overlap,
+            score_threshold=self.pseudo_label_score,
+            overlap_threshold=self.pseudo_label_overlap,
             temperature=None if self.merge_classes else PseudoLabelRule.temperature,
             merge_classes=self.merge_classes,
         )
 
     def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
-        """Ground truth, then the teacher's believed segments of past classes."""
+        """Ground truth, then the teacher's confident segments of past classes."""
         return merge_targets(teacher, targets, stage.past, rule=self.rule)

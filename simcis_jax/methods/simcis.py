@@ -1,11 +1,11 @@
 """SimCIS (CVPR 2025): rethinking query-based transformers for continual image segmentation.
 
-QPA, section 3.2    queries are selected pixel features     model/query_prealignment.py
-CSL, section 3.3    old selections keep their meaning       losses/consistent_selection.py
-VQ,  section 3.4    stored queries are replayed             continual/virtual_query.py
+QPA, section 3.2    queries are selected pixel features         model/query_prealignment.py
+CSL, section 3.3    distillation at the teacher's selection     losses/consistent_selection.py
+VQ,  section 3.4    stored queries are replayed                 continual/virtual_query.py
 
-on top of pseudo-labels. QPA belongs to the model (`model.queries`); a weight or a count of 0
-switches off each of the others.
+on top of pseudo-labels. QPA is part of the model (`model.queries`). CSL is switched off by
+`csl_weight=0`, VQ by `num_virtual_queries=0`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SimCIS(PseudoLabel):
     def losses(
         self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
-        """CSL at the teacher's positions; where a weight asks, the same after the decoder."""
+        """CSL and, if its weight is positive, KL divergence after the decoder."""
         terms = {}
         if self.csl_weight > 0:
             terms['csl'] = self.csl_weight * consistent_selection_loss(
@@ -81,7 +81,7 @@ class SimCIS(PseudoLabel):
         return virtual_query.create(num_classes, self.bank_size, hidden_dim)
 
     def replayed(self, memory: QueryBank) -> dict[str, int]:
-        """Stored queries, and the bytes of these and of the counts they are drawn by."""
+        """The number of stored queries and the bytes of the bank; nothing if none are replayed."""
         if self.num_virtual_queries == 0:
             return {}
         number, num_bytes = virtual_query.stored(memory)
@@ -89,21 +89,21 @@ class SimCIS(PseudoLabel):
 
     @property
     def uses_statistics(self) -> bool:
-        """Rare classes can only be drawn more often once it is known which are rare."""
+        """See `Method`; sampling needs to know which classes are rare."""
         return self.num_virtual_queries > 0
 
     def statistics(self, targets: Targets, stage: StageArrays) -> Array:
-        """Pseudo-labels [C] of each past class."""
+        """Number of pseudo-labels [C] of each past class."""
         num_classes = stage.past.shape[0]
         counts = jax.nn.one_hot(targets.labels, num_classes).sum(axis=(0, 1))
         return jnp.where(stage.past, counts, 0.0)
 
     def begin_stage(self, memory: QueryBank, statistics: Array) -> QueryBank:
-        """Keeps the queries of the stages before; the counts are the new stage's."""
+        """Keeps the stored queries and replaces the counts by those of the new stage."""
         return memory.replace(counts=statistics)
 
     def virtual_queries(self, memory: QueryBank, stage: StageArrays, keys: Array) -> VirtualQueries:
-        """Stored queries of past classes, rare ones more often."""
+        """Samples stored queries of past classes, rare classes more often."""
 
         def draw(key):
             return virtual_query.sample(
@@ -115,12 +115,12 @@ class SimCIS(PseudoLabel):
     def stored_queries(
         self, student: Predictions, targets: Targets, matches: Matches
     ) -> tuple[Array, Array]:
-        """The selected queries that the last layer's matching gave to a target, as selected."""
+        """The selected queries [B, Q, D] and labels [B, Q] from the matching of the last layer."""
         num_queries = student.selection.queries.shape[1]
         labels = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
         return student.selection.queries, labels(matches.queries[-1], targets.labels)
 
     def update_memory(self, memory: QueryBank, queries: Array, labels: Array) -> QueryBank:
-        """Stores them, images in order, best selected first."""
+        """Stores the queries image by image, best selected first."""
         hidden_dim = queries.shape[-1]
         return virtual_query.enqueue(memory, queries.reshape(-1, hidden_dim), labels.reshape(-1))

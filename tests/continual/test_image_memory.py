@@ -29,16 +29,16 @@ def size_of(index, classes):
 
 
 def by_hand(image_classes, stage, setting):
-    """What a stage shows, image by image."""
-    told = set(labelled_classes(stage, setting))
+    """The images of a stage with their labelled classes, one by one."""
+    labelled = set(labelled_classes(stage, setting))
     return {
-        i: image_classes[i] & told for i in stage_images(image_classes, stage, setting).tolist()
+        i: image_classes[i] & labelled for i in stage_images(image_classes, stage, setting).tolist()
     }
 
 
 @pytest.mark.parametrize('setting', SETTINGS)
 @pytest.mark.parametrize('num_images', [1, 5, 40, 10_000])
-def test_a_memory_holds_what_was_kept_or_just_shown_and_only_those_labels(
+def test_a_memory_holds_kept_or_current_images_with_the_labels_they_had(
     image_classes, setting, num_images
 ):
     memories = image_memories(image_classes, STAGES, setting, ranks=ranks(), num_images=num_images)
@@ -48,13 +48,13 @@ def test_a_memory_holds_what_was_kept_or_just_shown_and_only_those_labels(
         assert len(after) == min(num_images, len({*before, *shown}))
         for index, labels in after.items():
             assert index in before or index in shown
-            # Nothing that no stage told of this image since it is kept, and all that was told.
+            # Exactly the labels of the stages that have shown this image since it was kept.
             assert labels == before.get(index, set()) | shown.get(index, set())
             assert labels and labels <= set(stage.seen)
 
 
-def test_an_image_that_was_given_up_comes_back_with_new_labels_alone(image_classes):
-    # One image is kept: another one, seen in stages 1 and 2, knows nothing of stage 1 any more.
+def test_a_discarded_image_returns_with_the_labels_of_its_new_stage_only(image_classes):
+    # Room for one image: the other, shown in stages 1 and 2, loses its labels of stage 1.
     first, second = STAGES[0].current[0], STAGES[1].current[0]
     images = [frozenset({first}), frozenset({first, second})]
     memories = image_memories(images, STAGES[:3], ranks=[0, 1], num_images=1)
@@ -64,17 +64,17 @@ def test_an_image_that_was_given_up_comes_back_with_new_labels_alone(image_class
     assert everything[2] == {0: {first}, 1: {first, second}}
 
 
-def test_the_memory_follows_from_its_arguments(image_classes):
+def test_memories_are_deterministic_and_independent_of_later_stages(image_classes):
     def memories(seed=0, num_stages=4):
         return image_memories(image_classes, STAGES[:num_stages], ranks=ranks(seed), num_images=20)
 
     assert memories() == memories()
-    assert [*memories()[2]] == [*memories()[2]]  # Batches depend on the order.
+    assert [*memories()[2]] == [*memories()[2]]  # Batches depend on the order of images.
     assert memories(seed=1)[1] != memories()[1]
-    assert memories(num_stages=3) == memories()[:3]  # The future changes nothing.
+    assert memories(num_stages=3) == memories()[:3]
 
 
-def test_images_of_one_class_each_are_shared_equally():
+def test_classes_are_balanced_if_each_image_has_one_class():
     sizes = [50, 3, 20, 9]
     labels = np.repeat(np.arange(4), sizes)
     candidates = {i: frozenset({int(label)}) for i, label in enumerate(labels)}
@@ -83,7 +83,7 @@ def test_images_of_one_class_each_are_shared_equally():
     for number in range(1, len(order) + 1):
         counts = np.bincount(labels[order[:number]], minlength=4)
         open_classes = counts < sizes
-        # Nobody is behind another by more than one image, unless it has no more.
+        # No class is more than one image behind, unless it has no more candidates.
         if open_classes.any():
             assert counts.max() - counts[open_classes].min() <= 1
 
@@ -101,7 +101,7 @@ def test_rare_classes_are_kept_far_more_often_than_by_chance(image_classes):
 
 @pytest.mark.parametrize('num_bytes', [110, 1_000, 4_000.5])
 @pytest.mark.parametrize('num_images', [0, 12])
-def test_bytes_are_a_bound_of_their_own(image_classes, num_bytes, num_images):
+def test_a_memory_is_limited_in_bytes_and_images(image_classes, num_bytes, num_images):
     memories = image_memories(
         image_classes, STAGES, ranks=ranks(),
         num_images=num_images, num_bytes=num_bytes, bytes_of=size_of,
@@ -109,16 +109,16 @@ def test_bytes_are_a_bound_of_their_own(image_classes, num_bytes, num_images):
     for memory in memories[1:]:
         used = sum(size_of(index, labels) for index, labels in memory.items())
         assert used <= num_bytes and len(memory) <= (num_images or IMAGES)
-        # Full: an image takes at most 118 bytes.
+        # No further image fits: each takes at most 118 bytes.
         assert used > num_bytes - 118 or len(memory) == num_images
 
 
-def test_no_room_for_one_image_is_an_error(image_classes):
+def test_a_memory_too_small_for_one_image_is_an_error(image_classes):
     with pytest.raises(ValueError, match=r'protocol.replay_megabytes=0.0001 has no room for'):
         image_memories(image_classes, STAGES, ranks=ranks(), num_bytes=100, bytes_of=size_of)
 
 
-def test_a_union_has_the_labels_of_all():
+def test_a_union_merges_the_labels_of_each_image():
     stage, memory = (
         {4: frozenset({1}), 2: frozenset({1})},
         {2: frozenset({0, 5}), 9: frozenset({0})},

@@ -1,4 +1,4 @@
-"""Which images and labels each stage gets, in all three settings."""
+"""Images and labels of each stage, in all three settings."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ CLASSES = 12
 @pytest.fixture(scope='module')
 def image_classes():
     rng = np.random.default_rng(0)
-    sizes = rng.integers(0, 5, 300)  # Some images hold no class at all.
+    sizes = rng.integers(0, 5, 300)  # Some images have no classes.
     return [frozenset(rng.choice(CLASSES, size, replace=False).tolist()) for size in sizes]
 
 
@@ -32,7 +32,9 @@ def test_overlapped_images_are_in_every_stage_of_their_classes(image_classes, st
 
 
 @pytest.mark.parametrize('setting', ['disjoint', 'sequential'])
-def test_other_images_are_in_the_last_stage_of_their_classes_only(image_classes, stages, setting):
+def test_disjoint_and_sequential_images_are_in_the_last_stage_of_their_classes_only(
+    image_classes, stages, setting
+):
     lists = [stage_images(image_classes, stage, setting).tolist() for stage in stages]
     arrival = {label: stage.index for stage in stages for label in stage.current}
     everywhere = sorted(index for images in lists for index in images)
@@ -43,23 +45,23 @@ def test_other_images_are_in_the_last_stage_of_their_classes_only(image_classes,
 
 
 @pytest.mark.parametrize('setting', SETTINGS)
-def test_no_label_of_another_stage_leaks(image_classes, stages, setting):
+def test_targets_have_the_labelled_classes_of_the_stage_only(image_classes, stages, setting):
     rng = np.random.default_rng(1)
     for stage in stages:
-        told = set(labelled_classes(stage, setting))
-        assert told == set(stage.seen if setting == 'sequential' else stage.current)
+        labelled = set(labelled_classes(stage, setting))
+        assert labelled == set(stage.seen if setting == 'sequential' else stage.current)
         for index in stage_images(image_classes, stage, setting)[:20]:
             labels = np.array(sorted(image_classes[index]), np.int32)
             segment_map = rng.integers(0, len(labels) + 1, (8, 8)).astype(np.int32)
-            segment_map[0, : len(labels)] = np.arange(len(labels)) + 1  # Each is there.
+            segment_map[0, : len(labels)] = np.arange(len(labels)) + 1  # Each segment has a pixel.
             example = Example(
                 np.zeros((8, 8, 3), np.uint8), segment_map, labels, np.zeros(len(labels), bool), 0
             )
-            targets = augment.to_targets(example, told, max_segments=CLASSES)
+            targets = augment.to_targets(example, labelled, max_segments=CLASSES)
             found = targets.labels[targets.labels >= 0].tolist()
-            assert sorted(found) == [label for label in labels.tolist() if label in told]
+            assert sorted(found) == [label for label in labels.tolist() if label in labelled]
             # Pixels of other classes are void.
-            expected = np.isin(np.append(labels, -1)[segment_map - 1], sorted(told))
+            expected = np.isin(np.append(labels, -1)[segment_map - 1], sorted(labelled))
             np.testing.assert_array_equal(targets.segment_map > 0, expected)
 
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels against the published code's on hand-made teacher outputs."""
+"""Pseudo-labels against the published code, on hand-made teacher outputs."""
 
 import functools
 
@@ -19,7 +19,7 @@ from simcis_jax.types import Predictions, Selection, Targets
 SLOTS = 12
 RULES = {
     'pan': PseudoLabelRule(),
-    'sem': PseudoLabelRule(score=0.0, temperature=None, merge_classes=True),
+    'sem': PseudoLabelRule(score_threshold=0.0, temperature=None, merge_classes=True),
     'sem35': PseudoLabelRule(temperature=None, merge_classes=True),
 }
 
@@ -30,7 +30,7 @@ def golden():
 
 
 def ground_truth(golden, image, slots=SLOTS):
-    """The ground truth of one image; which classes it has is not recorded and does not matter."""
+    """The ground truth of one image; its classes were not recorded and do not matter."""
     masks = np.unpackbits(golden[f'in/b{image}/gt_masks_packed'], axis=-1)
     number = np.arange(1, len(masks) + 1)
     return Targets(
@@ -41,7 +41,9 @@ def ground_truth(golden, image, slots=SLOTS):
     )
 
 
-FIRST_UNSEEN = jnp.arange(150) == 100  # Published: every class may win, this one is dropped.
+FIRST_UNSEEN = (
+    jnp.arange(150) == 100
+)  # Published: all classes compete, queries of this one are dropped.
 
 
 @functools.partial(jax.jit, static_argnames='rule')
@@ -59,7 +61,7 @@ def published(golden, image, rule, slots=SLOTS):
 
 @pytest.mark.parametrize('image', [0, 1, 2])
 @pytest.mark.parametrize('rule', RULES)
-def test_pseudo_labels_are_the_published_ones(golden, rule, image):
+def test_pseudo_labels_equal_the_published_code(golden, rule, image):
     truth, targets = published(golden, image, RULES[rule])
     labels = golden[f'{rule}/b{image}/labels']
     num_truth, num_pseudo = (truth.labels >= 0).sum(), len(labels)
@@ -79,7 +81,7 @@ def test_pseudo_labels_are_the_published_ones(golden, rule, image):
     assert targets.segment_map.dtype == truth.segment_map.dtype
 
 
-def test_segments_without_a_slot_are_counted_and_the_surest_stay(golden):
+def test_segments_without_a_slot_are_counted_and_the_highest_scores_stay(golden):
     _, everything = published(golden, 0, RULES['pan'])
     truth, targets = published(golden, 0, RULES['pan'], slots=5)
     assert (truth.labels >= 0).sum() == 2 and (everything.labels >= 0).sum() == 10
@@ -97,20 +99,20 @@ def test_classes_without_a_slot_are_counted_once(golden):
     assert targets.dropped == (everything.labels >= 0).sum() - 4 == 6
 
 
-def test_ground_truth_that_fills_all_slots_is_left_alone(golden):
+def test_ground_truth_that_fills_all_slots_is_unchanged(golden):
     truth, targets = published(golden, 0, RULES['pan'], slots=2)
     for name in ('segment_map', 'labels', 'boxes'):
         np.testing.assert_array_equal(getattr(targets, name), getattr(truth, name))
     assert targets.dropped == 8
 
 
-def test_earlier_drops_are_kept_in_the_count(golden):
+def test_dropped_segments_add_to_those_dropped_before(golden):
     truth = ground_truth(golden, 2).replace(dropped=np.int32(3))
     logits, masks = golden['in/logits'][2], golden['in/masks_quarter'][2]
     assert add(logits, masks, truth, ~FIRST_UNSEEN, RULES['pan']).dropped == 3
 
 
-def test_only_allowed_classes_are_named(golden):
+def test_only_allowed_classes_are_predicted(golden):
     truth = ground_truth(golden, 0)
     logits, masks = golden['in/logits'][0], golden['in/masks_quarter'][0]
     past = np.arange(150) < 100
@@ -118,7 +120,7 @@ def test_only_allowed_classes_are_named(golden):
     assert (labels < 100).all() and {5, 30, 62} <= set(labels.tolist())
 
 
-def test_a_teacher_that_may_name_nothing_adds_nothing(golden):
+def test_without_allowed_classes_nothing_is_added(golden):
     truth = ground_truth(golden, 0)
     logits, masks = golden['in/logits'][0], golden['in/masks_quarter'][0]
     targets = add(logits, masks, truth, np.zeros(150, bool), RULES['sem'])
@@ -127,7 +129,7 @@ def test_a_teacher_that_may_name_nothing_adds_nothing(golden):
 
 
 def small_case(scores, masks, slots=4):
-    """One pixel of mask logits a pixel of the image, and one class logit a query and class."""
+    """Class logits [Q, C], mask logits at the size of the image, and empty ground truth."""
     masks = jnp.asarray(masks, jnp.float32)
     truth = Targets(
         segment_map=jnp.zeros(masks.shape[1:], jnp.uint8),
@@ -138,22 +140,22 @@ def small_case(scores, masks, slots=4):
     return jnp.asarray(scores, jnp.float32), masks * 20 - 10, truth
 
 
-def test_a_segment_that_keeps_exactly_its_share_is_not_believed():
-    rule = PseudoLabelRule(overlap=0.8)
+def test_a_segment_must_keep_more_than_the_overlap_threshold():
+    rule = PseudoLabelRule(overlap_threshold=0.8)
     row = [1, 1, 1, 1, 1, 0, 0, 0]
     logits, masks, truth = small_case([[3.0, -9.0]], [[row]])
-    for num_taken, believed in ((0, True), (1, False)):  # 4 of 5 pixels are not more than 0.8.
+    for num_taken, kept in ((0, True), (1, False)):  # 4 of 5 pixels are exactly 0.8.
         taken = truth.replace(
             segment_map=(jnp.arange(8) < num_taken)[None].astype(jnp.uint8),
             labels=truth.labels.at[0].set(7 if num_taken else -1),
         )
         targets = add(logits, masks, taken, np.ones(2, bool), rule)
-        assert (targets.labels[num_taken] == 0) == believed
+        assert (targets.labels[num_taken] == 0) == kept
 
 
-def test_a_score_must_be_above_the_threshold():
+def test_a_probability_must_be_above_the_score_threshold():
     logits, masks, truth = small_case([[0.0, -9.0], [0.1, -9.0]], [[[1, 1, 0, 0]], [[0, 0, 1, 1]]])
-    targets = add(logits, masks, truth, np.ones(2, bool), PseudoLabelRule(score=0.5))
+    targets = add(logits, masks, truth, np.ones(2, bool), PseudoLabelRule(score_threshold=0.5))
     np.testing.assert_array_equal(targets.labels, [0, -1, -1, -1])
     np.testing.assert_array_equal(targets.segment_map, [[0, 0, 1, 1]])
 
@@ -161,7 +163,7 @@ def test_a_score_must_be_above_the_threshold():
 def test_a_batch_is_merged_image_by_image(golden):
     truth = [ground_truth(golden, image) for image in range(3)]
     batch = jax.tree.map(lambda *x: np.stack(x), *truth)
-    masks = golden['in/masks_quarter']  # One feature a query, so embeddings are the identity.
+    masks = golden['in/masks_quarter']  # One feature per query, so embeddings are the identity.
     nothing = jnp.zeros((3, 0))
     teacher = Predictions(
         class_logits=jnp.asarray(golden['in/logits'])[None],

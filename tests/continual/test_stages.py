@@ -36,15 +36,15 @@ def test_added_stages_come_after_the_planned_ones(added, sizes):
 
 
 @pytest.mark.parametrize('added', [(0,), (6,), (3, -1)])
-def test_added_classes_that_are_not_there_are_an_error(added):
+def test_added_classes_must_exist(added):
     with pytest.raises(ValueError, match=r'protocol.added=\('):
         make_stages(9, base=4, increment=1, added=added)
 
 
-def test_every_class_arrives_exactly_once():
+def test_every_class_is_learned_exactly_once():
     stages = make_stages(150, base=100, increment=10)
-    arrived = [label for stage in stages for label in stage.current]
-    assert sorted(arrived) == list(range(150))
+    learned = [label for stage in stages for label in stage.current]
+    assert sorted(learned) == list(range(150))
 
 
 def test_past_classes_are_those_of_all_stages_before():
@@ -61,13 +61,13 @@ def test_origin_is_ascending_and_descending_its_reverse():
     assert [stage.current for stage in stages] == [(5, 4, 3, 2), (1,), (0,)]
 
 
-def test_an_order_of_labels_is_kept():
+def test_a_sequence_of_labels_is_used_as_the_order():
     stages = make_stages(4, base=2, increment=1, order=[2, 0, 3, 1])
     assert [stage.current for stage in stages] == [(2, 0), (3,), (1,)]
     assert class_order(np.array([2, 0, 3, 1]), 4) == (2, 0, 3, 1)
 
 
-def test_masks_say_which_labels_are_past_and_current():
+def test_masks_mark_past_and_current_labels():
     past, current = Stage(1, past=(4, 0), current=(2,)).masks(5)
     np.testing.assert_array_equal(past, [True, False, False, False, True])
     np.testing.assert_array_equal(current, [False, False, True, False, False])
@@ -93,7 +93,7 @@ def test_masks_say_which_labels_are_past_and_current():
         (dict(base=6, increment=2, order=[*range(9), 'nine']), "[9, 'nine']"),
     ],
 )
-def test_a_split_that_does_not_work_is_an_error_that_names_the_field(arguments, message):
+def test_an_impossible_protocol_is_an_error_that_names_the_field(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         make_stages(10, **arguments)
     assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""The query bank against deques, and its draws against the published weights."""
+"""The query bank against deques, and its sampling against the published weights."""
 
 from collections import deque
 
@@ -20,7 +20,7 @@ def query(number):
 
 
 def bank_with(labels, counts=None):
-    """A bank with one query, of the value of its label plus one, for each of the labels."""
+    """A bank with one query per label, whose features equal the label plus one."""
     bank = virtual_query.create(CLASSES, SLOTS, WIDTH)
     for label in labels:
         bank = push(bank, query(label + 1), jnp.array([label]))
@@ -34,13 +34,13 @@ def test_a_new_bank_is_empty():
 
 
 @pytest.mark.parametrize('call_size', [1, 4, 11])
-def test_the_bank_keeps_what_deques_keep(call_size):
+def test_the_bank_equals_one_deque_per_class(call_size):
     rng = np.random.default_rng(call_size)
     bank = virtual_query.create(CLASSES, SLOTS, WIDTH)
     rings = [deque(maxlen=SLOTS) for _ in range(CLASSES)]
     written = np.zeros(CLASSES, int)
     for _ in range(12):
-        # Classes of different size; with 11 at once one class often gets more than its 3 slots.
+        # Classes of different frequency; of 11 queries, one class often gets more than 3 slots.
         labels = rng.choice(np.arange(-1, CLASSES), call_size, p=[0.2, 0.4, 0.2, 0.1, 0.1, 0.0])
         queries = rng.random((call_size, WIDTH)).astype(np.float32)
         bank = push(bank, queries, labels)
@@ -64,13 +64,13 @@ def test_the_oldest_query_is_overwritten_first():
     )
 
 
-def test_a_bank_tells_how_many_queries_it_holds_and_their_bytes():
+def test_stored_counts_queries_and_bytes():
     assert virtual_query.stored(bank_with([])) == (0, 2 * 4 * CLASSES)
     # Class 0 got more than its 3 slots.
     assert virtual_query.stored(bank_with([0, 0, 2, 0, 0])) == (4, 4 * WIDTH * 4 + 2 * 4 * CLASSES)
 
 
-def test_storing_many_at_once_is_storing_them_one_by_one():
+def test_storing_many_queries_at_once_equals_storing_them_one_by_one():
     rng = np.random.default_rng(0)
     queries = rng.random((40, WIDTH)).astype(np.float32)
     labels = rng.integers(-1, CLASSES, 40)
@@ -81,7 +81,7 @@ def test_storing_many_at_once_is_storing_them_one_by_one():
     jax.tree.map(np.testing.assert_array_equal, at_once, one_by_one)
 
 
-def test_weights_are_the_published_ones():
+def test_sampling_weights_equal_the_published_code():
     golden = golden_weights.load('train_t2_pan_100-10')
     past = np.arange(150) < 100
     weights = virtual_query.sampling_weights(golden['vq/psd_counts'], past, 0.5)
@@ -89,7 +89,7 @@ def test_weights_are_the_published_ones():
     assert not weights[100:].any()
 
 
-def test_weights_follow_equation_9():
+def test_sampling_weights_follow_equation_9():
     weights = virtual_query.sampling_weights(
         jnp.array([3.0, 0, 99, 7]), jnp.array([True, True, False, True]), 0.5
     )
@@ -99,46 +99,46 @@ def test_weights_follow_equation_9():
 ALL_PAST = jnp.ones(CLASSES, bool)
 
 
-def test_queries_come_with_their_labels():
+def test_sampled_queries_come_with_their_labels():
     bank = bank_with([0, 1, 2, 3, 4])
     queries, labels = draw(bank, jax.random.key(0), ALL_PAST, 100, alpha=0.5)
     np.testing.assert_array_equal(queries[:, 0], labels + 1)
     assert set(np.asarray(labels).tolist()) == {0, 1, 2, 3, 4}
 
 
-def test_classes_that_are_not_past_or_have_nothing_stored_are_not_drawn():
+def test_only_past_classes_with_stored_queries_are_sampled():
     past = jnp.array([True, True, False, True, False])
     queries, labels = draw(bank_with([1, 3, 4]), jax.random.key(0), past, 200, alpha=0.5)
     assert set(np.asarray(labels).tolist()) == {1, 3}
     assert (queries > 0).all()
 
 
-def test_every_stored_query_of_a_class_is_drawn_and_no_empty_slot():
+def test_every_stored_query_is_sampled_and_no_empty_slot():
     bank = bank_with([])
     for number in (1, 2):
         bank = push(bank, query(number), jnp.array([0]))
     queries, _ = draw(bank, jax.random.key(0), ALL_PAST, 200, alpha=0.5)
     assert set(np.asarray(queries[:, 0]).tolist()) == {1, 2}
-    for number in (3, 4, 5):  # Round the ring.
+    for number in (3, 4, 5):  # Wraps around the ring buffer.
         bank = push(bank, query(number), jnp.array([0]))
     queries, _ = draw(bank, jax.random.key(0), ALL_PAST, 200, alpha=0.5)
     assert set(np.asarray(queries[:, 0]).tolist()) == {3, 4, 5}
 
 
 @pytest.mark.parametrize('past', [[True] * 5, [False] * 5, [False, True, True, True, True]])
-def test_nothing_to_draw_from_gives_no_label(past):
+def test_labels_are_minus_one_if_nothing_is_stored(past):
     bank = bank_with([] if past[0] else [0])
     queries, labels = draw(bank, jax.random.key(0), jnp.array(past), 4, alpha=0.5)
     assert (labels == -1).all() and jnp.isfinite(queries).all()
 
 
-def test_no_virtual_queries_is_an_empty_draw():
+def test_zero_virtual_queries_give_empty_arrays():
     queries, labels = draw(bank_with([0]), jax.random.key(0), ALL_PAST, 0, alpha=0.5)
     assert queries.shape == (0, WIDTH) and labels.shape == (0,)
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
-def test_classes_are_drawn_as_often_as_their_weights_say(alpha):
+def test_classes_are_sampled_in_proportion_to_their_weights(alpha):
     counts = np.array([0, 3, 8, 24, 99])
     num_draws = 4000
     _, labels = draw(
@@ -147,13 +147,13 @@ def test_classes_are_drawn_as_often_as_their_weights_say(alpha):
     share = (1.0 / (counts + 1)) ** alpha
     expected = num_draws * share / share.sum()
     observed = np.bincount(labels, minlength=5)
-    # Chi-square with 4 degrees of freedom is below 18.5 but once in a thousand.
+    # Chi-square with 4 degrees of freedom exceeds 18.5 once in a thousand.
     assert ((observed - expected) ** 2 / expected).sum() < 18.5
     if alpha:
-        assert (np.diff(observed) < 0).all()  # The rarer, the more often.
+        assert (np.diff(observed) < 0).all()  # Rarer classes more often.
 
 
-def test_images_with_different_keys_draw_differently():
+def test_different_keys_give_different_samples():
     bank = bank_with(range(5))
     first, second = (draw(bank, jax.random.key(i), ALL_PAST, 20, alpha=0.5)[1] for i in (0, 1))
     assert (first != second).any()

@@ -1,4 +1,4 @@
-"""What the hooks of every method do, and what they leave alone."""
+"""What the hooks of every method change, and what they leave unchanged."""
 
 import jax
 import jax.numpy as jnp
@@ -61,36 +61,32 @@ def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
         make_method('plop')
 
 
-def test_settings_reach_the_method_and_those_of_others_are_left_out():
+def test_settings_reach_the_method_and_those_of_others_are_ignored():
     settings = dict(csl_weight=7.0, pseudo_label_score=0.5)
     method = make_method('simcis', **settings)
-    assert method.csl_weight == 7.0 and method.rule.score == 0.5
+    assert method.csl_weight == 7.0 and method.rule.score_threshold == 0.5
     assert make_method('pseudo_label', **settings) == PseudoLabel(pseudo_label_score=0.5)
     assert make_method('finetune', **settings) == Method()
 
 
-def test_what_is_never_drawn_is_not_replayed():
+def test_a_bank_is_not_replayed_without_virtual_queries():
     bank = virtual_query.create(CLASSES, 3, WIDTH).replace(written=jnp.array([5, 1, 0, 0, 0]))
     assert SimCIS().replayed(bank) == {'queries': 4, 'query_bytes': 4 * WIDTH * 4 + 8 * CLASSES}
     assert SimCIS(num_virtual_queries=0).replayed(bank) == Method().replayed(()) == {}
 
 
-def test_the_defaults_are_the_published_ones_of_100_10():
+def test_defaults_equal_the_published_settings_of_100_10():
     method = SimCIS()
     assert (method.csl_weight, method.csl_temperature, method.decoder_kl_weight) == (2.0, 1.0, 0.0)
     assert (method.num_virtual_queries, method.bank_size, method.sampling_alpha) == (1, 80, 0.5)
     rule = method.rule
-    assert (rule.score, rule.overlap, rule.temperature, rule.merge_classes) == (
-        0.35,
-        0.8,
-        0.06,
-        False,
-    )
+    assert (rule.score_threshold, rule.overlap_threshold) == (0.35, 0.8)
+    assert (rule.temperature, rule.merge_classes) == (0.06, False)
 
 
 def test_merging_classes_ranks_by_probability():
     rule = PseudoLabel(merge_classes=True, pseudo_label_score=0.0).rule
-    assert rule.merge_classes and rule.temperature is None and rule.score == 0.0
+    assert rule.merge_classes and rule.temperature is None and rule.score_threshold == 0.0
 
 
 def test_fine_tuning_changes_nothing():
@@ -122,7 +118,7 @@ def test_pseudo_labelling_only_adds_targets():
 def test_pseudo_labels_are_past_classes(method):
     teacher = predictions()
     logits = jnp.full((SETS, IMAGES, QUERIES, CLASSES), -9.0)
-    # Each query has one mask; its best class is new for the queries 2 and 3.
+    # Each query has its own mask; the best classes of queries 2 and 3 are not past.
     best = jnp.array([0, 2, 3, 4])
     logits = logits.at[:, :, jnp.arange(QUERIES), best].set(4.0)
     columns = jax.nn.one_hot(jnp.arange(4), 4) * 40 - 20
@@ -153,7 +149,7 @@ def test_csl_compares_the_students_tokens_with_the_teachers_initial_queries():
     np.testing.assert_allclose(SimCIS().losses(student, None, agreeing)['csl'], 0, atol=1e-5)
 
 
-def test_the_decoders_kl_compares_final_logits_and_teaches_the_student_only():
+def test_decoder_kl_compares_final_logits_and_passes_no_gradient_to_the_teacher():
     method = SimCIS(csl_weight=0.0, decoder_kl_weight=2.0, decoder_kl_temperature=3.0)
     assert method.replays_teacher_queries and not SimCIS().replays_teacher_queries
     student, teacher = predictions(0), predictions(1)
@@ -172,12 +168,12 @@ def test_the_decoders_kl_compares_final_logits_and_teaches_the_student_only():
     assert gradients[0][-1].any() and not gradients[0][0].any() and not gradients[1].any()
 
 
-def test_a_survey_counts_the_targets_of_past_classes():
+def test_statistics_count_the_targets_of_past_classes():
     labels = targets([[0, 0, 3], [2, 0, -1]])
     np.testing.assert_array_equal(SimCIS().statistics(labels, STAGE), [3, 0, 1, 0, 0])
 
 
-def test_a_stage_gets_its_own_counts_and_keeps_the_queries():
+def test_a_stage_keeps_the_queries_and_gets_its_own_counts():
     method = SimCIS(bank_size=2)
     memory = method.update_memory(
         method.init_memory(CLASSES, WIDTH), jnp.ones((1, 1, WIDTH)), jnp.array([[1]])
@@ -189,7 +185,7 @@ def test_a_stage_gets_its_own_counts_and_keeps_the_queries():
     np.testing.assert_array_equal(begun.written, memory.written)
 
 
-def test_without_virtual_queries_there_is_nothing_to_survey():
+def test_statistics_are_needed_only_with_virtual_queries():
     assert SimCIS().uses_statistics and not SimCIS(num_virtual_queries=0).uses_statistics
 
 
@@ -204,10 +200,10 @@ def test_virtual_queries_are_stored_queries_of_past_classes():
     virtual = method.virtual_queries(memory, STAGE, keys)
     np.testing.assert_array_equal(virtual.queries[..., 0], virtual.labels)
     assert virtual.labels.min() >= 0 and virtual.labels.max() <= 2
-    assert (virtual.labels[0] != virtual.labels[1]).any()  # Each image draws for itself.
+    assert (virtual.labels[0] != virtual.labels[1]).any()  # Each image has its own sample.
 
 
-def test_exactly_the_matched_rows_are_stored():
+def test_exactly_the_matched_queries_are_stored():
     method = SimCIS(bank_size=2)
     student = predictions()
     # The last decoder output counts; slot 2 of image 0 and slots 1, 2 of image 1 are padding.
@@ -225,7 +221,7 @@ def test_exactly_the_matched_rows_are_stored():
     assert not memory.queries.at[1, 0].set(0).at[4].set(0).any()
 
 
-def test_the_bank_of_all_devices_does_not_depend_on_how_images_are_shared():
+def test_the_bank_does_not_depend_on_how_images_are_grouped():
     method = SimCIS(bank_size=2)
     queries = jax.random.normal(jax.random.key(0), (4, QUERIES, WIDTH))
     labels = jax.random.randint(jax.random.key(1), (4, QUERIES), -1, CLASSES)
