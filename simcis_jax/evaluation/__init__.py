@@ -1,1 +1,1 @@
-"""From predictions to segments, from segments to numbers, from numbers to tables and pictures."""
+"""Post-processing, metrics, result tables and pictures."""

@@ -1,4 +1,4 @@
-"""Class groups of a stage, their scores, and the table that papers print."""
+"""Class groups of a stage, their scores, and the tables that papers print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simcis_jax.types import Categories
 
 GROUPS = ('base', 'novel', 'past', 'current', 'all')
 METRICS = ('pq', 'sq', 'rq', 'pq_seen_only', 'miou', 'miou_reference', 'ap', 'ap50', 'ap75')
-# Columns of the table of each kind of results: title, metric, group.
+# Columns of each table: title, metric, group.
 TABLES = {
     'PQ': [
         *((group, 'pq', group) for group in GROUPS),
@@ -36,10 +36,13 @@ TABLES = {
 
 
 def class_groups(stages: Sequence[Sequence[int]], stage: int) -> dict[str, tuple[int, ...]]:
-    """The class ids of each group of GROUPS after stage `stage` (0-based).
+    """The labels of each group of GROUPS after stage `stage` (0-based).
 
-    base = C^1, novel = C^2..t, past = C^1..t-1, current = C^t, all = C^1..t. At the first stage
-    novel and past are empty. Raises ValueError for a stage that does not exist.
+    base = C^1, novel = C^2..t, past = C^1..t-1, current = C^t, all = C^1..t. In the first stage,
+    novel and past are empty.
+
+    Raises:
+        ValueError: the stage does not exist.
     """
     if not 0 <= stage < len(stages):
         raise ValueError(f'Stage {stage} does not exist; there are stages 0..{len(stages) - 1}.')
@@ -63,12 +66,12 @@ def panoptic_report(
     *,
     seen_only: PQCounts,
 ) -> dict:
-    """PQ, SQ and RQ in percent of every group and class, ready for JSON (no score = None).
+    """PQ, SQ and RQ in percent of every group and class, ready for JSON (None = no score).
 
     Returns {'pq': {'base': .., 'base_things': .., 'base_stuff': .., 'novel': .., ...},
     'sq': .., 'rq': .., 'pq_seen_only': .., 'per_class': {name: {'pq', 'sq', 'rq', 'tp', 'fp',
-    'fn'}}}, where `per_class` lists the classes of the group `all`. `pq_seen_only` is the PQ of the
-    counts `seen_only`, for which pixels of classes not seen yet are void.
+    'fn'}}}, where `per_class` lists the classes of the group `all`. `pq_seen_only` is computed from
+    the counts `seen_only`, for which pixels of unseen classes are void.
     """
     names = ('pq', 'sq', 'rq')
     report = {name: {} for name in (*names, 'pq_seen_only')}
@@ -95,10 +98,10 @@ def panoptic_report(
 def semantic_report(
     confusion: np.ndarray, groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:
-    """Both mIoU in percent of every group, and the IoU of every class, ready for JSON.
+    """`miou` and `miou_reference` in percent of every group, and IoU per class, ready for JSON.
 
     Returns {'miou': {'base': .., 'novel': .., ...}, 'miou_reference': {..}, 'per_class':
-    {name: {'iou'}}}; no score = None.
+    {name: {'iou'}}}; None = no score. `confusion` is that of `confusion_matrix`.
     """
     scores = {group: miou_scores(confusion, classes) for group, classes in groups.items()}
     report = {
@@ -111,10 +114,10 @@ def semantic_report(
 def instance_report(
     scores: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:
-    """AP in percent of every group and class, ready for JSON, from `average_precision`.
+    """AP in percent of every group and class, ready for JSON, from scores of `average_precision`.
 
     Returns {'ap': {'base': .., 'novel': .., ...}, 'ap50': {..}, 'ap75': {..}, 'per_class':
-    {name: {'ap', 'ap50', 'ap75'}}}; no score = None: stuff, and things without a true instance.
+    {name: {'ap', 'ap50', 'ap75'}}}. Stuff, and things without a true instance, have no score: None.
     """
     report = {
         name: {group: _mean(values[list(classes)]) for group, classes in groups.items()}
@@ -124,7 +127,7 @@ def instance_report(
 
 
 def merge_reports(reports: Sequence[Mapping]) -> dict:
-    """The reports of several kinds of results for one stage as one."""
+    """Merges the reports of several tasks for one stage."""
     merged = {name: scores for report in reports for name, scores in report.items()}
     names = list(reports[0]['per_class'])
     merged['per_class'] = {
@@ -146,10 +149,9 @@ def results(stage_reports: Sequence[Mapping]) -> dict:
 
 
 def format_table(results: Mapping) -> str:
-    """The results as aligned text: a row a stage, and the average over stages of `all`.
+    """The results as aligned text: one row per stage, then the average of group `all` over stages.
 
-    One table each for PQ, mIoU and AP, as far as a stage has them; '-' stands where there is no
-    score.
+    There is one table each for PQ, mIoU and AP, if any stage has them; '-' = no score.
     """
     stages, averages, texts = results['stages'], results['average'], []
     for title, columns in TABLES.items():
@@ -166,7 +168,7 @@ def format_table(results: Mapping) -> str:
 
 
 def format_per_class(report: Mapping) -> str:
-    """The classes of one stage's report as aligned text, in the order they were learned."""
+    """The scores per class of one stage as aligned text, in the order the classes were learned."""
     per_class = report['per_class']
     keys = list(next(iter(per_class.values()), {}))
     rows = [['class', *(key.upper() for key in keys)]]
@@ -184,7 +186,7 @@ def _per_class(
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean over those classes that have a score."""
+    """The mean over the classes that have a score."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else None
 
@@ -200,7 +202,7 @@ def _cell(value: float | int | None, empty: str = '-') -> str:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first one to the left, numbers to the right, a rule below the head."""
+    """Aligns the first column left and the others right, with a line below the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What pictures are drawn with: smooth outlines, text, and places for names."""
+"""Drawing functions for pictures: smooth outlines, text, and placement of class names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Box(NamedTuple):
 
 
 def by_area(segment_map: np.ndarray) -> list[int]:
-    """The segments that have pixels, largest first."""
+    """The segments of a map [H, W] that have pixels, largest first."""
     areas = np.bincount(segment_map.ravel())
     order = 1 + np.argsort(-areas[1:], kind='stable')
     return [int(segment) for segment in order if areas[segment]]
@@ -31,14 +31,14 @@ def by_area(segment_map: np.ndarray) -> list[int]:
 def outlined(
     segment_map: np.ndarray, sigma: float, line_width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The segment map [H, W] with smooth edges, and antialiased lines [H, W] in 0..1 along these.
+    """The segment map [H, W] with smooth edges, and antialiased lines [H, W] in 0..1 along them.
 
-    Every segment's mask is blurred and the strongest wins. Near an edge, the two strongest differ
-    by twice the distance in pixels times the slope of a blurred step.
+    The mask of every segment is blurred and each pixel goes to the strongest one. Near an edge, the
+    two strongest differ by twice the distance in pixels times the slope of a blurred step.
 
     Args:
       segment_map: [H, W] integer.
-      sigma: of the blur, in pixels; more than half the width of the lines.
+      sigma: of the blur, in pixels; more than half of `line_width`.
       line_width: in pixels.
     """
     margin = math.ceil(3 * sigma)
@@ -62,17 +62,17 @@ def outlined(
 
 
 def name_boxes(segment_map: np.ndarray, sizes: Sequence[tuple[int, int]]) -> dict[int, Box]:
-    """Places for the names of segments, where none touches another or leaves the picture.
+    """Places the names of segments so that none touches another or leaves the picture.
 
-    Largest segment first, as near to its most interior point as there is room. A name that would
-    lie mostly outside of its segment gets no place.
+    Larger segments come first; a name lies as close to the most interior point of its segment as
+    there is room. A name that would lie mostly outside its segment is left out.
 
     Args:
       segment_map: [H, W] integer; 0 = nothing.
-      sizes: width and height of each segment's name; segment k has `sizes[k - 1]`.
+      sizes: width and height in pixels of the name of segment k, at k - 1.
 
     Returns:
-      Segment -> place of its name.
+      Segment -> box of its name.
     """
     free = np.zeros(segment_map.shape, np.uint8)
     free[2:-2, 2:-2] = 1
@@ -82,7 +82,7 @@ def name_boxes(segment_map: np.ndarray, sizes: Sequence[tuple[int, int]]) -> dic
         mask = (segment_map == segment).astype(np.uint8)
         if mask.sum() < 0.5 * width * height:
             continue
-        # Centres around which a whole box is free; its middle is where the filters' anchor is.
+        # Centres of free boxes; the anchor of all filters is the middle of the box.
         room = cv2.erode(free, np.ones((height, width), np.uint8), borderValue=0)
         inside = cv2.boxFilter(mask, cv2.CV_32F, (width, height), borderType=cv2.BORDER_CONSTANT)
         depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
@@ -105,18 +105,18 @@ def text_color(background: Sequence[float]) -> tuple[int, int, int]:
 
 
 def text_height_for(width: int, height: int) -> int:
-    """Pixels of text that is readable when a picture of this size is as wide as a phone."""
+    """Text height in pixels that is readable when a picture of this size is as wide as a phone."""
     return max(11, round(min(width / 40, height / 12)))
 
 
 def text_width(text: str, height: int) -> int:
-    """Pixels of one line of text."""
+    """Width in pixels of one line of text."""
     _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), _font(), height, 500)
     return width
 
 
 def write(picture: np.ndarray, text: str, box: Box, height: int, color: Sequence[int]) -> None:
-    """Writes one line of text into the middle of a box, in place."""
+    """Writes one line of text in the centre of a box, in place."""
     left = box.left + (box.width - text_width(text, height)) // 2
     baseline = box.top + round(box.height / 2 + 0.33 * height)
     cv2.putText(picture, text, (left, baseline), tuple(color), _font(), height, 500)
@@ -125,7 +125,7 @@ def write(picture: np.ndarray, text: str, box: Box, height: int, color: Sequence
 def fill_rounded(picture: np.ndarray, box: Box, color: Sequence[float]) -> None:
     """Fills a rectangle with rounded corners and a white rim, in place."""
     area = picture[box.top : box.top + box.height, box.left : box.left + box.width]
-    # Distance of every pixel from a smaller rectangle, whose offset has round corners.
+    # Distance of every pixel from a smaller rectangle; its level sets have rounded corners.
     radius = 0.25 * box.height
     x, y = (
         np.maximum(np.abs(np.arange(side) - (side - 1) / 2) - side / 2 + radius, 0)
@@ -139,4 +139,4 @@ def fill_rounded(picture: np.ndarray, box: Box, color: Sequence[float]) -> None:
 
 
 def _font() -> cv2.FontFace:
-    return cv2.FontFace('sans')  # One a call: a shared one draws nonsense in threads.
+    return cv2.FontFace('sans')  # One per call: a font shared by threads draws garbage.

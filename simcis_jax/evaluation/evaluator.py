@@ -1,4 +1,4 @@
-"""Evaluation of a model on the classes seen so far: predict, count, and keep some pictures."""
+"""Evaluation of a model on the classes seen so far: predictions, counts and some pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from simcis_jax.types import Categories
 
 
 def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str, Task]:
-    """The tasks of the settings by name."""
+    """The tasks that the settings name, by name."""
     tasks = {
         'panoptic': PanopticTask(
             categories, settings.object_mask_threshold, settings.overlap_threshold
@@ -56,11 +56,11 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
 def make_predictor(
     model: Mask2Former, mesh: Mesh, tasks: Sequence[Task]
 ) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
-    """Compiles `predict(params, seen, batch)`: one result a task, each [B, *canvas, ...] arrays.
+    """Compiles `predict(params, seen, batch)`: one result per task, as arrays [B, *canvas, ...].
 
-    The network is compiled once a padded shape; what follows takes seconds less to compile and is
-    compiled for the canvas too. The batch is split over the mesh. Only classes `seen` [C] bool are
-    predicted; None = all of them.
+    The network is compiled once per padded shape. Post-processing, which compiles much faster, is
+    compiled once per padded shape and canvas. The batch is split over the mesh. Only classes `seen`
+    [C] bool are predicted; None = all.
     """
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
 
@@ -107,17 +107,17 @@ def make_predictor(
 
 
 class Evaluator:
-    """What stays the same over the stages of a run: the tasks and their compiled functions.
+    """Evaluates models after each stage of a run, with functions that are compiled once.
 
-    Every process works on its share of the images with its own devices; then all add the counts of
-    all, so each has the results that one process would have.
+    Every process evaluates its share of the images on its own devices. Then the counts of all
+    processes are summed in each, so that each has the results of a single process.
 
     Args:
         model: the network.
         categories: its classes.
         settings: sizes, thresholds and tasks.
         mask_unseen: predict seen classes only.
-        mesh: devices; None = all of this process.
+        mesh: devices to use; None = all of this process.
     """
 
     def __init__(
@@ -146,17 +146,17 @@ class Evaluator:
         *,
         title: str = 'evaluation',
     ) -> tuple[dict, np.ndarray]:
-        """Scores over the images that hold a seen class, and a picture of some of them.
+        """Evaluates the images that show a seen class, and draws some of them.
 
         Args:
-            params: of the model; arrays over several processes must be the same on all devices.
+            params: of the model; arrays that span several processes must be replicated.
             source: images and ground truth.
-            groups: classes to average over, of `continual.class_groups`; `all` has been seen.
+            groups: of `continual.class_groups`; those in `all` are the seen classes.
             title: of the progress line.
 
         Returns:
-            The merged reports of the tasks, and a picture [H, W, 3] uint8: image, ground truth and
-            each task's results, in rows.
+            The merged reports of the tasks, and a picture [H, W, 3] uint8 with one row per image:
+            the image, its ground truth, and the result of each task.
         """
         seen = np.isin(np.arange(len(self.categories)), groups['all'])
         indices = images_with(source, groups['all'])
@@ -174,7 +174,7 @@ class Evaluator:
         plan = plan[process :: jax.process_count()]
         progress = Progress(title, sum(len(batch.indices) for batch in plan), 'images')
 
-        # Pictures from all over the data set: neighbours are often frames of one video.
+        # Spread over the data set: consecutive images are often frames of one video.
         every = max(1, len(indices) // max(1, self.settings.num_pictures))
         shown = set(indices[every - 1 :: every][: self.settings.num_pictures].tolist())
         counts, rows = [task.zeros() for task in self.tasks.values()], {}
@@ -200,7 +200,7 @@ class Evaluator:
     def _results(
         self, params: Any, seen: np.ndarray, batches: Iterable[EvaluationBatch]
     ) -> Iterator[tuple[EvaluationBatch, Any]]:
-        """Batches with their results; while one is counted, the devices work on the next."""
+        """Yields batches with their results; the devices compute the next one meanwhile."""
         params = parallel.local_replicas(self.mesh, params)
         seen = jnp.asarray(seen) if self.mask_unseen else None
         running = None
@@ -215,7 +215,7 @@ class Evaluator:
     def _picture_row(
         self, example: Example, result: tuple, seen: np.ndarray
     ) -> tuple[list[np.ndarray], set[int]]:
-        """The image, its ground truth, the result of every task, and the labels among them."""
+        """Pictures of the image, its ground truth and every result, and the labels they show."""
         shape = example.segment_map.shape
         known = np.where(seen[example.labels], example.labels, -1)
         layers = [(np.zeros(shape, np.int32), np.zeros(0, int)), (example.segment_map, known)]

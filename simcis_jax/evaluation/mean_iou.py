@@ -1,4 +1,4 @@
-"""Mean intersection over union (mIoU) from a confusion matrix that adds over images and hosts."""
+"""Mean intersection over union (mIoU), from confusion matrices summed over images and hosts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Pixels [C + 1, C + 1] int64 by predicted (row) and true (column) label.
 
-    The last row holds pixels that the prediction leaves to nobody, the last column pixels that
-    the ground truth ignores.
+    The last row counts pixels that the prediction leaves unassigned, the last column pixels that
+    are ignored in the ground truth.
 
     Args:
-      pred: [H, W] integer label map; every label outside 0..C-1 = nobody.
-      gt: [H, W] integer label map; every label outside 0..C-1 (such as 255) = ignored.
+      pred: [H, W] integer label map; labels outside 0..C-1 = unassigned.
+      gt: [H, W] integer label map; labels outside 0..C-1 (such as 255) = ignored.
       num_classes: C.
-      evaluated: [C] bool, true pixels of other classes are ignored; None = all.
+      evaluated: [C] bool; pixels whose true class is not evaluated are ignored; None = all classes.
 
     Raises:
       ValueError: the maps differ in shape.
@@ -43,24 +43,28 @@ def confusion_matrix(
     return np.bincount((pred * size + gt).ravel(), minlength=size * size).reshape(size, size)
 
 
-def iou(confusion: np.ndarray, *, unclaimed_is_wrong: bool = True) -> np.ndarray:
-    """IoU [C] in percent; nan for classes without a true pixel.
+def iou(confusion: np.ndarray, *, count_unassigned: bool = True) -> np.ndarray:
+    """IoU [C] in percent; NaN for classes without true pixels.
 
-    With `unclaimed_is_wrong=False` pixels that the prediction leaves to nobody are taken out of
-    the ground truth as well, so that leaving pixels out costs nothing: the published count.
+    Unassigned pixels count as errors. With `count_unassigned=False`, as in the published code, they
+    are ignored, so that leaving a pixel unassigned costs nothing.
+
+    Args:
+      confusion: [C + 1, C + 1] of `confusion_matrix`.
+      count_unassigned: whether unassigned pixels count as errors.
     """
-    claimed = confusion[:-1, :-1]
-    truth = confusion[:, :-1] if unclaimed_is_wrong else claimed
-    hits, num_true, num_pred = np.diag(claimed), truth.sum(axis=0), claimed.sum(axis=1)
+    assigned = confusion[:-1, :-1]
+    truth = confusion[:, :-1] if count_unassigned else assigned
+    hits, num_true, num_pred = np.diag(assigned), truth.sum(axis=0), assigned.sum(axis=1)
     with np.errstate(invalid='ignore'):
         return np.where(num_true > 0, 100 * hits / (num_true + num_pred - hits), np.nan)
 
 
 def miou_scores(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, float]:
-    """`miou` and `miou_reference` in percent over those of the classes that have true pixels.
+    """`miou` and `miou_reference` in percent, averaged over those classes that have true pixels.
 
-    In `miou` a pixel that no segment claims counts as wrong; `miou_reference` is the published
-    count, which leaves such pixels out. nan where no class has a true pixel.
+    In `miou`, unassigned pixels count as errors; `miou_reference` ignores them, as in the published
+    code. NaN if no class has true pixels.
     """
     classes = np.asarray(classes, np.int64)
 
@@ -71,5 +75,5 @@ def miou_scores(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, floa
 
     return {
         'miou': mean(iou(confusion)),
-        'miou_reference': mean(iou(confusion, unclaimed_is_wrong=False)),
+        'miou_reference': mean(iou(confusion, count_unassigned=False)),
     }

@@ -1,7 +1,7 @@
-"""Panoptic quality (PQ) as counts that add over images and hosts.
+"""Panoptic quality (PQ), from counts summed over images and hosts.
 
-The rules are those of the COCO panoptic API; what is particular to class-incremental stages is
-that pixels of classes not evaluated yet are not void: a prediction there is a false positive.
+The rules are those of the COCO panoptic API. In class-incremental stages, pixels of classes that
+are not evaluated yet are not void: a prediction there is a false positive.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PQCounts:
-    """What PQ needs to know of every class."""
+    """Counts of matched and unmatched segments per class."""
 
     tp: np.ndarray  # [C] int64, matched segments.
     fp: np.ndarray  # [C] int64, predicted segments without a match.
     fn: np.ndarray  # [C] int64, true segments without a match.
-    iou: np.ndarray  # [C] float64, sum of the IoU of the matches.
+    iou: np.ndarray  # [C] float64, summed IoU of the matched segments.
 
     @classmethod
     def zeros(cls, num_classes: int) -> PQCounts:
-        """The neutral element of `+`."""
+        """Counts of no segments, for C = `num_classes`."""
         integers = [np.zeros(num_classes, np.int64) for _ in range(3)]
         return cls(*integers, iou=np.zeros(num_classes))
 
@@ -33,7 +33,7 @@ class PQCounts:
         )
 
     def per_class(self) -> dict[str, np.ndarray]:
-        """PQ, SQ and RQ [C] in percent; nan for classes that do not occur."""
+        """PQ, SQ and RQ [C] in percent; NaN for classes without segments."""
         size = self.tp + 0.5 * self.fp + 0.5 * self.fn
         with np.errstate(invalid='ignore'):
             rq = self.tp / size
@@ -53,22 +53,22 @@ def count(
     evaluated: np.ndarray | None = None,
     unseen_is_void: bool = False,
 ) -> PQCounts:
-    """Matches the segments of one image and counts.
+    """Matches the segments of one image and counts them per class.
 
-    A predicted and a true segment of one class match if their IoU is above one half; the union
-    leaves out void pixels. Predictions that lie for more than half on void or on crowd of their
-    class, and true segments that are crowd or not evaluated, count nowhere.
+    A predicted and a true segment of one class match if their IoU is above one half; void pixels
+    are not part of the union. Ignored are predictions of which more than half is void or crowd of
+    their class, and true segments that are crowd or whose class is not evaluated.
 
     Args:
       pred_map: [H, W] integer; 0 = nothing, k = segment with class `pred_labels[k - 1]`.
       pred_labels: [P], classes; -1 = no segment.
       gt_map: [H, W] integer; 0 = void, k = segment with class `gt_labels[k - 1]`.
-      gt_labels: [T], classes; -1 = no segment that could be evaluated.
+      gt_labels: [T], classes; -1 = no evaluated segment.
       gt_crowd: [T] bool.
       num_classes: C.
       evaluated: [C] bool, classes whose true segments count; None = all.
-      unseen_is_void: whether pixels of classes not evaluated are void; by default they are not,
-        as in the published results.
+      unseen_is_void: whether pixels of classes that are not evaluated are void; by default they are
+        not, as in the published results.
 
     Raises:
       ValueError: the maps differ in shape, or hold a segment that has no label.
@@ -93,7 +93,7 @@ def count(
     match = same_class & (listed & ~crowd)[:, None] & (2 * overlap > union)
     gt_index, pred_index = np.nonzero(match)
 
-    # The COCO API knows one crowd segment a class and image: of several, the last one counts.
+    # The COCO API keeps one crowd segment per class and image: the last one.
     crowd_segment = np.full(num_classes, -1)
     crowd_segment[gt_labels[crowd]] = np.flatnonzero(crowd)
     own_crowd = crowd_segment[:, None] == np.arange(len(gt_labels))  # [C, T]
@@ -113,9 +113,9 @@ def count(
 
 
 def pq_scores(counts: PQCounts, classes: Sequence[int]) -> dict[str, float]:
-    """PQ, SQ and RQ in percent, averaged over those of the classes that occur; nan if none does.
+    """PQ, SQ and RQ in percent, averaged over those classes that have segments; NaN if none has.
 
-    `num` is how many occur: a class that was neither annotated nor predicted says nothing.
+    `num` is the number of these classes: one that is neither annotated nor predicted is left out.
     """
     classes = np.asarray(classes, np.int64)
     occurs = classes[(counts.tp + counts.fp + counts.fn)[classes] > 0]

@@ -1,4 +1,4 @@
-"""Segmentations as pictures a person can read: overlays, legends, and grids beside the truth."""
+"""Segmentations as pictures: overlays, legends, and grids next to the ground truth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simcis_jax.evaluation import drawing
 from simcis_jax.evaluation.drawing import INK, PAPER, Box
 from simcis_jax.types import Categories
 
-# Mixes a thing's class colour with white (positive) or black, so that neighbours can be told apart.
+# Shares of white (positive) or black mixed into the class colour of things, to tell them apart.
 SHADES = (0.0, 0.38, -0.3, 0.2, -0.15, 0.55, -0.45)
 LegendEntry = tuple[str, tuple[int, int, int]]
 
@@ -31,14 +31,14 @@ def overlay(
 ) -> np.ndarray:
     """Paints segments over an image: class colours, outlines between segments, class names.
 
-    A name stands in the middle of its segment, with a size that stays readable when the picture is
-    as wide as a phone. A segment with no room for it goes without: a legend has all names.
+    A name is written inside its segment, large enough to be read when the picture is as wide as a
+    phone. Segments too small for their name get none; the legend lists all names.
 
     Args:
       image: [H, W, 3] uint8, RGB.
       segment_map: [H, W] integer; 0 = nothing, k = segment with class `labels[k - 1]`.
       labels: [K], classes; -1 = no segment.
-      categories: names, colours and which classes are things (whose shades vary).
+      categories: names, colours, and which classes are things, whose instances vary in shade.
       alpha: opacity of the colours.
       min_side: smaller images are enlarged until no side is shorter, as far as `max_side` allows.
       max_side: larger images are shrunk until no side is longer.
@@ -80,7 +80,7 @@ def overlay(
 
 
 def legend(labels: Sequence[int], categories: Categories) -> list[LegendEntry]:
-    """Name and colour of the classes among `labels`, in the order of the data set."""
+    """Name and colour of the classes in `labels`, in the order of the data set."""
     present = sorted({int(label) for label in labels if label >= 0})
     return [(categories.names[label], categories.colors[label]) for label in present]
 
@@ -88,9 +88,9 @@ def legend(labels: Sequence[int], categories: Categories) -> list[LegendEntry]:
 def with_legend(
     picture: np.ndarray, legend: Sequence[LegendEntry], *, text_height: int | None = None
 ) -> np.ndarray:
-    """A picture [H, W, 3] with names and colours below it: [H', W', 3] uint8, RGB.
+    """Adds a legend below a picture [H, W, 3]; returns [H', W', 3] uint8, RGB.
 
-    Wider than the picture only if a name would not fit.
+    The result is wider than the picture only if a name would not fit.
     """
     height, width = picture.shape[:2]
     if not legend:
@@ -122,18 +122,18 @@ def grid(
     *,
     cell_width: int = 384,
 ) -> np.ndarray:
-    """Pictures [H, W, 3] in rows and columns below column titles, with a legend at the bottom.
+    """Arranges pictures [H, W, 3] in a grid with column titles and a legend at the bottom.
 
-    Every picture is resized to `cell_width`, its proportions kept. Returns [H', W', 3] uint8, RGB.
+    Pictures are resized to `cell_width`, keeping proportions. Returns [H', W', 3] uint8, RGB.
 
     Raises:
-      ValueError: a row does not have one picture a title.
+      ValueError: a row does not have one picture per title.
     """
     for number, row in enumerate(rows):
         if len(row) != len(titles):
             raise ValueError(
                 f'Row {number} of the grid has {len(row)} pictures for the {len(titles)} titles '
-                f'{tuple(titles)}; give one picture a title.'
+                f'{tuple(titles)}; give one picture per title.'
             )
     gap, text_height = 12, 20
     head = 2 * text_height
@@ -160,7 +160,11 @@ def grid(
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Writes RGB [H, W, 3] uint8 or grey [H, W] uint8 or uint16; raises OSError if it cannot."""
+    """Writes RGB [H, W, 3] uint8 or grey [H, W] uint8 or uint16.
+
+    Raises:
+      FileError: the image cannot be encoded or the file cannot be written.
+    """
     colors = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     ok, png = cv2.imencode('.png', colors)
     if not ok:
@@ -182,7 +186,7 @@ def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 def _segment_colors(
     segment_map: np.ndarray, labels: np.ndarray, categories: Categories
 ) -> np.ndarray:
-    """The colour of each segment, [K + 1, 3] in 0..255; things of one class differ in shade."""
+    """Colours [K + 1, 3] of the segments in 0..255; things of one class differ in shade."""
     colors = np.zeros((len(labels) + 1, 3), np.float32)
     shades = [itertools.cycle(SHADES) for _ in range(len(categories))]
     for segment in drawing.by_area(segment_map):
@@ -197,7 +201,7 @@ def _segment_colors(
 def _write_names(
     picture: np.ndarray, segment_map: np.ndarray, names: Sequence[str], colors: np.ndarray
 ) -> None:
-    """Writes the name of each segment into it, on its colour; in place."""
+    """Writes the name of each segment inside it, on a box of its colour; in place."""
     text_height = drawing.text_height_for(*picture.shape[1::-1])
     sizes = [
         (drawing.text_width(name, text_height) + text_height, round(1.5 * text_height))

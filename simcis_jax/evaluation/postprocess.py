@@ -1,7 +1,7 @@
 """From class and mask logits to panoptic, semantic and instance segmentations.
 
-Everything here is for one image, has static shapes and can be jitted and vmapped. Mask logits of
--inf lie outside the image: no query wins such a pixel and it counts nowhere.
+All functions take one image, have static shapes and can be jitted and vmapped. Mask logits of -inf
+mark pixels outside the image: no query wins them and they are not counted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class PanopticSegmentation:
 
 @flax.struct.dataclass
 class InstanceSegmentation:
-    """Instances that may overlap, best class score first (`scores` also weigh the mask)."""
+    """Instances that may overlap, sorted by class probability."""
 
     masks: Array  # [K, H, W] bool
     labels: Array  # [K] int32; -1 = no instance.
-    scores: Array  # [K] float32
+    scores: Array  # [K] float32, class probability times mask quality.
 
 
 def resized_masks(
@@ -40,12 +40,19 @@ def resized_masks(
     original_size: Array,
     output_shape: tuple[int, int],
 ) -> Array:
-    """Mask logits [Q, h, w] of a padded input as logits [Q, *output_shape] of the original image.
+    """Resizes mask logits of a padded input to the original image, bilinearly.
 
-    Resizes to the padded input, crops to the resized image, resizes to the original image, all
-    bilinearly. Only `padded_size` and `output_shape` are shapes; `size` (height and width of the
-    image inside the padded input) and `original_size`, both [2] int32, may be traced. Pixels of
-    the output beyond `original_size` are -inf.
+    Resizes to the padded input, crops to the resized image, then resizes to the original image.
+
+    Args:
+      mask_logits: [Q, h, w].
+      padded_size: height and width of the padded input.
+      size: [2] int32, height and width of the image inside the padded input; may be traced.
+      original_size: [2] int32, height and width of the original image; may be traced.
+      output_shape: of the result; at least `original_size`.
+
+    Returns:
+      [Q, *output_shape] logits; -inf beyond `original_size`.
     """
     rows, columns = (
         bilinear_matrix(num_out, padded, size_out=original_size[axis], size_in=size[axis])
@@ -66,11 +73,19 @@ def resized_labels(
     original_size: Array,
     output_shape: tuple[int, int],
 ) -> Array:
-    """A label map [Hp, Wp] of a padded input as label map [*output_shape] of the original image.
+    """Resizes the label map of a padded input to the original image.
 
-    The one-hot maps of the `num_labels` labels are cropped to `size` and resized bilinearly to
-    `original_size` (both [2], may be traced); the strongest label wins. Pixels of the output
-    beyond `original_size` get the last label.
+    The one-hot maps of all labels are cropped and resized bilinearly; the strongest label wins.
+
+    Args:
+      label_map: [Hp, Wp] integer.
+      num_labels: number of labels; the last one fills the result beyond `original_size`.
+      size: [2] int32, height and width of the image inside the padded input; may be traced.
+      original_size: [2] int32, height and width of the original image; may be traced.
+      output_shape: of the result; at least `original_size`.
+
+    Returns:
+      [*output_shape] int32.
     """
     rows, columns = (
         bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
@@ -97,24 +112,24 @@ def panoptic_inference(
 ) -> PanopticSegmentation:
     """The panoptic segmentation of class logits [Q, C] and mask logits [Q, H, W].
 
-    Queries surer than `object_mask_threshold` compete for every pixel with class score times mask
-    probability. One that loses too much of its own mask (wins less than `overlap_threshold` times
-    its size) is dropped; stuff segments of one class become one segment.
+    Queries with a class probability above `object_mask_threshold` compete for every pixel by class
+    score times mask probability. Those that win less than `overlap_threshold` of their mask are
+    dropped. Stuff segments of one class are merged.
 
     Args:
       class_logits: [Q, C].
       masks: [Q, H, W], at the size of the result.
       is_thing: [C] bool.
-      seen: [C] bool, the classes that compete; None = all of them.
-      rejected: [C] bool, queries whose best class is one of these are dropped.
-      object_mask_threshold: a query is kept if its best class probability lies above.
-      overlap_threshold: smallest ratio of pixels won to pixels inside the query's own mask.
+      seen: [C] bool, classes that may be predicted; None = all.
+      rejected: [C] bool, queries whose best class is one of these are dropped; None = none.
+      object_mask_threshold: a query is kept if its best class probability is above this.
+      overlap_threshold: smallest ratio of pixels won to pixels inside the mask of the query.
       temperature: of the softmax over class probabilities that gives the class score.
     """
     confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
     kept = allowed & (confidence > object_mask_threshold)
-    winner, inside, num_won, num_own, num_segment = _compete(masks, scores * kept)
-    kept &= (num_segment > 0) & (num_won / jnp.maximum(num_own, 1) >= overlap_threshold)
+    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores * kept)
+    kept &= (num_segment > 0) & (num_won / jnp.maximum(num_mask, 1) >= overlap_threshold)
 
     order = jnp.arange(len(labels))
     same_stuff = kept & (labels[:, None] == labels) & ~is_thing[labels]  # [Q, Q]
@@ -123,7 +138,7 @@ def panoptic_inference(
     ids = jnp.where(kept, jnp.cumsum(starts)[first], 0)  # [Q], segment of each query.
 
     segment_map = jnp.where(inside, ids[winner], 0).astype(jnp.int32)
-    slots = jnp.where(starts, ids - 1, len(labels))  # Out of range: `drop` leaves these out.
+    slots = jnp.where(starts, ids - 1, len(labels))  # Out of range = dropped.
     return PanopticSegmentation(
         segment_map=segment_map,
         labels=jnp.full(len(labels), -1, jnp.int32).at[slots].set(labels, mode='drop'),
@@ -141,18 +156,18 @@ def semantic_inference(
     overlap_threshold: float = 0.8,
     temperature: float = 0.06,
 ) -> Array:
-    """Label map [H, W] int32 of class logits [Q, C] and mask logits [Q, H, W]; C = nobody's pixel.
+    """Label map [H, W] int32 of class logits [Q, C] and mask logits [Q, H, W]; C = unassigned.
 
-    As `panoptic_inference`, but the overlap test works in both directions: a query that wins much
-    more than its own mask (background that nobody claims) is dropped as well.
+    As `panoptic_inference`, except that the overlap test works in both directions: a query that
+    wins many more pixels than its mask has, because no other query competes, is dropped as well.
     """
     confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
     kept = allowed & (confidence >= object_mask_threshold)
-    winner, inside, num_won, num_own, num_segment = _compete(masks, scores * kept)
-    smaller, larger = jnp.minimum(num_won, num_own), jnp.maximum(num_won, num_own)
+    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores * kept)
+    smaller, larger = jnp.minimum(num_won, num_mask), jnp.maximum(num_won, num_mask)
     kept &= (num_segment > 0) & (smaller / jnp.maximum(larger, 1) >= overlap_threshold)
-    nobody = class_logits.shape[1]
-    return jnp.where(inside & kept[winner], labels[winner], nobody).astype(jnp.int32)
+    unassigned = class_logits.shape[1]
+    return jnp.where(inside & kept[winner], labels[winner], unassigned).astype(jnp.int32)
 
 
 def instance_inference(
@@ -163,11 +178,12 @@ def instance_inference(
     seen: Array | None = None,
     num_instances: int = 100,
 ) -> InstanceSegmentation:
-    """The best pairs of query and class, of class logits [Q, C] and mask logits [Q, H, W].
+    """The instances of class logits [Q, C] and mask logits [Q, H, W].
 
-    The `num_instances` pairs with the highest class probability are taken and those of stuff
-    classes left out afterwards, so there may be fewer instances. The score of an instance is its
-    class probability times the mean mask probability inside its mask.
+    The `num_instances` pairs of query and class with the highest class probability are taken; those
+    of stuff classes are then dropped, so there may be fewer instances. The score of an instance is
+    its class probability times the mean mask probability inside its mask. Only classes `seen` [C]
+    bool are predicted; None = all.
     """
     num_classes = class_logits.shape[1]
     probabilities = jax.nn.sigmoid(_seen_only(class_logits, seen)).ravel()
@@ -197,7 +213,7 @@ def _seen_only(class_logits: Array, seen: Array | None) -> Array:
 def _classify(
     class_logits: Array, seen: Array | None, rejected: Array | None, temperature: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Best class probability, class score, label and whether it may be predicted, each [Q]."""
+    """Best class probability, class score, label, and whether the query is allowed, each [Q]."""
     logits = _seen_only(class_logits.astype(jnp.float32), seen)
     labels = jnp.argmax(logits, axis=1).astype(jnp.int32)
     probabilities = jax.nn.sigmoid(logits)
@@ -207,28 +223,28 @@ def _classify(
 
 
 def _compete(masks: Array, scores: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Gives every pixel of [Q, H, W] to one query; a score of 0 takes no part.
+    """Assigns every pixel of [Q, H, W] to one query; queries with score 0 do not compete.
 
-    Returns the winner [H, W] of every pixel, whether it lies inside the winner's own mask [H, W],
-    and of each query [Q] how many pixels it won, has inside its mask, and both.
+    Returns the winner [H, W] of every pixel, whether the pixel lies inside the mask of its winner
+    [H, W], and for each query [Q] the number of pixels that it won, that its mask has, and both.
     """
 
-    def claim(best, query):
+    def update(best, query):
         value, winner = best
         index, mask, score = query
-        claimed = score * jax.nn.sigmoid(mask.astype(jnp.float32))
-        better = claimed > value
-        return (jnp.where(better, claimed, value), jnp.where(better, index, winner)), None
+        weighted = score * jax.nn.sigmoid(mask.astype(jnp.float32))
+        better = weighted > value
+        return (jnp.where(better, weighted, value), jnp.where(better, index, winner)), None
 
-    # One query at a time: all at once would hold several arrays as large as the masks.
+    # One query at a time: all at once would need several arrays as large as the masks.
     indices = jnp.arange(len(masks))
-    nobody = jnp.zeros(masks.shape[1:]), jnp.full(masks.shape[1:], -1)
-    (_, winner), _ = jax.lax.scan(claim, nobody, (indices, masks, scores))
+    no_winner = jnp.zeros(masks.shape[1:]), jnp.full(masks.shape[1:], -1)
+    (_, winner), _ = jax.lax.scan(update, no_winner, (indices, masks, scores))
 
     def tally(query):
         index, mask = query
-        won, own = winner == index, mask >= 0
-        return won.sum(), own.sum(), (won & own).sum()
+        won, in_mask = winner == index, mask >= 0
+        return won.sum(), in_mask.sum(), (won & in_mask).sum()
 
     inside = jnp.take_along_axis(masks, winner[None], axis=0)[0] >= 0
     return winner, inside & (winner >= 0), *jax.lax.map(tally, (indices, masks))

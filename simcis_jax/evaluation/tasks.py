@@ -1,8 +1,8 @@
-"""What a model can be scored on: panoptic, semantic and instance results.
+"""The tasks on which a model is evaluated: panoptic, semantic and instance segmentation.
 
 A task turns the predictions for one image into a result (traced, static shapes), compares the
-result with the ground truth (counts that add over images and processes), and turns the counts into
-a report. Adding a task is one class here.
+result with the ground truth (as counts, summed over images and processes), and turns the counts
+into a report. A new task is one class in this file.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ from simcis_jax.types import Categories
 
 @flax.struct.dataclass
 class ImagePredictions:
-    """What the network says about one image, and where that lies in it."""
+    """The predictions of the network for one image, and the sizes of that image."""
 
     class_logits: Array  # [Q, C]
     coarse_masks: Array  # [Q, h, w] mask logits of the padded input, at stride 4.
-    masks: Array  # [Q, H, W] mask logits of the image as stored; -inf beyond it.
+    masks: Array  # [Q, H, W] mask logits of the original image; -inf beyond it.
     size: Array  # [2] int32, height and width of the image inside the padded input.
-    original_size: Array  # [2] int32, height and width of the image as stored, inside H, W.
+    original_size: Array  # [2] int32, height and width of the original image inside H, W.
     padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
 
 
 class Task(Protocol):
-    """One kind of results and how they are scored; C classes in all."""
+    """One kind of segmentation and its metric, for C classes."""
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> Any:
-        """The result of one image as arrays [H, W, ...]; only classes `seen` [C] bool compete."""
+        """The result of one image as arrays; only classes `seen` [C] bool are predicted."""
 
     def zeros(self) -> Any:
         """The counts of no image."""
 
     def count(self, result: Any, example: Example, seen: np.ndarray) -> Any:
-        """The counts of one image; add them with `+`. `seen` [C] bool: what is evaluated."""
+        """The counts of one image, to be summed with `+`; `seen` [C] bool classes are evaluated."""
 
     def report(self, counts: Any, groups: Mapping[str, Sequence[int]]) -> dict:
-        """Scores of class groups and classes in percent, ready for JSON (no score = None)."""
+        """Scores in percent of class groups and classes, ready for JSON (None = no score)."""
 
     def segments(self, result: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """For a picture: segment map [*shape], 0 = nothing, and labels [n], -1 = no segment."""
+        """For pictures: segment map [*shape], 0 = nothing, and labels [n], -1 = no segment."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PanopticCounts:
-    """PQ counts by both ways to see pixels of classes that are not seen yet."""
+    """PQ counts with both treatments of pixels whose class is not seen yet."""
 
-    strict: PQCounts  # Predictions there are wrong, as in the published results.
-    seen_only: PQCounts  # They are void.
+    strict: PQCounts  # Predictions there are false positives, as in the published results.
+    seen_only: PQCounts  # These pixels are void.
 
     def __add__(self, other: PanopticCounts) -> PanopticCounts:
         return PanopticCounts(self.strict + other.strict, self.seen_only + other.seen_only)
@@ -76,14 +76,14 @@ class PanopticCounts:
 
 @dataclasses.dataclass(frozen=True)
 class PanopticTask:
-    """Things and stuff in segments that never overlap, scored by PQ."""
+    """Panoptic segmentation: things and stuff that never overlap, evaluated by PQ."""
 
     categories: Categories
     object_mask_threshold: float
     overlap_threshold: float
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> PanopticSegmentation:
-        """Segments [H, W]."""
+        """The panoptic segmentation [H, W]."""
         return panoptic_inference(
             predictions.class_logits,
             predictions.masks,
@@ -101,7 +101,7 @@ class PanopticTask:
     def count(
         self, result: PanopticSegmentation, example: Example, seen: np.ndarray
     ) -> PanopticCounts:
-        """Matches the segments of an image twice, by both ways to see unseen classes."""
+        """Matches the segments of an image, once for each treatment of unseen classes."""
         segment_map, labels = self.segments(result, example.segment_map.shape)
         strict, seen_only = (
             panoptic_quality.count(
@@ -119,7 +119,7 @@ class PanopticTask:
         return PanopticCounts(strict, seen_only)
 
     def report(self, counts: PanopticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
-        """PQ, SQ, RQ, and PQ over pixels of seen classes."""
+        """PQ, SQ, RQ, and the PQ for which pixels of unseen classes are void."""
         return continual.panoptic_report(
             counts.strict, groups, self.categories, seen_only=counts.seen_only
         )
@@ -127,21 +127,21 @@ class PanopticTask:
     def segments(
         self, result: PanopticSegmentation, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The result as it is."""
+        """The segments of the result, cropped to the image."""
         return result.segment_map[: shape[0], : shape[1]], result.labels
 
 
 @dataclasses.dataclass(frozen=True)
 class SemanticTask:
-    """A label for every pixel, scored by mIoU."""
+    """Semantic segmentation: a label for every pixel, evaluated by mIoU."""
 
     categories: Categories
     object_mask_threshold: float
     overlap_threshold: float
-    resize: str  # 'logits': before labels are decided; 'labels': after, as published.
+    resize: str  # What is resized to the original image: 'logits', or 'labels' as published.
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> Array:
-        """Labels [H, W] int32; C = nobody's pixel."""
+        """Labels [H, W] int32; C = unassigned."""
         masks = predictions.masks
         if self.resize == 'labels':
             masks = resize(predictions.coarse_masks, predictions.padded_size)
@@ -173,11 +173,11 @@ class SemanticTask:
         return confusion_matrix(result[:height, :width], true, len(self.categories), evaluated=seen)
 
     def report(self, counts: np.ndarray, groups: Mapping[str, Sequence[int]]) -> dict:
-        """Both mIoU."""
+        """Both versions of mIoU."""
         return continual.semantic_report(counts, groups, self.categories)
 
     def segments(self, result: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """One segment a label."""
+        """One segment per label."""
         present, positions = np.unique(result[: shape[0], : shape[1]], return_inverse=True)
         labels = np.where(present < len(self.categories), present, -1)
         return positions.reshape(shape) + 1, labels
@@ -192,7 +192,7 @@ class ImageInstances(NamedTuple):
 
 
 class PackedInstances(NamedTuple):
-    """Instances whose masks take a bit a pixel on their way to the host."""
+    """Instances with masks packed to one bit per pixel for the transfer to the host."""
 
     masks: Array  # [K, H, ceil(W / 8)] uint8
     labels: Array  # [K] int32; -1 = no instance.
@@ -201,14 +201,14 @@ class PackedInstances(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class InstanceTask:
-    """Things that may overlap, each with a score, scored by AP."""
+    """Instance segmentation: scored things that may overlap, evaluated by AP."""
 
     categories: Categories
     num_instances: int
-    shown_score: float = 0.3  # Instances in pictures have at least this score.
+    shown_score: float = 0.3  # Minimum score of instances in pictures.
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> PackedInstances:
-        """The best pairs of query and thing class."""
+        """The instances with the highest class probabilities."""
         instances = instance_inference(
             predictions.class_logits,
             predictions.masks,
@@ -248,7 +248,7 @@ class InstanceTask:
         groups: Mapping[str, Sequence[int]],
     ) -> dict:
         """AP, AP50 and AP75 of things."""
-        # The order of images decides between equal scores; here it is not that of processes.
+        # Ties between scores are broken by the order of images: make it independent of processes.
         images = [(image.found, image.true) for image in sorted(counts, key=lambda x: x.image_id)]
         scores = average_precision(images, len(self.categories))
         return continual.instance_report(scores, groups, self.categories)
@@ -256,9 +256,9 @@ class InstanceTask:
     def segments(
         self, result: PackedInstances, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Instances that are sure enough, the surest on top."""
+        """Instances with a score of at least `shown_score`, the highest on top."""
         shown = (result.labels >= 0) & (result.scores >= self.shown_score)
-        shown = np.flatnonzero(shown)[np.argsort(result.scores[shown])]  # The best comes last.
+        shown = np.flatnonzero(shown)[np.argsort(result.scores[shown])]  # Highest score last.
         segment_map = np.zeros(shape, np.int32)
         for number, mask in enumerate(self._masks(result, shown, shape), start=1):
             segment_map[mask] = number

@@ -19,14 +19,14 @@ CATEGORIES = Categories(
 
 
 def counts_of(pq):
-    """Counts whose PQ in percent is the given one: half of the segments matched at IoU 2 pq."""
+    """Counts that give this PQ in percent: half of the segments match, with IoU 2 pq."""
     pq = np.asarray(pq, np.float64)
     ones = np.ones(len(pq), np.int64)
     return PQCounts(tp=ones, fp=ones, fn=ones, iou=pq / 50)
 
 
 def panoptic_report(counts, groups, categories=CATEGORIES):
-    """Of counts where half of what is wrong lies on classes that are not seen yet."""
+    """The report of counts of which half of the false positives lie on unseen classes."""
     seen_only = dataclasses.replace(counts, fp=counts.fp / 2)
     return continual.panoptic_report(counts, groups, categories, seen_only=seen_only)
 
@@ -57,7 +57,7 @@ def test_groups_of_the_last_stage():
 
 
 @pytest.mark.parametrize('stage', [-1, 3])
-def test_a_stage_that_does_not_exist_is_refused(stage):
+def test_a_stage_that_does_not_exist_is_an_error(stage):
     with pytest.raises(ValueError, match=f'Stage {stage} does not exist'):
         continual.class_groups(STAGES, stage)
 
@@ -101,7 +101,7 @@ def test_results_are_json():
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
-def test_average_is_the_mean_over_stages_of_all():
+def test_average_is_the_mean_of_group_all_over_stages():
     counts = [counts_of([value] * 5) for value in (10, 20, 45)]
     stages = [
         panoptic_report(c, continual.class_groups(STAGES, stage)) for stage, c in enumerate(counts)
@@ -110,7 +110,7 @@ def test_average_is_the_mean_over_stages_of_all():
     assert average == pytest.approx({'pq': 25, 'sq': 50, 'rq': 50, 'pq_seen_only': 25 * 8 / 7})
 
 
-def test_the_table_reads_as_a_paper_prints_it():
+def test_the_table_has_one_row_per_stage_and_the_average():
     assert continual.format_table(continual.results(reports()[:2])).splitlines() == [
         'PQ at stage  base  novel  past  current   all    SQ    RQ  things  stuff  seen only',
         '-----------------------------------------------------------------------------------',
@@ -120,8 +120,8 @@ def test_the_table_reads_as_a_paper_prints_it():
     ]
 
 
-def test_the_semantic_table_holds_both_counts():
-    confusion = np.array([[2, 0, 0], [0, 2, 0], [2, 0, 0]])  # Half of class 0 is unclaimed.
+def test_the_semantic_table_has_both_versions_of_miou():
+    confusion = np.array([[2, 0, 0], [0, 2, 0], [2, 0, 0]])  # Half of class 0 is unassigned.
     categories = Categories(('a', 'b'), (False, False), ((0, 0, 0),) * 2)
     report = continual.semantic_report(confusion, continual.class_groups([[0], [1]], 1), categories)
     assert report['per_class'] == {'a': {'iou': 50.0}, 'b': {'iou': 100.0}}
@@ -134,12 +134,12 @@ def test_the_semantic_table_holds_both_counts():
 
 
 def instance_scores():
-    """AP of `car` and `person`; the others have none."""
+    """AP of `car`; the other classes have none."""
     ap = np.array([np.nan, 20, np.nan, np.nan, np.nan])
     return {'ap': ap, 'ap50': 2 * ap, 'ap75': ap}
 
 
-def test_the_instance_table_leaves_out_classes_without_a_true_instance():
+def test_classes_without_a_true_instance_have_no_ap():
     stages = [
         continual.instance_report(
             instance_scores(), continual.class_groups(STAGES, stage), CATEGORIES
@@ -157,7 +157,7 @@ def test_the_instance_table_leaves_out_classes_without_a_true_instance():
     ]
 
 
-def test_reports_of_several_tasks_become_one():
+def test_reports_of_several_tasks_are_merged():
     groups = continual.class_groups(STAGES, 2)
     confusion = np.diag([1, 2, 3, 4, 5, 0])
     parts = [
@@ -180,7 +180,7 @@ def test_reports_of_several_tasks_become_one():
     assert rows[-2].split()[-3:] == ['20.0', '40.0', '20.0']
 
 
-def test_a_stage_that_was_scored_otherwise_leaves_its_cells_empty():
+def test_stages_evaluated_on_other_tasks_have_empty_cells():
     confusion = np.diag([1, 1, 1, 1, 1, 0])
     semantic = continual.semantic_report(confusion, continual.class_groups(STAGES, 2), CATEGORIES)
     table = continual.format_table(continual.results([reports()[1], {'stage': 2} | semantic]))
@@ -190,7 +190,7 @@ def test_a_stage_that_was_scored_otherwise_leaves_its_cells_empty():
     assert '-' not in rows[3]
 
 
-def test_the_class_table_shows_classes_that_do_not_occur():
+def test_the_class_table_lists_classes_without_segments():
     counts = counts_of([10, 20, 30, 40, 50])
     for part in (counts.tp, counts.fp, counts.fn, counts.iou):
         part[0] = 0

@@ -8,7 +8,7 @@ from simcis_jax.evaluation.drawing import Box
 
 
 def random_segment_map(rng):
-    """Regions around random points, some of them nothing, and the sizes of their names."""
+    """Regions around random points, some of them empty, and the sizes of their names."""
     height, width, count = rng.integers(1, 300, 2).tolist() + [rng.integers(1, 40)]
     points = rng.uniform(0, (height, width), (count, 2))
     pixels = np.mgrid[:height, :width][:, None]  # [2, 1, H, W]
@@ -34,7 +34,7 @@ def test_names_lie_in_their_segments_and_never_touch(seed):
         assert beside or a.top + a.height <= b.top or b.top + b.height <= a.top
 
 
-def test_a_name_stands_in_the_middle_of_its_segment():
+def test_a_name_is_centred_in_its_segment():
     segment_map = np.zeros((90, 200), np.int32)
     segment_map[20:71, 40:141] = 1
     boxes = drawing.name_boxes(segment_map, [(31, 11)])
@@ -49,7 +49,7 @@ def test_a_name_moves_away_from_that_of_a_larger_segment():
     assert boxes[1].left + 60 <= 100 or boxes[1].left >= 200
 
 
-def test_the_larger_segment_gets_the_only_place():
+def test_the_larger_segment_gets_the_only_room_for_a_name():
     segment_map = np.ones((24, 60), np.int32)
     segment_map[:, 35:] = 2
     assert set(drawing.name_boxes(segment_map, [(40, 20), (40, 20)])) <= {1}
@@ -74,7 +74,7 @@ def test_text_contrasts_with_every_colour():
 def test_outlines_follow_edges_and_fade_out(line_width, scale):
     segment_map = np.zeros((80, 120), np.int32)
     segment_map[20:, 60:] = 3
-    sigma = max(scale / 2, 0.55 * line_width + 0.45)  # As an overlay chooses it.
+    sigma = max(scale / 2, 0.55 * line_width + 0.45)  # As in `pictures.overlay`.
     smooth, lines = drawing.outlined(segment_map, sigma, line_width)
     np.testing.assert_array_equal(smooth[:, :50], 0)
     np.testing.assert_array_equal(smooth[50], segment_map[50])
@@ -85,7 +85,7 @@ def test_outlines_follow_edges_and_fade_out(line_width, scale):
     np.testing.assert_array_equal(lines[:10], 0)
 
 
-def test_stairs_become_slopes():
+def test_jagged_edges_become_smooth():
     steps = np.arange(160) // 4 * 4  # A diagonal in steps of 4 pixels.
     segment_map = (np.arange(160)[:, None] < steps).astype(np.int32)
     smooth, _ = drawing.outlined(segment_map, 4.0, 1.2)

@@ -1,4 +1,4 @@
-"""Evaluation of images of many sizes, by one or several tasks, on one or several devices."""
+"""Evaluation of images of many sizes, for one or several tasks, on one or several devices."""
 
 import contextlib
 import io
@@ -45,7 +45,7 @@ def everything():
 
 @pytest.fixture(scope='module')
 def alone():
-    """Report and picture of each task alone."""
+    """Report and picture of each task on its own."""
     return {task: evaluated.evaluate(tasks=(task,)) for task in TASKS}
 
 
@@ -55,7 +55,7 @@ def resized(planes, shape):
 
 
 def predictions(example):
-    """Class logits [Q, C] of one image alone, mask logits of its padded input, and its sizes."""
+    """Class logits [Q, C] of a single image, mask logits of its padded input, and its sizes."""
     original = example.image.shape[:2]
     size = augment.resized_shape(*original, short_side=63, max_side=160)
     padded = tuple(-(-side // 32) * 32 for side in size)
@@ -94,7 +94,7 @@ def test_panoptic_scores_equal_those_of_single_images(everything):
 
 
 def confusion_by_loops(resize):
-    """The confusion matrix of semantic results that are decided before or after the last resize."""
+    """The confusion matrix of semantic results with resized logits or resized labels."""
     confusion = np.zeros((7, 7), int)
     infer = jax.jit(semantic_inference)
     for example in map(Rectangles().__getitem__, range(len(SIZES))):
@@ -128,7 +128,7 @@ def test_semantic_scores_equal_those_of_single_images(everything, resize):
 
 def test_the_network_runs_once_for_all_tasks(everything, alone):
     report, _, traced, _ = everything
-    assert len(traced) == len(set(traced)) == 4  # Once a padded shape, whatever the canvas.
+    assert len(traced) == len(set(traced)) == 4  # Once per padded shape, not per canvas.
     for own, _ in alone.values():
         per_class = own.pop('per_class')
         assert own.items() <= report.items()
@@ -161,20 +161,20 @@ def test_the_picture_has_a_column_for_every_task(everything, alone):
         )
 
 
-def test_shapes_are_announced_and_progress_is_shown(everything):
+def test_shapes_and_progress_are_printed(everything):
     lines = everything[3]
     assert lines[0] == 'evaluation: 7 images, 4 network shapes, 5 output shapes'
     assert lines[-1].startswith('evaluation 7/7') and lines[-1].endswith('left 0:00')
 
 
-def test_no_image_with_a_seen_class_gives_no_score(monkeypatch):
+def test_without_images_of_seen_classes_there_is_no_score(monkeypatch):
     monkeypatch.setattr(Rectangles, 'classes_of', lambda self, index: frozenset())
     report, _ = evaluated.evaluate(tasks=TASKS)
     assert {report[metric]['all'] for metric in ('pq', 'miou', 'ap', 'ap50')} == {None}
 
 
 def run_processes(num_processes, num_devices):
-    """What each process prints as its result."""
+    """The reports that the processes print."""
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
@@ -206,7 +206,7 @@ def test_devices_and_processes_share_the_images(everything, num_processes, num_d
 
 
 def assert_close(mine, other):
-    """Equal but for the order in which floating-point numbers were added."""
+    """Equal up to the order in which floating-point numbers are summed."""
     if isinstance(mine, dict):
         assert mine.keys() == other.keys()
         for key in mine:

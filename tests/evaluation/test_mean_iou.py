@@ -8,11 +8,11 @@ from simcis_jax.evaluation.mean_iou import confusion_matrix, iou, miou_scores
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics_miou.npz'
 
 
-def iou_by_loops(pred, gt, num_classes, unclaimed_is_wrong):
+def iou_by_loops(pred, gt, num_classes, count_unassigned):
     """IoU in percent of every class that has true pixels, by sets of pixels."""
     result = {}
     counted = {tuple(p) for p in np.argwhere(gt < num_classes)}
-    if not unclaimed_is_wrong:
+    if not count_unassigned:
         counted &= {tuple(p) for p in np.argwhere(pred < num_classes)}
     for c in range(num_classes):
         true = counted & {tuple(p) for p in np.argwhere(gt == c)}
@@ -22,26 +22,26 @@ def iou_by_loops(pred, gt, num_classes, unclaimed_is_wrong):
     return result
 
 
-@pytest.mark.parametrize('unclaimed_is_wrong', [True, False])
-def test_iou_equals_plain_loops(unclaimed_is_wrong):
+@pytest.mark.parametrize('count_unassigned', [True, False])
+def test_iou_equals_plain_loops(count_unassigned):
     rng = np.random.default_rng(0)
     for _ in range(20):
         gt = rng.choice([0, 1, 2, 3, 255], (9, 11))
         pred = np.where(rng.random(gt.shape) < 0.6, gt, rng.integers(0, 6, gt.shape))
-        values = iou(confusion_matrix(pred, gt, 5), unclaimed_is_wrong=unclaimed_is_wrong)
-        expected = iou_by_loops(pred, gt, 5, unclaimed_is_wrong)
+        values = iou(confusion_matrix(pred, gt, 5), count_unassigned=count_unassigned)
+        expected = iou_by_loops(pred, gt, 5, count_unassigned)
         assert np.flatnonzero(~np.isnan(values)).tolist() == list(expected)
         np.testing.assert_allclose(values[list(expected)], list(expected.values()))
 
 
-def test_leaving_pixels_out_costs_only_the_strict_count():
+def test_unassigned_pixels_count_as_errors_except_in_the_reference():
     gt = np.zeros((1, 10), int)
-    pred = np.array([[0] * 5 + [1] * 5])  # 1 = nobody's pixel where there is one class.
+    pred = np.array([[0] * 5 + [1] * 5])  # 1 = unassigned, since there is one class.
     scores = miou_scores(confusion_matrix(pred, gt, 1), [0])
     assert scores == pytest.approx({'miou': 50.0, 'miou_reference': 100.0})
 
 
-def test_a_class_that_nobody_claims_counts_zero_or_leaves_the_reference():
+def test_a_class_without_assigned_pixels_counts_zero_except_in_the_reference():
     gt = np.array([[0, 0, 1, 1]])
     pred = np.array([[0, 0, 2, 2]])
     scores = miou_scores(confusion_matrix(pred, gt, 2), [0, 1])
@@ -57,19 +57,19 @@ def test_classes_not_evaluated_are_ignored():
     assert confusion[0, 2] == 2
 
 
-def test_no_true_pixel_gives_nan():
+def test_without_true_pixels_the_score_is_nan():
     confusion = confusion_matrix(np.zeros((2, 2), int), np.full((2, 2), 255), 3)
     assert np.isnan(list(miou_scores(confusion, [0, 1]).values())).all()
     assert np.isnan(list(miou_scores(confusion, []).values())).all()
 
 
-def test_maps_of_two_shapes_are_refused():
+def test_maps_of_different_shapes_are_an_error():
     with pytest.raises(ValueError, match='one shape'):
         confusion_matrix(np.zeros((2, 2), int), np.zeros((2, 3), int), 3)
 
 
 @pytest.mark.parametrize('stage', [1, 2, 3])
-def test_reference_count_equals_the_published_evaluator(stage):
+def test_reference_scores_equal_the_published_evaluator(stage):
     num_seen = 90 + 10 * stage
     groups = {
         'old': range(100),
@@ -86,7 +86,7 @@ def test_reference_count_equals_the_published_evaluator(stage):
         )
         np.testing.assert_array_equal(confusion, golden[f'task{stage}/conf_matrix'])
         np.testing.assert_allclose(
-            iou(confusion, unclaimed_is_wrong=False), golden[f'task{stage}/iou'], rtol=1e-6
+            iou(confusion, count_unassigned=False), golden[f'task{stage}/iou'], rtol=1e-6
         )
         published = dict(
             zip(golden[f'task{stage}/names'], golden[f'task{stage}/values'], strict=True)

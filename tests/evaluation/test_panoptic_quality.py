@@ -63,7 +63,7 @@ def assert_counts(counts, expected):
 
 
 def random_pair(rng, num_classes):
-    """Rectangles painted over each other; the prediction is a disturbed ground truth."""
+    """Overlapping rectangles; the prediction is a perturbed ground truth."""
     shape = rng.integers(6, 12, 2)
     gt, gt_labels = np.zeros(shape, int), []
     for _ in range(rng.integers(0, 7)):
@@ -113,7 +113,7 @@ def test_random_pairs_equal_the_coco_algorithm(unseen_is_void):
         )
         assert_counts(counts, expected)
         total += [part.sum() for part in expected[:3]]
-    assert (total > 50).all()  # Every kind of outcome was met many times.
+    assert (total > 50).all()  # Every outcome occurred many times.
 
 
 def strip(*runs):
@@ -121,7 +121,7 @@ def strip(*runs):
     return np.concatenate([np.full(length, segment) for segment, length in runs])[None]
 
 
-def test_an_iou_of_exactly_one_half_is_no_match():
+def test_an_iou_of_exactly_one_half_is_not_a_match():
     half = count(strip((1, 10)), [0], strip((1, 5), (2, 5)), [0, 1], [False, False], 2)
     more = count(strip((1, 10)), [0], strip((1, 6), (2, 4)), [0, 1], [False, False], 2)
     assert (half.tp[0], half.fp[0], half.fn[0]) == (0, 1, 1)
@@ -129,7 +129,7 @@ def test_an_iou_of_exactly_one_half_is_no_match():
     np.testing.assert_allclose(more.iou[0], 0.6)
 
 
-def test_void_below_a_prediction_leaves_the_union():
+def test_void_pixels_of_a_prediction_are_not_in_the_union():
     counts = count(strip((1, 10)), [0], strip((1, 4), (0, 6)), [0], [False], 1)
     assert counts.tp[0] == 1
     np.testing.assert_allclose(counts.iou[0], 1.0)
@@ -142,19 +142,19 @@ def test_a_prediction_more_than_half_on_void_is_ignored(void, false_positives):
 
 
 @pytest.mark.parametrize(('pred_label', 'false_positives'), [(0, 0), (1, 1)])
-def test_crowd_excuses_predictions_of_its_class_only(pred_label, false_positives):
+def test_predictions_on_crowd_of_their_class_are_ignored(pred_label, false_positives):
     counts = count(strip((1, 10)), [pred_label], strip((1, 10)), [0], [True], 2)
     assert counts.fp.sum() == false_positives
     assert counts.fn.sum() == 0
 
 
-def test_void_and_crowd_together_excuse_a_prediction():
+def test_predictions_on_void_and_crowd_together_are_ignored():
     gt = strip((0, 3), (1, 3), (2, 4))
     counts = count(strip((1, 10)), [0], gt, [0, 1], [True, False], 2)
     assert counts.fp[0] == 0
 
 
-def test_pixels_of_unseen_classes_are_not_void_unless_asked():
+def test_pixels_of_unseen_classes_are_void_only_on_request():
     arguments = strip((1, 10)), [0], strip((1, 10)), [1], [False], 2
     evaluated = np.array([True, False])
     published = count(*arguments, evaluated=evaluated)
@@ -163,7 +163,7 @@ def test_pixels_of_unseen_classes_are_not_void_unless_asked():
     assert (seen_only.fp[0], seen_only.fn.sum()) == (0, 0)
 
 
-def test_padding_slots_count_nowhere():
+def test_padding_slots_are_not_counted():
     plain = count(strip((1, 5), (0, 5)), [1], strip((1, 6), (0, 4)), [1], [False], 3)
     padded = count(
         strip((1, 5), (0, 5)), [1, -1, -1], strip((1, 6), (0, 4)), [1, -1], [False, False], 3
@@ -198,7 +198,7 @@ def test_counts_add():
     assert (total.tp.tolist(), total.fp.tolist(), total.fn.tolist()) == ([1, 0], [0, 1], [1, 0])
 
 
-def test_scores_average_over_classes_that_occur():
+def test_scores_average_over_classes_with_segments():
     counts = PQCounts(
         tp=np.array([2, 0, 0]),
         fp=np.array([1, 1, 0]),
@@ -211,7 +211,7 @@ def test_scores_average_over_classes_that_occur():
 
 
 @pytest.mark.parametrize('classes', [[], [1]])
-def test_scores_of_classes_that_do_not_occur_are_nan(classes):
+def test_scores_of_classes_without_segments_are_nan(classes):
     scores = pq_scores(PQCounts.zeros(2), classes)
     assert np.isnan([scores['pq'], scores['sq'], scores['rq']]).all()
     assert scores['num'] == 0
@@ -225,13 +225,13 @@ def test_scores_of_classes_that_do_not_occur_are_nan(classes):
         (strip((1, 4)), [7], r'pred_labels must lie in -1\.\.1'),
     ],
 )
-def test_bad_maps_are_named(pred, pred_labels, message):
+def test_invalid_maps_are_named_in_the_error(pred, pred_labels, message):
     with pytest.raises(ValueError, match=message):
         count(pred, pred_labels, strip((1, 4)), [0], [False], 2)
 
 
 def golden_counts():
-    """The golden images, with segment ids made 1.. (ids that no json row lists become -1)."""
+    """Counts of the golden images, with segments renumbered from 1; unlisted ids become -1."""
     with np.load(GOLDEN) as golden:
         golden = dict(golden)
     total = PQCounts.zeros(150)

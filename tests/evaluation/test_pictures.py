@@ -33,13 +33,13 @@ def test_a_segment_is_a_blend_of_image_and_class_colour():
     np.testing.assert_array_equal(picture[10, 10], [40, 40, 190])
 
 
-def test_pixels_of_no_segment_stay_as_they_are():
+def test_pixels_without_a_segment_are_unchanged():
     picture = paint(two_cars(), [1, -1])
     np.testing.assert_array_equal(picture[5, 5], [100, 100, 100])
     np.testing.assert_array_equal(picture[60, 740], [100, 100, 100])
 
 
-def test_things_of_one_class_differ_and_stuff_does_not():
+def test_things_of_one_class_differ_in_shade_and_stuff_does_not():
     cars = paint(two_cars(), [1, 1])
     skies = paint(two_cars(), [0, 0])
     assert np.any(cars[60, 60] != cars[60, 440])
@@ -61,13 +61,13 @@ def test_segments_have_a_thin_bright_outline():
         ((7, 300), (37, 1600)),
     ],
 )
-def test_pictures_have_a_size_for_people(shape, expected):
+def test_overlays_are_enlarged_or_shrunk_to_a_readable_size(shape, expected):
     picture = paint(np.ones(shape, np.uint8), [0], shape=shape)
     assert picture.shape == (*expected, 3)
     assert picture.dtype == np.uint8
 
 
-def test_a_segment_much_smaller_than_its_name_goes_without(monkeypatch):
+def test_a_segment_much_smaller_than_its_name_gets_no_name(monkeypatch):
     segment_map = np.zeros((600, 800), np.int32)
     segment_map[100:106, 100:106] = 1
     picture = paint(segment_map, [2])
@@ -75,7 +75,7 @@ def test_a_segment_much_smaller_than_its_name_goes_without(monkeypatch):
     np.testing.assert_array_equal(picture, paint(segment_map, [2]))
 
 
-def test_pictures_are_drawn_alike_in_threads():
+def test_drawing_in_threads_gives_the_same_pictures():
     with futures.ThreadPoolExecutor(4) as pool:
         drawn = list(pool.map(lambda _: paint(two_cars(), [1, 0]), range(8)))
     for picture in drawn:
@@ -87,7 +87,7 @@ def test_an_empty_prediction_is_the_image():
     np.testing.assert_array_equal(picture, 100)
 
 
-def test_image_and_segments_of_two_sizes_are_refused():
+def test_image_and_segments_of_different_sizes_are_an_error():
     with pytest.raises(ValueError, match='one size'):
         paint(np.zeros((3, 3), np.int32), [])
 
@@ -120,7 +120,7 @@ def test_a_long_legend_wraps_and_stays_inside():
     assert (picture[:, -1] == 255).all()
 
 
-def test_a_row_without_a_picture_a_title_is_refused():
+def test_a_row_without_one_picture_per_title_is_an_error():
     with pytest.raises(ValueError, match='Row 0 of the grid has 2 pictures for the 3 titles'):
         pictures.grid([[np.zeros((4, 4, 3), np.uint8)] * 2])
 
@@ -132,6 +132,6 @@ def test_png_keeps_every_pixel(tmp_path):
     np.testing.assert_array_equal(read, picture)
 
 
-def test_writing_into_no_folder_raises(tmp_path):
+def test_writing_to_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(OSError, match='missing'):
         pictures.write_png(tmp_path / 'missing' / 'a.png', np.zeros((2, 2, 3), np.uint8))

@@ -90,7 +90,7 @@ def panoptic_by_loops(class_logits, masks, things, seen, rejected, threshold, ov
 
 
 def random_scene(seed, num_queries=12, num_classes=7, shape=(14, 17)):
-    """Blobs that overlap a little, so that every test of the post-processing decides something."""
+    """Slightly overlapping blobs, for which every rule of the post-processing matters."""
     rng = np.random.default_rng(seed)
     y, x = np.indices(shape)
     masks = np.empty((num_queries, *shape), np.float32)
@@ -165,7 +165,7 @@ def test_instance_inference_equals_the_published_code(golden, case):
     )
 
 
-def test_instance_inference_predicts_no_class_that_is_not_seen():
+def test_instance_inference_predicts_seen_classes_only():
     class_logits, masks = random_scene(0)
     seen = only(3, 7) | only(5, 7)
     result = instance_inference(
@@ -241,7 +241,7 @@ def test_the_object_mask_threshold_is_strict_and_the_semantic_one_is_not():
     assert (semantic == 0).all()
 
 
-def test_pixels_of_minus_infinity_change_nothing():
+def test_pixels_outside_the_image_change_nothing():
     class_logits, masks = random_scene(2)
     settings = dict(is_thing=jnp.arange(7) < 3, object_mask_threshold=0.3, overlap_threshold=0.6)
     plain = panoptic_inference(class_logits, masks, **settings)
@@ -290,7 +290,7 @@ def resized_by_loops(plane, shape):
 @pytest.mark.parametrize(
     ('size', 'original'), [((31, 23), (17, 29)), ((32, 32), (32, 32)), ((19, 32), (40, 37))]
 )
-def test_resized_masks_chains_the_three_steps(size, original):
+def test_resized_masks_equals_three_separate_steps(size, original):
     mask_logits = np.random.default_rng(0).normal(0, 5, (2, 8, 8)).astype(np.float32)
     result = np.asarray(
         resized_masks(
@@ -348,7 +348,7 @@ def test_bfloat16_masks_are_accepted():
     np.testing.assert_array_equal(result.segment_map, exact.segment_map)
 
 
-def test_sizes_are_data_so_one_compilation_serves_all():
+def test_one_compilation_serves_all_image_sizes():
     class_logits, masks = random_scene(4)
     traces = []
 
