@@ -1,4 +1,4 @@
-"""Gradient accumulation: the images of a device in microbatches, one after the other."""
+"""Gradient accumulation: each device processes its images in microbatches, one by one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from simcis_jax.errors import InputError
 
 
 def count_microbatches(batch_size: int, num_devices: int, microbatch_size: int) -> int:
-    """Number of microbatches of each device; `microbatch_size` = 0 means one.
+    """Number of microbatches per device; `microbatch_size` 0 = one for all images of a device.
 
     Raises:
-        InputError: `microbatch_size` does not divide the share of a device.
+        InputError: `microbatch_size` does not divide the number of images per device.
     """
     share = batch_size // num_devices
     if microbatch_size < 0 or share % (microbatch_size or share):
@@ -27,24 +27,27 @@ def count_microbatches(batch_size: int, num_devices: int, microbatch_size: int) 
 
 
 def split(tree: Any, num_microbatches: int) -> Any:
-    """Arrays [B, ..] as [M, B / M, ..]."""
+    """Reshapes arrays [B, ...] to M microbatches [M, B / M, ...]."""
     return jax.tree.map(lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), tree)
 
 
 def join(tree: Any) -> Any:
-    """Arrays [M, B / M, ..] as [B, ..]."""
+    """Reshapes arrays [M, B / M, ...] back to [B, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 def map_microbatches(function: Callable[[Any], Any], microbatches: Any) -> Any:
-    """Results of `function` on each microbatch, stacked."""
+    """The results of `function` for each microbatch, stacked to [M, ...]."""
     return accumulate(lambda microbatch: ((), function(microbatch)), microbatches)[1]
 
 
 def accumulate(function: Callable[[Any], tuple[Any, Any]], microbatches: Any) -> tuple[Any, Any]:
-    """The first results of `function`, summed over microbatches; the second ones, stacked."""
+    """Applies `function` to each microbatch, returning a pair of trees.
+
+    The first result of `function` is summed over microbatches, the second stacked to [M, ...].
+    """
     first = jax.tree.map(lambda x: x[0], microbatches)
-    if len(jax.tree.leaves(microbatches)[0]) == 1:  # No loop where there is nothing to repeat.
+    if len(jax.tree.leaves(microbatches)[0]) == 1:  # A single microbatch needs no loop.
         total, kept = function(first)
         return total, jax.tree.map(lambda x: x[None], kept)
 

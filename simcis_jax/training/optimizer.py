@@ -1,4 +1,7 @@
-"""AdamW, grouped as in the published code: slow backbone, no decay on norms and embeddings."""
+"""AdamW with the parameter groups of the published code.
+
+The backbone has a lower learning rate; norms and embeddings have no weight decay.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from simcis_jax.settings import OptimizerSettings
 
 FROZEN = re.compile(r'/frozen_[a-z]+$')
 BACKBONE = re.compile(r'^resnet/')
-# Parameters of norms and embedding tables. The pixel decoder's `level_embed` is a plain parameter
-# in the published code and decays; the decoder's `level_embedding` is a table and does not.
+# Parameters of norms and embeddings. In the published code, `level_embed` of the pixel decoder is a
+# plain parameter and decays; `level_embedding` of the decoder is an nn.Embedding and does not.
 NOT_DECAYED = re.compile(r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/')
 
 
@@ -33,9 +36,9 @@ def parameter_groups(params: Mapping) -> Mapping:
 
 
 def make_optimizer(params: Mapping, settings: OptimizerSettings) -> optax.GradientTransformation:
-    """The transformation of gradients into updates for a learning rate of 1.
+    """AdamW with gradient clipping, for a learning rate of 1.
 
-    The rate is left to `learning_rate`, because it depends on the stage.
+    Updates are to be multiplied by `learning_rate`, which depends on the stage.
     """
     groups = parameter_groups(params)
     is_group = lambda x: isinstance(x, str | tuple)  # noqa: E731
@@ -57,15 +60,16 @@ def make_optimizer(params: Mapping, settings: OptimizerSettings) -> optax.Gradie
 
 
 def learning_rate(step: Array, num_steps: Array, rate: Array, settings: OptimizerSettings) -> Array:
-    """The rate at a step (0-based) of a stage: stepwise decay, linear warm-up if any.
+    """The learning rate [] at a step of a stage: linear warm-up, then stepwise decay.
 
     Args:
-        step: [] int32, num_steps: [] int32 of the stage.
-        rate: [] float32, the stage's rate before decay.
-        settings: milestones, factor and warm-up.
+        step: [] int32, from 0.
+        num_steps: [] int32, length of the stage.
+        rate: [] float32, learning rate of the stage before warm-up and decay.
+        settings: milestones, decay factor and warm-up.
     """
     milestones = jnp.asarray(settings.milestones, jnp.float32) * num_steps
-    # A milestone that is a whole step decays that step already; float32 may land just above it.
+    # Decay starts at the milestone itself, which float32 may round to just above the step.
     passed = jnp.sum(step >= milestones * (1 - 1e-6))
     warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
     return rate * warmup * settings.decay_factor**passed

@@ -1,4 +1,4 @@
-"""TrainState, and one update of it as a pure function that names no method."""
+"""The train state, and one update of it as a pure function, the same for all methods."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import learning_rate, make_optimizer
 from simcis_jax.types import Batch, Predictions, StageArrays, Targets
 
-# Independent streams of random numbers of one image.
+# Independent random streams of an image.
 MATCHING, SAMPLING, REPLAY = range(3)
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes."""
+    """Everything that a train step changes."""
 
-    step: Array  # [] int32, steps done in this stage.
+    step: Array  # [] int32, finished steps of this stage.
     params: Any
     opt_state: Any
     memory: Memory
     key: Array  # Random key of the stage.
-    skipped: Array  # [] int32, steps of this stage that changed nothing: they were not finite.
+    skipped: Array  # [] int32, steps of this stage that were skipped because they were not finite.
 
 
 def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
-    """Random keys [B] of the images in these rows [B] of the global batch."""
+    """Random keys [B] of the images at rows [B] of the global batch, for one stream."""
     key = jax.random.fold_in(jax.random.fold_in(key, step), stream)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
@@ -47,16 +47,19 @@ def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
 def merged_targets(
     teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method
 ) -> Targets:
-    """The method's targets, cut off from the gradient."""
+    """The targets of the method, detached; the ground truth if there is no teacher."""
     if teacher is None:
         return targets
     return jax.lax.stop_gradient(method.targets(targets, teacher, stage))
 
 
-def teach(
+def teacher_predictions(
     model: Mask2Former, teacher_params: Any, batch: Batch, allowed: Array | None
 ) -> Predictions | None:
-    """What the teacher says of a batch, if there is one."""
+    """The detached predictions of the teacher for a batch; None if there is no teacher.
+
+    `allowed` [C] bool are the classes whose prototypes select queries; None = all.
+    """
     if teacher_params is None:
         return None
     return jax.lax.stop_gradient(model.apply({'params': teacher_params}, batch.image, allowed))
@@ -75,19 +78,19 @@ def make_train_step(
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
-    `teacher_params` is None in the first stage; so a run traces the step twice. The batch is global
-    and split over the mesh; everything else is on every device. The state is donated. A step with
-    a metric that is not finite leaves parameters, optimizer and memory as they were.
+    `teacher_params` is None in the first stage, so a run traces the step twice. The batch is global
+    and split over the mesh; everything else is replicated. The state is donated. If a metric is not
+    finite, the step leaves parameters, optimizer state and memory unchanged.
 
     Args:
-        model: student and teacher alike.
+        model: the network of both student and teacher.
         method: the continual method.
         mesh: of devices.
         weights: of the loss terms.
         sampling: of points on masks.
-        optimizer: AdamW and its schedule.
-        mask_unseen: let only classes seen so far select queries; the published code does not.
-        num_microbatches: of each device, computed one after the other to save memory.
+        optimizer: settings of AdamW and its schedule.
+        mask_unseen: whether only seen classes select queries; in the published code all do.
+        num_microbatches: number of microbatches per device, computed in turn to save memory.
     """
 
     def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
@@ -96,11 +99,13 @@ def make_train_step(
         rows = parallel.first_row(num_images) + jnp.arange(num_images)
 
         def add_targets(batch: Batch) -> tuple[Predictions | None, Targets]:
-            # The teacher knows the past and selects by it.
-            teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
+            # The teacher has learned the past classes; only these select its queries.
+            teacher = teacher_predictions(
+                model, teacher_params, batch, stage.past if mask_unseen else None
+            )
             return teacher, merged_targets(teacher, batch.targets, stage, method)
 
-        # Losses are divided by the number of targets of the whole batch: so all targets come first.
+        # Losses are divided by the number of targets in the global batch, so targets come first.
         microbatches = accumulation.split((batch, rows), num_microbatches)
         teachers, targets = accumulation.map_microbatches(add_targets, microbatches[0])
         num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
@@ -113,7 +118,7 @@ def make_train_step(
             if teacher is not None:
                 virtual = method.virtual_queries(state.memory, stage, keys(REPLAY))
             replay = teacher is not None and method.replays_teacher_queries
-            # The student selects by all classes it has seen.
+            # All seen classes select queries of the student.
             student = model.apply(
                 {'params': params},
                 batch.image,
@@ -144,7 +149,7 @@ def make_train_step(
             extra = {} if teacher is None else method.losses(student, replayed, teacher)
             extra = {name: term / batch_size for name, term in extra.items()}
             total = weighted + sum(extra.values())
-            # Logged: the last layer's terms, which mean the same whatever the number of layers.
+            # Logged are the terms of the last layer, which do not depend on the number of layers.
             metrics = {name: term[-1] for name, term in terms.items()} | extra
             metrics |= {'total': total, 'nonfinite_costs': matches.num_nonfinite}
             return total, (metrics, method.stored_queries(student, targets, matches))
@@ -202,13 +207,16 @@ def make_train_step(
 def make_statistics_step(
     model: Mask2Former, method: Method, mesh: Mesh, *, mask_unseen: bool = True
 ) -> Callable[[Any, Batch, Array, StageArrays], Any]:
-    """Compiles `statistics(teacher_params, batch, real, stage)`: the method's counts in a batch.
+    """Compiles `statistics(teacher_params, batch, real, stage)` of a batch, as the method counts.
 
-    Rows of the batch that are not `real` [B] have no targets.
+    `real` [B] bool is False for padding rows of the batch, which are not counted. As in the train
+    step, `mask_unseen` lets only past classes select queries of the teacher.
     """
 
     def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
-        teacher = teach(model, teacher_params, batch, stage.past if mask_unseen else None)
+        teacher = teacher_predictions(
+            model, teacher_params, batch, stage.past if mask_unseen else None
+        )
         targets = merged_targets(teacher, batch.targets, stage, method)
         targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
         return jax.lax.psum(method.statistics(targets, stage), parallel.AXIS)
