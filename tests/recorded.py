@@ -132,16 +132,16 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedSimCIS(SimCIS):
-    """With the recorded draw of virtual queries, and the published choice of targets."""
+    """Uses the recorded virtual queries and the published choice of targets."""
 
     drawn: VirtualQueries | None = None
 
     def virtual_queries(self, memory, stage, keys):
-        """The recorded draw, if there is any."""
+        """The recorded virtual queries, if there are any."""
         return self.drawn
 
-    def believed(self, targets, teacher, stage):
-        """Every class may be named, but for the first unseen one."""
+    def pseudo_labelled(self, targets, teacher, stage):
+        """Pseudo-labels of all classes except the first unseen one, as in the published code."""
         num_past = jnp.sum(stage.past)
         return merge_targets(
             teacher,
@@ -157,7 +157,7 @@ class PublishedSimCIS(SimCIS):
         return jax.tree.map(
             lambda truth, merged: jax.vmap(jnp.where)(outside, truth, merged),
             targets,
-            self.believed(targets, teacher, stage),
+            self.pseudo_labelled(targets, teacher, stage),
         )
 
 
@@ -175,7 +175,7 @@ def stage_of(case):
 
 
 def drawn_queries(golden):
-    """The recorded draw from the recorded bank, whose queries are random numbers."""
+    """The recorded virtual queries; the queries of the recorded bank are random numbers."""
     if 'vq/targets' not in golden:
         return None
     rng = np.random.default_rng([20250, 2])
@@ -185,7 +185,7 @@ def drawn_queries(golden):
 
 
 def stored(method, student, targets, golden):
-    """What is stored of a recorded step, as far as it is not a virtual query that was matched."""
+    """What a recorded step stores, without the virtual queries that were matched."""
     matches = Matches(jnp.asarray(matched_queries(golden, 'store'))[None], jnp.zeros((), jnp.int32))
     features, labels = map(np.asarray, method.stored_queries(student, targets, matches))
     images, queries = np.nonzero(labels >= 0)  # Images in order, and in each the matched queries.

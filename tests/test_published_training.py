@@ -192,20 +192,20 @@ def assignment_arrays(start, matches):
     return found
 
 
-def target_arrays(start, targets, believed):
+def target_arrays(start, targets, pseudo_labelled):
     """The targets of the losses, and the pseudo-labels whether they were used or not."""
     found = {}
     for image in (0, 1):
         slots = slots_of(start.golden, image)
         num_truth = int(start.truth.valid[image].sum())
-        num_believed = int(believed.valid[image].sum())
-        pseudo = np.arange(num_truth, num_believed)
-        masks = believed.segment_map[image] == pseudo[:, None, None] + 1
+        num_merged = int(pseudo_labelled.valid[image].sum())
+        pseudo = np.arange(num_truth, num_merged)
+        masks = pseudo_labelled.segment_map[image] == pseudo[:, None, None] + 1
         found |= {
             f'targets/b{image}/labels': targets.labels[image][slots],
             f'targets/b{image}/boxes': targets.boxes[image][slots],
-            f'psd/b{image}/labels': believed.labels[image][pseudo],
-            f'psd/b{image}/boxes': believed.boxes[image][pseudo],
+            f'psd/b{image}/labels': pseudo_labelled.labels[image][pseudo],
+            f'psd/b{image}/boxes': pseudo_labelled.boxes[image][pseudo],
             f'psd/b{image}/masks_packed': np.packbits(masks, axis=-1),
         }
     return found
@@ -235,7 +235,7 @@ def step(request):
     start = prepare(request.param)
     case, image, size = start.case, start.image, start.size
     arrays, teacher, replay_positions = {}, None, None
-    targets = believed = start.truth
+    targets = pseudo_labelled = start.truth
     if case.teacher_salt is not None:
         params = published.weights(case.teacher_salt, case.backbone)
         teacher, found = published.forward(start.model, params, image, size)
@@ -246,13 +246,13 @@ def step(request):
             'teacher/pred_boxes': teacher.boxes[-1],
             'teacher/pred_masks': found['dec/layer8/masks'],
         }
-        believe, choose = map(jax.jit, (start.method.believed, start.method.targets))
-        believed = jax.device_get(believe(start.truth, teacher, start.stage))
+        merge, choose = map(jax.jit, (start.method.pseudo_labelled, start.method.targets))
+        pseudo_labelled = jax.device_get(merge(start.truth, teacher, start.stage))
         targets = jax.device_get(choose(start.truth, teacher, start.stage))
         arrays['collect/psd_num'] = start.method.statistics(targets, start.stage)
         if start.drawn is not None:
             replay_positions = teacher.selection.positions
-    arrays |= target_arrays(start, targets, believed)
+    arrays |= target_arrays(start, targets, pseudo_labelled)
 
     params = published.weights(case.salt, case.backbone)
     queries = None if start.drawn is None else start.drawn.queries
@@ -270,10 +270,10 @@ def step(request):
     if teacher is not None:
         replayed = DecoderOutputs(found.get('dec/distill/layer8/logits', np.zeros(1))[None], 0, 0)
         extra = start.method.losses(student, replayed, teacher)
-    arrays |= cost_arrays(start, student, found, (targets, believed))
+    arrays |= cost_arrays(start, student, found, (targets, pseudo_labelled))
     arrays |= assignment_arrays(start, matches)
     arrays |= loss_arrays(start, targets, terms, extra)
-    arrays |= stored(start.method, student, believed, start.golden)
+    arrays |= stored(start.method, student, pseudo_labelled, start.golden)
     if start.drawn is not None:
         counts, past = start.golden['vq/psd_counts'], np.asarray(start.stage.past)
         weights = virtual_query.sampling_weights(counts, past, start.method.sampling_alpha)
@@ -293,24 +293,24 @@ def compare_entries(step, *beginnings):
     parity.compare_entries(step.case.file, step.golden, step.arrays, compared)
 
 
-def test_the_teacher_and_its_pseudo_labels_are_the_published_ones(step):
+def test_teacher_and_pseudo_labels_equal_the_published_code(step):
     if step.case.teacher_salt is None:
         pytest.skip('The first stage has no teacher.')
     compare(step, 'teacher/', 'psd/')
 
 
-def test_targets_are_the_published_ones(step):
+def test_targets_equal_the_published_code(step):
     compare(step, 'targets/')
 
 
-def test_activations_and_selected_positions_are_the_published_ones(step):
+def test_activations_and_selected_positions_equal_the_published_code(step):
     if 'sel/topk' not in step.golden:
         pytest.skip('Activations were not recorded.')
     compare(step, *published.ACTIVATIONS, tolerance=2e-5)
     published.compare_attention(step.case.file, step.golden, step.arrays)
 
 
-def test_costs_and_matches_are_the_published_ones(step):
+def test_costs_and_matches_equal_the_published_code(step):
     compare(step, 'cost/')
     compare(step, *(f'assign/{name}/' for name in SETS))
 
@@ -421,12 +421,12 @@ def test_the_step_reports_the_published_losses(update):
     parity.compare(update.case.file, update.golden, update.arrays, compared, TOLERANCE)
 
 
-def test_gradients_are_the_published_ones(update):
+def test_gradients_equal_the_published_code(update):
     compare(update, 'grad/norm/', 'grad/global_norm', tolerance=1e-3, kind=parity.GRADIENTS)
     compare_entries(update, 'grad/slices/')
 
 
-def test_clipping_and_the_update_are_the_published_ones(update):
+def test_clipping_and_update_equal_the_published_code(update):
     compare(update, 'opt/clipped_global_norm', 'opt/lr_base')
     compare_entries(update, 'opt/update/', 'opt/update_norm/')
 
