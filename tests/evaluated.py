@@ -1,6 +1,6 @@
-"""A small evaluation without training: coloured rectangles, and a network that knows the colours.
+"""A small evaluation without training: coloured rectangles, and a network that segments by colour.
 
-Run as a program it prints the report as JSON, in as many processes as the arguments say:
+Run as a program, it prints the report as JSON; start it once per process:
 
     python tests/evaluated.py PROCESS_INDEX PROCESS_COUNT PORT
 """
@@ -32,7 +32,7 @@ CATEGORIES = Categories(
 )
 GROUPS = {'base': (0, 1, 2), 'novel': (3, 4), 'past': (0, 1, 2), 'current': (3, 4)}
 GROUPS['all'] = GROUPS['base'] + GROUPS['novel']
-# Resized, all sides are odd: then no two labels are equally strong halfway between two pixels.
+# All resized sides are odd, so that labels never tie halfway between two pixels.
 SIZES = [(64, 96), (96, 64), (72, 72), (130, 195), (66, 99), (60, 60), (90, 144)]
 SETTINGS = dict(
     batch_size=2,
@@ -45,7 +45,7 @@ SETTINGS = dict(
 
 
 class Rectangles:
-    """Sky over grass, with rectangles of the thing classes before them; noisy, in many sizes."""
+    """Noisy images of many sizes: sky over grass, and rectangles of the thing classes."""
 
     name = 'rectangles'
     categories = CATEGORIES
@@ -81,7 +81,7 @@ class Rectangles:
 
 
 class ColorNetwork:
-    """Query q claims pixels of colour q and says that they are class q, but buses are cars."""
+    """Query q segments the pixels of colour q and predicts class q, but buses as cars."""
 
     def apply(self, variables, image, seen, *, size):
         del size

@@ -113,8 +113,8 @@ def panoptic_inference(
     """The panoptic segmentation of class logits [Q, C] and mask logits [Q, H, W].
 
     Queries with a class probability above `object_mask_threshold` compete for every pixel by class
-    score times mask probability. Those that win less than `overlap_threshold` of their mask are
-    dropped. Stuff segments of one class are merged.
+    score times mask probability. A query is dropped if it wins fewer pixels than
+    `overlap_threshold` times the size of its mask. Stuff segments of one class are merged.
 
     Args:
       class_logits: [Q, C].
