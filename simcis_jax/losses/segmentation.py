@@ -47,7 +47,7 @@ class PointSampling:
     num_points: int = declare(12544, 'Points at which masks are compared.', at_least=1)
     oversample_ratio: float = declare(3.0, 'Candidates drawn for each point.', at_least=1)
     importance_ratio: float = declare(
-        0.75, 'Share of points where the mask is least sure.', at_least=0, at_most=1
+        0.75, 'Share of points where the mask is most uncertain.', at_least=0, at_most=1
     )
 
 

@@ -20,7 +20,7 @@ class PseudoLabel(Method):
     pseudo_label_overlap: float = declare(
         0.8, 'Share of its mask that a pseudo-label must keep.', at_least=0, at_most=1
     )
-    merge_classes: bool = declare(False, 'One pseudo-label a class: semantic segmentation.')
+    merge_classes: bool = declare(False, 'One pseudo-label per class: semantic segmentation.')
 
     @property
     def uses_teacher(self) -> bool:

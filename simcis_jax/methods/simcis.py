@@ -41,10 +41,10 @@ class SimCIS(PseudoLabel):
     decoder_kl_temperature: float = declare(
         1.0, 'Temperature of the class distributions after decoding.', above=0
     )
-    num_virtual_queries: int = declare(1, 'Virtual queries of an image; 0 = off.', at_least=0)
-    bank_size: int = declare(80, 'Stored queries of a class.', at_least=1)
+    num_virtual_queries: int = declare(1, 'Virtual queries per image; 0 = off.', at_least=0)
+    bank_size: int = declare(80, 'Stored queries per class.', at_least=1)
     sampling_alpha: float = declare(
-        0.5, 'Exponent of equation 9; 0 = draw all classes alike.', at_least=0
+        0.5, 'Exponent of equation 9; 0 = sample all classes equally often.', at_least=0
     )
 
     @property

@@ -45,7 +45,7 @@ class Mask2Former(nn.Module):
     backbone: str = declare(
         'resnet50', 'ResNet; the small ones learn from scratch.', choices=tuple(BACKBONES)
     )
-    num_queries: int = declare(100, 'Object queries of an image.', at_least=1)
+    num_queries: int = declare(100, 'Object queries per image.', at_least=1)
     queries: str = declare(
         'selected',
         "Object queries: pixel features 'selected' by QPA, or 'learned' parameters.",
