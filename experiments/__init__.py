@@ -1,1 +1,1 @@
-"""Commands that reproduce tables."""
+"""Commands that reproduce the tables and figures of the paper."""

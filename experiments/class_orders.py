@@ -1,12 +1,12 @@
-"""Tables 6 and 7 and the box plot of figure 1: the order in which classes arrive.
+"""Tables 6 and 7 and the box plot of figure 1: sensitivity to the order of the classes.
 
     python -m experiments.class_orders --data=shapes --workdir=runs/shapes
     python -m experiments.class_orders --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
-ADE20K has the paper's ten orders, other data sets nine random ones and the descending one. Another
-order has another first stage, so each trains its own, which SimCIS and fine-tuning share: how far
-an order moves the score means little without a method to compare with. The paper does not say which
-of its orders table 6 is about; here every order is also scored by the groups of the original one.
+ADE20K uses the paper's ten orders, other data sets use nine random orders and the descending one.
+Each order trains its own first stage, which SimCIS and fine-tuning share; fine-tuning is the
+baseline for the spread over orders. The paper does not say which order table 6 uses, so every order
+is also scored by the base and novel classes of the original order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FINE_TUNING = 'fine-tuning, '
 
 
 def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
-    """The original order, then ten others; each by SimCIS, then each by fine-tuning."""
+    """SimCIS with the original order and ten others, then fine-tuning with the same orders."""
     del config
     orders = [f'ade20k_{number}' for number in range(1, 11)]
     if num_classes != 150:
@@ -41,7 +41,7 @@ def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
 
 
 def fine_tuned(variant: Variant) -> Variant:
-    """The same order by fine-tuning."""
+    """The variant that trains the same order by fine-tuning."""
     return Variant(
         FINE_TUNING + variant.label,
         {**variant.changes, 'method.name': 'finetune'},
@@ -49,8 +49,8 @@ def fine_tuned(variant: Variant) -> Variant:
     )
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """The classes grouped as in the original order, and the box plot."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """Tables of scores by the original groups and of the spread over orders, and the box plot."""
     texts = []
     for name in dict.fromkeys(run.setting for run in runs):
         done = [run for run in runs if run.setting == name and run.folder in results]
@@ -74,14 +74,14 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
             }
             texts.append(spread(f'{name}: {METRICS[metric]} of all classes over orders', values))
             if metric == 'pq':
-                values |= printed_orders()
+                values |= paper_orders()
             figure = figures.boxes(f'{METRICS[metric]} over class orders', values)
             figures.save(figure, folder / f'class_orders-{name}-{metric}-boxes')
     return '\n'.join(texts)
 
 
 def measured_orders(runs: Sequence[Run], results: Results, metric: str, method: str) -> list[float]:
-    """The score of all classes in every order, of SimCIS or of fine-tuning."""
+    """Scores of all classes, one per order, of SimCIS or of fine-tuning."""
     return [
         run_scores(results[run.folder], metric)['all']
         for run in runs
@@ -90,7 +90,7 @@ def measured_orders(runs: Sequence[Run], results: Results, metric: str, method: 
 
 
 def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
-    """A table of what the box plot shows: how far the order of classes moves each method."""
+    """A table of the spread of the scores over class orders, as the box plot shows it."""
     head = 'runs mean deviation lowest quartile median quartile highest'.split()
     rows = []
     for label, found in values.items():
@@ -103,12 +103,12 @@ def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
 
 
 def original_base(run: Run) -> set[str]:
-    """Names of the classes that would come first in the order of their labels."""
+    """Names of the base classes in the original order, which is that of the labels."""
     return class_names(run, range(len(run.base_classes)))
 
 
-def printed_orders() -> dict[str, list[float]]:
-    """The paper's PQ of all classes in every order, of SimCIS and ECLIPSE."""
+def paper_orders() -> dict[str, list[float]]:
+    """The paper's PQ of all classes, one per order, of SimCIS and ECLIPSE."""
     values = {'SimCIS, paper (ADE20K)': [], 'ECLIPSE, paper (ADE20K)': []}
     for label, row in paper.read('7').items():
         method = 'ECLIPSE' if label.startswith('ECLIPSE') else 'SimCIS'
@@ -126,7 +126,7 @@ EXPERIMENT = Experiment(
         'coco': [Setting('coco_cps_83_5', '7', PROTOCOL)],
     },
     variants=variants,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

@@ -3,10 +3,10 @@
     python -m experiments.clusters --data=shapes --workdir=runs/shapes
     python -m experiments.clusters --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
-Where the clusters stay, the map still groups pixels by what they show, whatever was learned since.
-Clusters are made over all images together, and named alike before and after as far as they overlap;
-the adjusted Rand index says how alike they are (1 = the same, 0 = by chance). The runs are those of
-`components`.
+If the clusters stay the same, later stages have not changed how the feature map groups pixels. All
+images are clustered together; the clusters after the last stage are matched to those after stage 1
+by overlap, so that they have the same colours. The adjusted Rand index measures the agreement
+(1 = identical, 0 = chance). The runs are those of `components`.
 """
 
 from __future__ import annotations
@@ -29,36 +29,37 @@ from experiments.sweep import Run
 NUM_IMAGES = 24
 NUM_SHOWN = 4
 NUM_CLUSTERS = 10
-SIDE = 256  # Pixels of a picture.
+SIDE = 256  # Side of a picture in pixels.
 
 
 def cluster(features: np.ndarray, num_clusters: int, seed: int = 0) -> np.ndarray:
-    """The k-means cluster [...] of every vector [..., D], compared by direction alone."""
+    """The k-means cluster [...] of every vector [..., D], after normalization to unit length."""
     vectors = features.reshape(-1, features.shape[-1]).astype(np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     _, labels = kmeans2(vectors, num_clusters, iter=30, minit='++', seed=seed)
     return labels.reshape(features.shape[:-1])
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many elements have label i in `a` and label j in `b`: [labels, labels]."""
+def contingency_table(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Number of elements with label i in `a` and label j in `b`: [labels, labels]."""
     size = int(max(a.max(), b.max())) + 1
     return np.bincount(a.ravel() * size + b.ravel(), minlength=size * size).reshape(size, size)
 
 
-def renamed(labels: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """The same clusters under the numbers of those of `like` that they overlap most, one to one."""
-    rows, columns = linear_sum_assignment(overlaps(labels, like), maximize=True)
+def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Renumbers clusters by the one-to-one assignment with the largest overlap with `reference`."""
+    overlap = contingency_table(labels, reference)
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
     return columns[np.argsort(rows)][labels]
 
 
 def adjusted_rand_index(a: np.ndarray, b: np.ndarray) -> float:
-    """Agreement of two clusterings over pairs of elements: 1 = the same, 0 = as by chance."""
+    """Agreement of two clusterings over pairs of elements: 1 = identical, 0 = chance."""
 
     def pairs(counts):
         return float((counts * (counts - 1) / 2).sum())
 
-    table = overlaps(a, b)
+    table = contingency_table(a, b)
     both, in_a, in_b = pairs(table), pairs(table.sum(axis=1)), pairs(table.sum(axis=0))
     expected = in_a * in_b / pairs(np.array(a.size))
     most = (in_a + in_b) / 2
@@ -76,8 +77,8 @@ def feature_maps(run: Run, stage: int, images: np.ndarray) -> np.ndarray:
     return np.asarray(describe(load_params(run, stage)))
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """A picture of the finished variants of the first seed, and a table of agreement."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """A figure of the clusters of each finished variant (first seed), and a table of agreement."""
     found = {run.variant.label: run for run in reversed(runs) if run.folder in results}
     found = {label: found[label] for label in drift.LABELS if label in found}
     if not found:
@@ -89,7 +90,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
         before, after = (
             cluster(feature_maps(run, stage, images), NUM_CLUSTERS) for stage in (1, last)
         )
-        after = renamed(after, before)
+        after = match_labels(after, before)
         name = label.replace(', ', ',\n')
         columns |= {f'{name}\nafter stage 1': before, f'{name}\nafter stage {last}': after}
         indices.append([label, f'{adjusted_rand_index(before, after):.3f}'])
@@ -102,7 +103,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def picture(content: np.ndarray) -> np.ndarray:
-    """An image [H, W, 3], or clusters [h, w] in colours, as a picture of SIDE pixels a side."""
+    """Renders an image [H, W, 3] or cluster labels [h, w] as a picture [SIDE, SIDE, 3]."""
     if content.ndim == 3:
         return cv2.resize(content, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     colors = (np.array(colormaps['tab20'].colors) * 255).astype(np.uint8)
@@ -115,7 +116,7 @@ EXPERIMENT = Experiment(
     settings=drift.EXPERIMENT.settings,
     variants=drift.EXPERIMENT.variants,
     with_scores=False,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

@@ -2,8 +2,8 @@
 
     python -m experiments.NAME --data=shapes --workdir=runs/shapes [--seeds=0,1,2] [--dry_run]
 
-`--config.GROUP.KEY=VALUE` changes a value of all runs, `--config=FILE` replaces the settings by one
-of your own. What is finished in the folder, by whatever experiment, is not run again.
+`--config.GROUP.KEY=VALUE` changes a value in all runs; `--config=FILE` replaces the settings by a
+config of your own. Runs that are finished in --workdir, by any experiment, are reused.
 """
 
 from __future__ import annotations
@@ -21,92 +21,102 @@ from ml_collections import ConfigDict
 from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
-from experiments.sweep import Run, cost, finish, finished, in_order, make_run
+from experiments.sweep import Run, cost, execution_order, finish, finished, make_run
 from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
 from simcis_jax.training.workdir import write_atomically
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-# Data sets by name, and their classes.
+# Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}
 
 
 def make_parser(experiment: Experiment) -> argparse.ArgumentParser:
-    """The flags that experiments share."""
+    """The parser of the flags of all experiments."""
     parser = argparse.ArgumentParser(
         prog=f'experiments.{experiment.name}', description=experiment.title, allow_abbrev=False
     )
-    parser.add_argument('--workdir', required=True, help='Folder of all runs and tables.')
-    parser.add_argument('--data', choices=sorted(experiment.settings), help='Which settings.')
-    parser.add_argument('--config', help='A config of your own instead.')
-    parser.add_argument('--data_root', help='Folder of the data set, or of the prepared ones.')
-    parser.add_argument('--seeds', default='0,1,2', help='Separated by commas.')
-    parser.add_argument('--settings', help='Only these configs, separated by commas.')
-    parser.add_argument('--variants', help='Only rows that contain one of these words.')
-    parser.add_argument('--dry_run', action='store_true', help='Only list the runs and their cost.')
+    parser.add_argument('--workdir', required=True, help='Folder for all runs and tables.')
     parser.add_argument(
-        '--table_only', action='store_true', help='Only write the table of what is finished.'
+        '--data', choices=sorted(experiment.settings), help='Data set; selects the settings.'
+    )
+    parser.add_argument('--config', help='Config file to use instead of --data.')
+    parser.add_argument('--data_root', help='Folder of the data set, or of prepared data sets.')
+    parser.add_argument('--seeds', default='0,1,2', help='Seeds, separated by commas.')
+    parser.add_argument('--settings', help='Run only these configs, separated by commas.')
+    parser.add_argument(
+        '--variants', help='Run only variants that contain one of these texts, separated by commas.'
+    )
+    parser.add_argument(
+        '--dry_run', action='store_true', help='List the runs and their cost, run nothing.'
+    )
+    parser.add_argument(
+        '--table_only',
+        action='store_true',
+        help='Write the tables of the finished runs, run nothing.',
     )
     return parser
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a command line asks for."""
+    """The runs and settings that a command line selects."""
 
     experiment: Experiment
     settings: Sequence[Setting]
-    is_papers: bool  # The data set is the paper's, so that numbers can be compared.
-    runs: Sequence[Run]  # In the order of the table.
+    is_paper_data: bool  # The data set is one of the paper's, so numbers are comparable.
+    runs: Sequence[Run]  # In the order of the table rows.
     workdir: Path
     overrides: Sequence[str]  # '--config.GROUP.KEY=VALUE'
 
 
 def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
-    """Turns arguments into runs.
+    """Turns command-line arguments into runs.
 
     Raises:
-        InputError: a value is unknown or impossible.
-        FileError: a data set whose classes must be counted is not there.
+        InputError: a flag or config key is unknown, or a value is invalid.
+        FileError: the data set of --config cannot be read.
     """
     options, overrides = make_parser(experiment).parse_known_args(arguments)
     unknown = [text for text in overrides if not text.startswith('--config.')]
     if unknown:
-        raise InputError(f'{unknown[0]} is unknown; --help lists what there is.')
+        raise InputError(f'{unknown[0]} is unknown; --help lists the flags.')
     if (options.data is None) == (options.config is None):
         raise InputError('give either --data, one of the known data sets, or --config=FILE.')
-    own = options.data is None
-    settings = [Setting(options.config)] if own else experiment.settings[options.data]
+    is_custom = options.data is None
+    settings = [Setting(options.config)] if is_custom else experiment.settings[options.data]
     if options.settings:
-        settings = _chosen(settings, options.settings.split(','))
+        settings = _select_settings(settings, options.settings.split(','))
     runs = []
     for setting in settings:
-        path = Path(setting.config if own else CONFIGS / f'{setting.config}.py')
+        path = Path(setting.config if is_custom else CONFIGS / f'{setting.config}.py')
         config = read_config(path, overrides, options.data_root)
-        num_classes = count_classes(config) if own else DATA[options.data]
+        num_classes = count_classes(config) if is_custom else DATA[options.data]
         variants = experiment.variants_of(config, num_classes)
         if options.variants:
             texts = options.variants.split(',')
-            variants = [v for v in variants if any(_has_words(v.label, text) for text in texts)]
+            variants = [
+                v for v in variants if any(_contains_words(v.label, text) for text in texts)
+            ]
         if not variants:
-            raise InputError(f'--variants={options.variants} leaves no row.')
+            raise InputError(f'--variants={options.variants} matches no variant.')
         for variant in variants:
             for seed in options.seeds.split(','):
                 workdir = Path(options.workdir)
                 runs.append(
                     make_run(setting.name, config, variant, int(seed), num_classes, workdir)
                 )
-    is_papers = options.data in ('ade20k', 'coco')
-    return Plan(experiment, settings, is_papers, runs, Path(options.workdir), overrides)
+    is_paper_data = options.data in ('ade20k', 'coco')
+    return Plan(experiment, settings, is_paper_data, runs, Path(options.workdir), overrides)
 
 
-def _has_words(label: str, text: str) -> bool:
-    """Whether text is in the label as whole words, so that 'order 1' is not 'order 10'."""
+def _contains_words(label: str, text: str) -> bool:
+    """Whether the label contains the text as whole words: 'order 1' does not match 'order 10'."""
     return re.search(rf'(?<!\w){re.escape(text)}(?!\w)', label) is not None
 
 
-def _chosen(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
+def _select_settings(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
     known = [setting.name for setting in settings]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -115,12 +125,12 @@ def _chosen(settings: Sequence[Setting], names: Sequence[str]) -> list[Setting]:
 
 
 def read_config(path: Path, overrides: Sequence[str], data_root: str | None) -> ConfigDict:
-    """The config of a file with changes from the command line; an unknown key ends the program.
+    """The config of a file with overrides from the command line.
 
     Args:
-        path: of the file.
-        overrides: '--config.GROUP.KEY=VALUE'.
-        data_root: where the data set is, or the folder that holds the config's prepared one.
+        path: path of the config file.
+        overrides: arguments '--config.GROUP.KEY=VALUE'.
+        data_root: folder of the data set, or the folder that contains the prepared data set.
     """
     config = command.read_config(path, overrides)
     if data_root:
@@ -131,18 +141,18 @@ def read_config(path: Path, overrides: Sequence[str], data_root: str | None) -> 
 
 
 def count_classes(config: ConfigDict) -> int:
-    """Classes of the data set of a config, which must be there."""
+    """Number of classes of the data set of a config; opens the data set."""
     data = config.data
     return len(open_source(data.name, data.val_split, root=data.root, size=data.size).categories)
 
 
-def write(plan: Plan, results: Results, *, whole: bool = True) -> str:
-    """Writes tables, figures and numbers of what is finished; returns the tables.
+def write(plan: Plan, results: Results, *, with_analysis: bool = True) -> str:
+    """Writes tables, figures and JSON of the finished runs; returns the tables.
 
     Args:
         plan: all runs.
-        results: of those that are finished.
-        whole: also write what the experiment adds, which may take long.
+        results: results of the finished runs.
+        with_analysis: whether to run the analysis of the experiment, which may take long.
     """
     texts, numbers = [f'## {plan.experiment.title}\n'], []
     for setting in plan.settings if plan.experiment.with_scores else ():
@@ -157,11 +167,11 @@ def write(plan: Plan, results: Results, *, whole: bool = True) -> str:
                 if row.scores
             ]
             figures.save(
-                figures.bars(title, rows, with_paper=plan.is_papers),
+                figures.bars(title, rows, with_paper=plan.is_paper_data),
                 plan.workdir / f'{plan.experiment.name}-{setting.name}-{metric}',
             )
-    if plan.experiment.more and whole:
-        texts.append(plan.experiment.more(plan.runs, results, plan.workdir))
+    if plan.experiment.analyze and with_analysis:
+        texts.append(plan.experiment.analyze(plan.runs, results, plan.workdir))
     done = [run for run in plan.runs if run.folder in results]
     texts.append(tables.run_list(done, plan.overrides))
     text = '\n'.join(texts)
@@ -171,28 +181,28 @@ def write(plan: Plan, results: Results, *, whole: bool = True) -> str:
 
 
 def run(experiment: Experiment, arguments: Sequence[str]) -> None:
-    """Does what the arguments say.
+    """Runs an experiment: trains what is missing, then writes its tables and figures.
 
     Raises:
-        InputError: a value is unknown, impossible, or not the one a folder was started with.
+        InputError: an argument is invalid, or a folder holds a run of another config.
         FileError: a file is missing or cannot be written.
     """
     plan = make_plan(experiment, arguments)
     if '--dry_run' in arguments:
-        print(cost(in_order(plan.runs), plan.workdir))
+        print(cost(execution_order(plan.runs), plan.workdir))
         return
     results = {r.folder: found for r in plan.runs if (found := finished(r)) is not None}
     if '--table_only' not in arguments:
-        for done, found in finish(in_order(plan.runs), plan.workdir):
+        for done, found in finish(execution_order(plan.runs), plan.workdir):
             if done.folder not in results:
                 results[done.folder] = found
-                write(plan, results, whole=False)
+                write(plan, results, with_analysis=False)
     plan.workdir.mkdir(parents=True, exist_ok=True)
     print('\n' + write(plan, results))
 
 
 def main(experiment: Experiment) -> None:
-    """The command of an experiment."""
+    """The entry point of an experiment's command."""
 
     def program() -> None:
         interruption.stop_at_once()

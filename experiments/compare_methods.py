@@ -5,9 +5,9 @@
     python -m experiments.compare_methods --data=shapes --workdir=runs/shapes
     python -m experiments.compare_methods --config=FILE --config.data.root=DIR --workdir=runs/mine
 
-Of a setting and seed, all methods share the first stage; joint training sees all classes for as
-many steps as all stages together. `--settings=ade_cps_100_10` runs one setting,
-`--variants=SimCIS,joint` some methods.
+For each setting and seed, all continual methods share one first stage. Joint training sees all
+classes at once, for as many steps as all stages together. `--settings=ade_cps_100_10` runs one
+setting, `--variants=SimCIS,joint` some of the methods.
 """
 
 from __future__ import annotations

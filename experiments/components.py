@@ -1,10 +1,10 @@
-"""Table 4: what query pre-alignment, consistent selection and virtual queries each add.
+"""Table 4: component ablation of query pre-alignment, consistent selection and virtual queries.
 
     python -m experiments.components --data=shapes --workdir=runs/shapes
     python -m experiments.components --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
-The rows with selected queries share the first stage. Without CSL there is no distillation after
-the decoder either.
+The rows with selected queries share the first stage. Removing CSL also removes the distillation of
+the decoder's output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EXPERIMENT = Experiment(
     },
     variants=VARIANTS,
 )
-# By data, the setting that PQ is measured in: for experiments that look into these runs.
+# The panoptic setting of each data set, for experiments that analyze the same runs.
 PANOPTIC = {data: found[:1] for data, found in EXPERIMENT.settings.items()}
 
 if __name__ == '__main__':

@@ -1,12 +1,12 @@
-"""Figure 3: how far queries and features drift from what they were after the first stage.
+"""Figure 3: drift of queries and features from those of the model after stage 1.
 
     python -m experiments.drift --data=shapes --workdir=runs/shapes
     python -m experiments.drift --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
-Mean cosine similarity on validation images between the model after stage 1 and the models after
-later stages: of the finest feature map, position by position, and of the queries after every layer
-of the decoder. Learned queries are compared slot by slot; selected ones by the positions that the
-first model selected, which the later model decodes too. The runs are those of `components`.
+Compares the model after stage 1 with the models after later stages by mean cosine similarity on
+validation images: of the finest feature map at every position, and of the queries after every
+decoder layer. Learned queries are compared by index. For selected queries, the later model decodes
+the positions that the first model selected. The runs are those of `components`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ LABELS = ('pseudo-labels, learned queries', '+ QPA', 'SimCIS')
 
 
 def cosine_similarity(a: Array, b: Array) -> Array:
-    """Mean over all vectors of the cosine of the angle between a [..., D] and b [..., D]."""
+    """Mean cosine similarity of the vectors of a [..., D] and b [..., D]."""
     norms = jnp.linalg.norm(a, axis=-1) * jnp.linalg.norm(b, axis=-1)
     return jnp.mean(jnp.sum(a * b, axis=-1) / jnp.maximum(norms, 1e-9))
 
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """Similarities of a run to its first stage."""
+    """Cosine similarities of the models of a run to the model after stage 1."""
 
     feature_map: dict[int, float]  # By stage.
-    queries: dict[int, list[float]]  # By stage: before the decoder, then after every layer.
+    queries: dict[int, list[float]]  # By stage: before the decoder, then after each layer.
 
 
 def measure(run: Run, num_images: int = NUM_IMAGES) -> Drift:
-    """Compares the model after each stage with that of the first, on validation images."""
+    """Compares the model after each stage with the model after stage 1 on validation images."""
     images, model = validation_images(run, num_images), make_network(run)
 
     @jax.jit
@@ -76,9 +76,9 @@ def features(
 
     Args:
         model: the network.
-        params: of it.
+        params: its parameters.
         image: [1, H, W, 3].
-        positions: [Q] to decode instead of those selected; learned queries have no choice.
+        positions: [Q] positions to decode instead of the selected ones; ignored by learned queries.
     """
     replays = model.queries == 'selected' and positions is not None
     output, state = model.apply(
@@ -89,7 +89,7 @@ def features(
     )
     selection = (output[0] if replays else output).selection
     found = state['intermediates']
-    # Of several calls the last is the replay; a layer returns queries, then virtual queries.
+    # The last call decodes `positions`. A layer returns (queries, virtual queries).
     layers = [found['decoder'][f'layers_{i}']['__call__'] for i in range(model.decoder_layers)]
     initial = found['query_prealignment']['at'][-1][0] if replays else selection.queries
     maps, _ = found['pixel_decoder']['__call__'][-1]
@@ -101,8 +101,8 @@ def _is_wanted(module: Any, method: str) -> bool:
     return kinds.get(type(module).__name__) == method
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """The drift of every finished run of the first seed, as a table and a figure."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """A table and a figure of the drift of every finished variant (first seed)."""
     wanted = {run.variant.label: run for run in reversed(runs) if run.folder in results}
     measured = {label: measure(wanted[label]) for label in LABELS if label in wanted}
     if not measured:
@@ -115,7 +115,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def draw(measured: Mapping[str, Drift]) -> figures.Figure:
-    """Feature map and last queries over stages; queries over layers after the last stage."""
+    """Plots feature map and queries over stages, and the queries of the last stage over layers."""
     last = max(next(iter(measured.values())).queries)
     return figures.lines(
         'Similarity to the model after stage 1',
@@ -135,7 +135,7 @@ def draw(measured: Mapping[str, Drift]) -> figures.Figure:
 
 
 def table(name: str, measured: Mapping[str, Drift]) -> str:
-    """The same as markdown, after the last stage."""
+    """The similarities after the last stage as a Markdown table."""
     rows = []
     for label, drift in measured.items():
         last = max(drift.queries)
@@ -143,7 +143,7 @@ def table(name: str, measured: Mapping[str, Drift]) -> str:
         rows.append([label, *(f'{number:.3f}' for number in numbers)])
     return tables.table(
         f'{name}: cosine similarity of the models after the first and the last stage',
-        ['', 'finest feature map', 'queries before the decoder', 'queries after it'],
+        ['', 'finest feature map', 'queries before the decoder', 'queries after the decoder'],
         rows,
     )
 
@@ -154,7 +154,7 @@ EXPERIMENT = Experiment(
     settings=components.PANOPTIC,
     variants=[variant for variant in components.VARIANTS if variant.label in LABELS],
     with_scores=False,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
-"""How many queries claim the same segment, and how sure the surest of them is.
+"""Duplicate predictions: how many queries claim the same segment, and their highest score.
 
     python -m experiments.duplicates --data=shapes --workdir=runs/shapes
 
-Not in the paper; it explains differences between its rows. A segment is matched to one query only.
-Queries picked from neighbouring pixels are nearly the same, and until training has told them apart,
-they share that one's probability: too little for `object_mask_threshold`, and for a pseudo-label.
-Counted on validation images with the model after stage 1. The runs are those of `forgetting`.
+Not in the paper; it explains differences between the rows of its tables. Each segment is matched to
+one query, but queries selected at neighbouring pixels are nearly identical. Until training
+separates them, all of them predict the segment with a low probability, which falls below
+`object_mask_threshold` and below the threshold of pseudo-labels. Measured on validation images with
+the model after stage 1. The runs are those of `forgetting`.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from simcis_jax.data.source import Example
 from simcis_jax.model.mask2former import Mask2Former
 
 NUM_IMAGES = 64
-CLAIM = 0.1  # The probability of a class from which on a query claims it.
+CLAIM = 0.1  # A query claims a class if it gives it a probability above this.
 KINDS = ('things', 'stuff')
 
 
 def claims(
     probabilities: np.ndarray, labels: Sequence[int], classes: Iterable[int]
 ) -> dict[int, tuple[float, float]]:
-    """For each class of an image: queries a segment that claim it, and its best probability.
+    """For each class in an image: claiming queries per segment, and the highest probability.
 
     Args:
-        probabilities: [Q, C] of every query and class.
-        labels: of the image's segments.
-        classes: that count; those without a segment are left out.
+        probabilities: [Q, C] class probabilities of every query.
+        labels: labels of the image's segments.
+        classes: labels to count; classes without a segment are left out.
     """
     labels = np.asarray(labels)
     found = {}
@@ -53,17 +54,17 @@ def claims(
 
 @functools.partial(jax.jit, static_argnums=0)
 def probabilities(model: Mask2Former, params: Any, image: Array) -> Array:
-    """Of every query and class [Q, C], for an image [H, W, 3]."""
+    """Class probabilities [Q, C] of every query for an image [H, W, 3]."""
     return jax.nn.sigmoid(model.apply({'params': params}, image[None]).class_logits[-1, 0])
 
 
 def measure(run: Run, examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Of things and of stuff: `claims` of all examples and base classes, [N, 2]."""
+    """`claims` of all examples and base classes as [N, 2], separately for things and stuff."""
     model, params = make_network(run), load_params(run, 1)
     is_thing = [bool(entry['isthing']) for entry in read_json(run.folder / 'categories.json', list)]
     found = {kind: [] for kind in KINDS}
     for example in examples:
-        left = np.unique(example.segment_map)  # The square may have cut segments off.
+        left = np.unique(example.segment_map)  # The crop may have removed segments.
         labels = example.labels[left[left > 0] - 1]
         predicted = np.asarray(probabilities(model, params, example.image))
         for label, claim in claims(predicted, labels, run.base_classes).items():
@@ -71,13 +72,13 @@ def measure(run: Run, examples: Sequence[Example]) -> dict[str, np.ndarray]:
     return {kind: np.array(pairs, float).reshape(-1, 2) for kind, pairs in found.items()}
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """A table of the finished runs, all seeds of a row together."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """A table of the finished runs; the seeds of a variant are pooled."""
     del folder
     done = [run for run in runs if run.folder in results]
     if not done:
         return ''
-    examples = validation_examples(done[0], NUM_IMAGES)  # All runs are scored on the same.
+    examples = validation_examples(done[0], NUM_IMAGES)  # The same for all runs.
     rows: dict[str, list[dict[str, np.ndarray]]] = {}
     for run in done:
         rows.setdefault(run.variant.label, []).append(measure(run, examples))
@@ -89,14 +90,14 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def table(run: Run, measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Means over images and base classes, and how often the surest query is sure enough.
+    """Means over images and base classes, and how often the highest score passes the threshold.
 
     Args:
-        run: any of the runs, for its name and its threshold.
-        measured: what `measure` found, by row.
+        run: any of the runs; gives the name of the setting and the threshold.
+        measured: results of `measure` by label of the variant.
     """
     threshold = run.config['evaluation']['object_mask_threshold']
-    columns = ('queries that claim one', 'best probability', f'above {threshold}')
+    columns = ('queries per segment', 'highest probability', f'above {threshold}')
     head = ['', *(f'{kind}: {column}' for kind in KINDS for column in columns)]
     rows = []
     for label, found in measured.items():
@@ -104,12 +105,12 @@ def table(run: Run, measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
         for kind in KINDS:
             pairs = found[kind]
             if len(pairs):
-                (queries, best), sure = pairs.mean(axis=0), np.mean(pairs[:, 1] > threshold)
-                cells += [f'{queries:.1f}', f'{best:.2f}', f'{100 * sure:.0f} %']
+                (queries, highest), above = pairs.mean(axis=0), np.mean(pairs[:, 1] > threshold)
+                cells += [f'{queries:.1f}', f'{highest:.2f}', f'{100 * above:.0f} %']
             else:
                 cells += ['-'] * len(columns)
         rows.append(cells)
-    title = f'{run.setting}: queries that claim the same segment after stage 1'
+    title = f'{run.setting}: queries that claim the same segment, after stage 1'
     return tables.table(title, head, rows)
 
 
@@ -123,7 +124,7 @@ EXPERIMENT = Experiment(
         if v.label in ('pseudo-labels, learned queries', 'SimCIS', 'no stop gradient')
     ],
     with_scores=False,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

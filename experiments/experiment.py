@@ -1,4 +1,4 @@
-"""A table or figure of the paper: the settings and variants it needs, and its rows."""
+"""The definition of an experiment: its settings and variants, and the rows of its tables."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from experiments.sweep import Run, Variant
 from experiments.tables import Row
 from simcis_jax.data.category_list import read_json
 
-Results = Mapping[Path, Mapping]  # Of finished runs, by their folder.
+Results = Mapping[Path, Mapping]  # Folder of a finished run -> its results.
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A config, and where the paper has numbers to set beside its own."""
+    """A config, and the table of the paper to compare its results with."""
 
-    config: str  # Name of a file in configs/, or path of another one.
+    config: str  # Name of a file in configs/, or path of another file.
     table: str = ''  # Number in the paper.
-    protocol: str = ''  # The paper's, on ADE20K (table 9: COCO).
+    protocol: str = ''  # Protocol in that table, such as '100-5'.
 
     @property
     def name(self) -> str:
-        """What its runs are called."""
+        """Name of the setting in folders and tables."""
         return Path(self.config).stem
 
     @property
     def source(self) -> str:
-        """What the paper's numbers are."""
+        """Where the paper prints its numbers."""
         data = 'COCO' if self.table == '9' else 'ADE20K'
         return f'table {self.table}, {data} {self.protocol}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What one command reproduces."""
+    """An experiment: the runs it needs and the output it writes."""
 
-    name: str  # Of the files it writes.
+    name: str  # Base name of the output files.
     title: str
-    settings: Mapping[str, Sequence[Setting]]  # By data.
-    # The rows; or a function of a setting's config and number of classes.
+    settings: Mapping[str, Sequence[Setting]]  # By data set.
+    # The table rows, or a function of the config and the number of classes that returns them.
     variants: Sequence[Variant] | Callable[[ConfigDict, int], Sequence[Variant]]
-    with_scores: bool = True  # Whether tables of scores are asked for.
-    # What else to write, given all runs, the results and the folder: markdown.
-    more: Callable[[Sequence[Run], Results, Path], str] | None = None
+    with_scores: bool = True  # Whether to write score tables and bar charts.
+    # Further analysis of (runs, results, output folder): writes figures and returns Markdown.
+    analyze: Callable[[Sequence[Run], Results, Path], str] | None = None
 
     def variants_of(self, config: ConfigDict, num_classes: int) -> Sequence[Variant]:
-        """The rows of a setting."""
+        """The variants of a setting."""
         return self.variants(config, num_classes) if callable(self.variants) else self.variants
 
 
 def make_rows(setting: Setting, metric: str, runs: Sequence[Run], results: Results) -> list[Row]:
-    """The rows of a setting: its variants, then what only the paper has.
+    """The table rows of a setting: its variants, then the rows that only the paper has.
 
     Args:
-        setting: whose rows.
-        metric: of `scores.METRICS`.
-        runs: of the setting, finished or not.
-        results: of those that are finished.
+        setting: the setting.
+        metric: a key of `scores.METRICS`.
+        runs: all runs of the setting.
+        results: results of the finished runs.
     """
     printed = paper.read(setting.table, setting.protocol, metric)
     rows = []
@@ -83,18 +83,18 @@ def metrics(runs: Sequence[Run], results: Results) -> list[str]:
 
 
 def class_names(run: Run, labels: Sequence[int]) -> set[str]:
-    """Names of classes, as the run recorded them."""
+    """Names of the classes with these labels in the data set of a run."""
     entries = read_json(run.folder / 'categories.json', list)
     return {entries[label]['name'] for label in labels}
 
 
 def _base_names(run: Run) -> set[str] | None:
-    """The setting's base classes where the first stage of the run has others."""
+    """Names of the base classes for joint training, whose stage 1 has all classes; else None."""
     return class_names(run, run.base_classes) if run.variant.joint else None
 
 
 def replayed_megabytes(run: Run) -> float | None:
-    """10**6 bytes that the last stage of a run keeps of the past; None if it was not recorded."""
+    """Size of the replay memory of the last stage in 10**6 bytes; None if it was not recorded."""
     path = run.folder / f'stage_{len(run.stages)}' / 'replay.json'
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The models that the stages of a run left, and validation images to look at through them."""
+"""Loads the model of any stage of a run, and validation images to apply it to."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def make_network(run: Run) -> Mask2Former:
-    """The network of a run."""
+    """The network that a run trains."""
     num_classes = len(read_json(run.folder / 'categories.json', list))
     return Mask2Former(num_classes=num_classes, **run.config['model'])
 
 
 def load_params(run: Run, stage: int) -> Any:
-    """The parameters after a stage (1 = base).
+    """The model parameters after a stage (1 = base).
 
     Raises:
         InputError: the stage has no checkpoint.
     """
     folder = run.folder / f'stage_{stage}' / 'checkpoints'
     if not folder.is_dir():
-        raise InputError(f'{folder} does not exist; the models of all stages are needed.')
+        raise InputError(
+            f'{folder} does not exist; this experiment needs the checkpoints of all stages.'
+        )
     with StageCheckpoints(folder) as checkpoints:
         return checkpoints.read('params')
 
 
 def validation_examples(run: Run, num_images: int) -> list[Example]:
-    """Examples from all over the validation images, cut to a square of data.size.
+    """Evenly spaced validation examples, each center-cropped to a square of data.size pixels.
 
     Args:
-        run: whose data set.
-        num_images: how many, or all if there are fewer.
+        run: run whose data set is read.
+        num_images: number of examples; all of them if there are fewer.
     """
     data = run.config['data']
     source = open_source(
@@ -51,7 +53,7 @@ def validation_examples(run: Run, num_images: int) -> list[Example]:
         num_images=data['num_val_images'],
     )
     indices = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    return [square(source[int(index)], data['size']) for index in indices]
+    return [center_crop(source[int(index)], data['size']) for index in indices]
 
 
 def validation_images(run: Run, num_images: int) -> np.ndarray:
@@ -59,8 +61,8 @@ def validation_images(run: Run, num_images: int) -> np.ndarray:
     return np.stack([example.image for example in validation_examples(run, num_images)])
 
 
-def square(example: Example, side: int) -> Example:
-    """The middle of an example whose shorter side becomes `side`."""
+def center_crop(example: Example, side: int) -> Example:
+    """Resizes the shorter side to `side` pixels and crops the central square."""
     shape = resized_shape(*example.image.shape[:2], short_side=side, max_side=100 * side)
     top, left = ((have - side) // 2 for have in shape)
     return resized_crop(example, shape, (top, left), (side, side))

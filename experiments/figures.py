@@ -1,4 +1,4 @@
-"""Figures for a talk: numbers in, matplotlib figures out; saved as SVG and PNG."""
+"""Matplotlib figures of the results, saved as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ STYLE = {
     'grid.color': RULE,
     'xtick.color': SOFT,
     'ytick.color': INK,
-    'svg.fonttype': 'none',  # Text stays text.
-    'svg.hashsalt': 'simcis_jax',  # The same numbers give the same file.
+    'svg.fonttype': 'none',  # Keep text as text.
+    'svg.hashsalt': 'simcis_jax',  # Reproducible files.
     'figure.facecolor': 'white',
     'savefig.bbox': 'tight',
     'savefig.dpi': 200,
@@ -41,7 +41,7 @@ STYLE = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes path.svg and path.png, and makes their folder."""
+    """Writes path.svg and path.png, creating their folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure.savefig(f'{path}.svg', metadata={'Date': None})
@@ -49,12 +49,12 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def bars(title: str, rows: Sequence[Row], *, with_paper: bool = False) -> Figure:
-    """Base, novel and all of every variant: a bar for the mean, a dot for each seed.
+    """Bar chart of base, novel and all of every variant, with a dot for each seed.
 
     Args:
-        title: of the figure.
-        rows: variants; those that were not run are left out unless the paper has them.
-        with_paper: mark the paper's numbers.
+        title: title of the figure.
+        rows: variants; those without results are left out, unless the paper has numbers for them.
+        with_paper: whether to mark the paper's numbers.
     """
     columns = ('base', 'novel', 'all')
     rows = [row for row in rows if row.scores or (with_paper and row.paper)]
@@ -94,12 +94,12 @@ def _bar(panel, place: int, row: Row, column: str, color: str, with_paper: bool)
 
 
 def _light(color: str) -> tuple[float, ...]:
-    """The colour thinned with white; not transparent, or lines below would show."""
+    """The colour mixed with white; opaque, so that grid lines below are hidden."""
     return tuple(0.3 * part + 0.7 for part in to_rgb(color))
 
 
 def boxes(title: str, values: Mapping[str, Sequence[float]]) -> Figure:
-    """A box plot, with a dot for every value."""
+    """A box plot with a dot for every value."""
     values = {label: list(found) for label, found in values.items() if found}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.6 + 1.7 * len(values), 4.2), layout='constrained')
@@ -132,7 +132,7 @@ def lines(
     x_labels: Sequence[str],
     y_label: str,
 ) -> Figure:
-    """Line charts side by side: panel -> name of a line -> x -> y."""
+    """Line charts side by side. `panels` maps panel title -> line label -> x -> y."""
     names = list(dict.fromkeys(name for found in panels.values() for name in found))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.9 * len(panels), 4.2), layout='constrained')
@@ -158,7 +158,7 @@ def lines(
 
 
 def grid(title: str, titles: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> Figure:
-    """Pictures [H, W, 3] uint8 in rows, a title over each column."""
+    """A grid of pictures [H, W, 3] uint8 with a title above each column."""
     height, width = rows[0][0].shape[:2]
     with matplotlib.rc_context(STYLE):
         size = (2.0 * len(titles), 1.0 + 2.0 * height / width * len(rows))

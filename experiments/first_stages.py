@@ -1,8 +1,9 @@
-"""First stages that several runs of a sweep share: what a method does only matters from stage 2 on.
+"""Runs of a sweep share their first stage, because the method only acts from stage 2 on.
 
-Of those that agree in all that stage 1 depends on, one run trains it and the others start after it.
-Where they only differ in how it is scored, or in how many queries are kept, they start from a copy
-that is scored anew and whose query bank is cut down; no number depends on who trained it.
+Of all runs whose stage 1 has the same settings, one trains it and the others start from its
+checkpoint. A run with other evaluation settings or a smaller query bank starts from a copy of the
+checkpoint, which is evaluated again and whose bank is truncated. The results do not depend on which
+run trained the stage.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from simcis_jax.training.workdir import MAY_CHANGE, StageFolder, first_differenc
 
 Config = Mapping[str, Mapping[str, Any]]
 
-# What the first stage knows nothing of, beside the method and the evaluation.
-LATER = (
+# Keys that do not affect stage 1; neither do the groups `method` and `evaluation`.
+UNUSED_IN_STAGE_1 = (
     'protocol.increment',
     'protocol.added',
     'protocol.replay_images',
@@ -34,16 +35,16 @@ LATER = (
     'training.statistics_images',
     'training.init_from',
 )
-FOLDER = 'first_stages'  # Of a sweep, for copies: BORROWER/LENDER/stage_1.
+FOLDER = 'first_stages'  # Copies, as TARGET_RUN/SOURCE_RUN/stage_1 in the folder of the sweep.
 
 
 def first_stage_key(config: Config) -> dict:
-    """What of a config decides how its first stage is trained, as JSON has it."""
+    """The part of a config that determines the training of stage 1, with JSON types."""
     kept = {
         group: {
             key: value
             for key, value in values.items()
-            if f'{group}.{key}' not in (*LATER, *MAY_CHANGE)
+            if f'{group}.{key}' not in (*UNUSED_IN_STAGE_1, *MAY_CHANGE)
         }
         for group, values in config.items()
         if group not in ('method', 'evaluation')
@@ -52,16 +53,16 @@ def first_stage_key(config: Config) -> dict:
 
 
 def memory_size(config: Config) -> int:
-    """Numbers that the method of a config remembers of one class of hidden_dim 1."""
+    """Size of the method's memory for one class and hidden_dim 1; it grows with bank_size."""
     method = make_method(**config['method'])
     memory = jax.eval_shape(lambda: method.init_memory(1, 1))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(memory))
 
 
 def find(config: Config, workdir: Path) -> Path | None:
-    """The folder of a finished first stage of this sweep that `config` would train alike.
+    """The folder of a finished stage 1 in this sweep that `config` can start from, or None.
 
-    One that needs no copy is preferred.
+    A stage that can be used without a copy is preferred.
     """
     key, size = first_stage_key(config), memory_size(config)
     found = {}
@@ -70,19 +71,19 @@ def find(config: Config, workdir: Path) -> Path | None:
         if StageFolder(stage).read_report() is None or first_stage_key(other) != key:
             continue
         if size == 0 or memory_size(other) >= size:
-            found.setdefault(_fits(other, config), stage)
+            found.setdefault(_is_usable_unchanged(other, config), stage)
     return found.get(True, found.get(False))
 
 
-def lend(stage: Path, config: Config, name: str) -> Path:
-    """The folder to start from: `stage` itself where it fits, else a copy that does.
+def adapt(stage: Path, config: Config, name: str) -> Path:
+    """The folder to start from: `stage` itself if it can be used unchanged, else an adapted copy.
 
     Args:
-        stage: what `find` found.
-        config: of the run that borrows.
-        name: of this run.
+        stage: a folder that `find` returned.
+        config: config of the run that starts from it.
+        name: folder name of that run.
     """
-    if _fits(read_json(stage.parent / 'config.json', dict), config):
+    if _is_usable_unchanged(read_json(stage.parent / 'config.json', dict), config):
         return stage
     with StageCheckpoints(stage / 'checkpoints') as checkpoints:
         step, params = checkpoints.latest_step, checkpoints.read('params')
@@ -96,19 +97,21 @@ def lend(stage: Path, config: Config, name: str) -> Path:
     return target
 
 
-def _fits(lender: Config, borrower: Config) -> bool:
-    """Whether a first stage can be taken as it is, scores and memory included."""
-    evaluations = [json.loads(json.dumps(config['evaluation'])) for config in (lender, borrower)]
-    same = first_difference(*evaluations, may_change=('num_pictures',)) is None
-    return same and memory_size(borrower) in (0, memory_size(lender))
+def _is_usable_unchanged(source: Config, target: Config) -> bool:
+    """Whether `target` would have the same scores and memory after stage 1 as `source`."""
+    evaluations = [json.loads(json.dumps(config['evaluation'])) for config in (source, target)]
+    same_scores = first_difference(*evaluations, may_change=('num_pictures',)) is None
+    return same_scores and memory_size(target) in (0, memory_size(source))
 
 
 def shrink_bank(memory: Mapping[str, Any], bank_size: int) -> dict[str, Any]:
-    """The query bank that rings of `bank_size` would hold: the last queries of every class.
+    """Truncates a query bank to the last `bank_size` queries of every class.
+
+    The result equals a bank of this size that was filled from the start.
 
     Args:
-        memory: queries [C, K, D], written [C], counts [C] of a bank that is as large or larger.
-        bank_size: queries to keep of each class, at most K.
+        memory: a bank with queries [C, K, D], written [C] and counts [C].
+        bank_size: number of queries to keep per class, at most K.
     """
     queries, written = np.asarray(memory['queries']), np.asarray(memory['written'])
     num_classes, old_size, hidden_dim = queries.shape

@@ -1,12 +1,12 @@
-"""Which classes are forgotten: what a class keeps, by how surely it was found before the stage.
+"""Which classes are forgotten: the recall that a class keeps, by its recall before the stage.
 
     python -m experiments.forgetting --data=shapes --workdir=runs/shapes
 
-Not in the paper; it explains differences between its rows. After a stage, a class is found in some
-share of its segments (the true positives of PQ). What it keeps through the next stage is the share
-found then, over that share. Classes and stages are grouped by how much was found before: what is
-missed leaves no pseudo-label, so the next stage teaches that it is background. The runs are those
-of `components` and `stop_gradient`.
+Not in the paper; it explains differences between the rows of its tables. The recall of a class is
+the share of its segments that are found (true positives of PQ). The recall after the next stage,
+relative to the recall before, is the share that the class keeps. Pairs of class and stage are
+grouped by the recall before, because a segment that the teacher misses has no pseudo-label and is
+then trained as background. The runs are those of `components` and `stop_gradient`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from experiments import command, components, figures, stop_gradient, tables
 from experiments.experiment import Experiment, Results
 from experiments.sweep import Run
 
-EDGES = (0, 20, 40, 60, 80, 95, 100)  # Percent found before; a group includes its upper edge.
+EDGES = (0, 20, 40, 60, 80, 95, 100)  # Recall before, in percent; a group includes its upper edge.
 
 
-def shares(results: Mapping) -> np.ndarray:
-    """Percent of its segments found before and after each later stage, [N, 2].
+def recall_pairs(results: Mapping) -> np.ndarray:
+    """Recall in percent before and after a stage, [N, 2]: one row per class and later stage.
 
-    One row a class and stage; without those that no image has or that had nothing left to lose.
+    Classes without segments in the validation images, or without recall before, are left out.
 
     Args:
-        results: of a panoptic run.
+        results: results of a panoptic run.
     """
-    found = [
+    recalls = [
         {
             name: 100 * scores['tp'] / (scores['tp'] + scores['fn'])
             for name, scores in stage['per_class'].items()
@@ -40,19 +40,19 @@ def shares(results: Mapping) -> np.ndarray:
         for stage in results['stages']
     ]
     pairs = [
-        (share, after[name])
-        for before, after in zip(found, found[1:], strict=False)
-        for name, share in before.items()
-        if share > 0
+        (recall, after[name])
+        for before, after in zip(recalls, recalls[1:], strict=False)
+        for name, recall in before.items()
+        if recall > 0
     ]
     return np.array(pairs, float).reshape(-1, 2)
 
 
 def kept(pairs: np.ndarray) -> list[tuple[int, float, float]]:
-    """For each group between EDGES: its size, mean percent found before, and percent of it kept.
+    """For each group between EDGES: its size, mean recall before, and percent of it kept.
 
     Args:
-        pairs: [N, 2] as `shares` gives them. An empty group has NaN.
+        pairs: [N, 2], see `recall_pairs`. The means of an empty group are NaN.
     """
     groups = np.digitize(pairs[:, 0], EDGES[1:-1], right=True)
     summary = []
@@ -65,13 +65,13 @@ def kept(pairs: np.ndarray) -> list[tuple[int, float, float]]:
     return summary
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """What is kept in every row, and in all of them together, as a table and a figure."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """A table and a figure of what each variant keeps, with all seeds pooled."""
     rows: dict[str, list[np.ndarray]] = {}
     for run in runs:
         found = results.get(run.folder)
-        if found and 'pq' in found['stages'][-1]:  # A semantic run counts pixels, not segments.
-            rows.setdefault(run.variant.label, []).append(shares(found))
+        if found and 'pq' in found['stages'][-1]:  # Semantic runs have no segments to count.
+            rows.setdefault(run.variant.label, []).append(recall_pairs(found))
     if not rows:
         return ''
     pairs = {label: np.concatenate(found) for label, found in rows.items()}
@@ -82,7 +82,7 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def table(name: str, summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> str:
-    """Percent kept, and in brackets of how many classes and stages."""
+    """Percent of the recall that is kept; in brackets the number of pairs of class and stage."""
     head = [f'{low} to {high} %' for low, high in zip(EDGES, EDGES[1:], strict=False)]
     rows = [
         [label, *(f'{share:.0f} ({count})' if count else '-' for count, _, share in summary)]
@@ -93,7 +93,7 @@ def table(name: str, summaries: Mapping[str, Sequence[tuple[int, float, float]]]
 
 
 def draw(summaries: Mapping[str, Sequence[tuple[int, float, float]]]) -> figures.Figure:
-    """Percent kept against percent found before; a line a row."""
+    """Plots the percentage kept over the recall before the stage, one line per variant."""
     lines = {
         label: {before: share for count, before, share in summary if count}
         for label, summary in summaries.items()
@@ -112,7 +112,7 @@ EXPERIMENT = Experiment(
     settings=components.PANOPTIC,
     variants=(*components.VARIANTS, stop_gradient.NO_STOP_GRADIENT),
     with_scores=False,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

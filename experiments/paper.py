@@ -1,4 +1,4 @@
-"""The numbers of the paper, in paper_results.tsv: one line a row of a table and setting."""
+"""The paper's numbers, read from paper_results.tsv: one line per table row and setting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUMBERS = ('base', 'novel', 'all', 'average', 'megabytes')
 
 @dataclasses.dataclass(frozen=True)
 class PaperRow:
-    """A row as printed."""
+    """One row of a table as printed in the paper."""
 
     table: str
     setting: str  # Protocol, such as '100-5'.
@@ -21,18 +21,18 @@ class PaperRow:
     base: float | None
     novel: float | None
     all: float | None
-    average: float | None  # Over stages of `all`.
-    megabytes: float | None  # That the replayed take.
-    note: str  # What does not add up.
+    average: float | None  # Mean of `all` over the stages.
+    megabytes: float | None  # Size of the replay memory.
+    note: str  # Known inconsistencies of the printed numbers.
 
 
 def read(table: str, setting: str | None = None, metric: str | None = None) -> dict[str, PaperRow]:
-    """The rows of a table by name, in their order.
+    """The rows of a table by label, in printed order.
 
     Args:
-        table: its number.
-        setting: None = any.
-        metric: None = any.
+        table: number of the table.
+        setting: protocol, such as '100-5'; None for all.
+        metric: 'pq' or 'miou_reference'; None for all.
     """
     with PATH.open(newline='') as file:
         lines = list(csv.DictReader(file, delimiter='\t'))

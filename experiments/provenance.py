@@ -1,4 +1,4 @@
-"""What made a run: commit, hardware, versions and hours, in provenance.json of its folder."""
+"""Provenance of a run: commit, hardware, JAX version and hours, stored in provenance.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simcis_jax.training.workdir import write_atomically
 
 
 def commit() -> str:
-    """The commit of this code, with + if files differ from it; 'unknown' outside a repository."""
+    """The current commit, with + if tracked files are modified; 'unknown' outside a repository."""
 
     def git(*arguments: str) -> str:
         command = ['git', '-C', str(Path(__file__).parent), *arguments]
@@ -38,8 +38,8 @@ def hardware() -> str:
 
 
 @contextlib.contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Adds the time of what runs inside to the folder's record, however it ends."""
+def record_provenance(folder: Path) -> Iterator[None]:
+    """Writes provenance.json when the block ends, also by an error; its hours are added up."""
     start, code = time.monotonic(), commit()
     try:
         yield
@@ -56,13 +56,13 @@ def recorded(folder: Path) -> Iterator[None]:
 
 
 def read(folder: Path) -> dict:
-    """The record of a run; empty if it has none."""
+    """The provenance of a run; empty if none was recorded."""
     path = folder / 'provenance.json'
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def started_after(folder: Path) -> str:
-    """The run whose first stage a run went on from; '-' for one that trained its own."""
+def first_stage_source(folder: Path) -> str:
+    """Name of the run that trained the first stage; '-' if the run trained it itself."""
     path = folder / 'config.json'
     source = json.loads(path.read_text())['training']['init_from'] if path.is_file() else ''
     return Path(source).parent.name if source else '-'

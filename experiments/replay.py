@@ -1,12 +1,12 @@
-"""Table 5: images or virtual queries of the past, and the bytes that each of them takes.
+"""Table 5: replay of images or of virtual queries, and the memory that each needs.
 
     python -m experiments.replay --data=shapes --workdir=runs/shapes
     python -m experiments.replay --data=ade20k --data_root=DATA --workdir=runs/ade20k
 
-All rows have QPA and CSL and share the first stage: a smaller query bank is the end of a larger
-one. The megabytes are those of the image files and labels kept, or of the queries stored, for the
-last stage; the paper stores queries in 16 bits, the bank here has 32. Two rows that the paper does
-not have keep as many images as fit into the bytes of 80 and of 160 queries a class.
+All rows use QPA and CSL and share the first stage; a smaller query bank holds the last queries of a
+larger one. Megabytes are the image files and labels, or the queries, that the last stage replays.
+Queries have 32 bits here and 16 bits in the paper. Two additional rows replay as many images as fit
+into the memory of 80 and of 160 queries per class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NO_QUERIES = {'method.num_virtual_queries': 0}
 
 
 def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
-    """The paper's rows, then images in the room that stored queries take."""
+    """The paper's rows, then rows with as many images as fit into the memory of the queries."""
     num_replayed = len(planned_stages(config.protocol, num_classes)[-1].past)
     query_bytes = num_replayed * config.model.hidden_dim * np.dtype(np.float32).itemsize
     return (
@@ -50,14 +50,14 @@ def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
     )
 
 
-def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
-    """The figure of score against size: ours, and the paper's as a second panel."""
+def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
+    """Writes a figure of score over megabytes, with the paper's numbers in a second panel."""
     for name in dict.fromkeys(run.setting for run in runs):
         done = [run for run in runs if run.setting == name and run.folder in results]
         for metric in metrics(done, results):
             panels = {f'ours, {name}': {kind: sizes(done, results, metric, kind) for kind in KINDS}}
             if metric == 'pq':
-                panels['paper, ADE20K 100-5'] = {kind: printed_sizes(kind) for kind in KINDS}
+                panels['paper, ADE20K 100-5'] = {kind: paper_sizes(kind) for kind in KINDS}
             figure = figures.lines(
                 f'{METRICS[metric]} of all classes by what is replayed',
                 panels,
@@ -69,19 +69,19 @@ def more(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def sizes(runs: Sequence[Run], results: Results, metric: str, kind: str) -> dict[float, float]:
-    """Means over seeds, score by megabytes, of the rows that replay this kind, and of nothing."""
+    """Megabytes -> score (means over seeds) of the rows that replay this kind or nothing."""
     found = {}
     for run in runs:
         if kind in run.variant.label or run.variant.label.startswith('0 '):
             score = run_scores(results[run.folder], metric)['all']
-            # Other seeds keep other images, so the bytes of a row differ, too.
+            # Seeds keep different images, so that the sizes of a row differ too.
             found.setdefault(run.variant.label, []).append((replayed_megabytes(run) or 0.0, score))
     means = (np.mean(points, axis=0) for points in found.values())
     return {float(size): float(score) for size, score in sorted(means, key=lambda mean: mean[0])}
 
 
-def printed_sizes(kind: str) -> dict[float, float]:
-    """The paper's PQ by megabytes."""
+def paper_sizes(kind: str) -> dict[float, float]:
+    """Megabytes -> PQ in the paper."""
     rows = paper.read('5').items()
     return {row.megabytes: row.all for label, row in rows if label.endswith(kind)}
 
@@ -96,7 +96,7 @@ EXPERIMENT = Experiment(
         'coco': [Setting('coco_cps_83_5', '5', '100-5')],
     },
     variants=variants,
-    more=more,
+    analyze=analyze,
 )
 
 if __name__ == '__main__':

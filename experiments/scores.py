@@ -1,4 +1,4 @@
-"""The numbers that papers print of a run, and their mean and deviation over seeds."""
+"""The scores of a run as papers report them, and their mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TITLES = {
     'kept': 'kept %',
 }
 METRICS = {'pq': 'PQ', 'miou_reference': 'mIoU (published count)', 'miou': 'mIoU'}
-OF_CLASS = {'pq': 'pq', 'miou': 'iou'}  # What a report says of every class.
+PER_CLASS = {'pq': 'pq', 'miou': 'iou'}  # Metric -> its key in the per-class scores.
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Numbers of several seeds as one."""
+    """Mean and standard deviation over seeds."""
 
     mean: float
-    deviation: float | None  # Of the sample; None for one seed.
+    deviation: float | None  # Sample standard deviation; None for one seed.
     count: int
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Summary:
 
 
 def metrics_of(results: Mapping) -> list[str]:
-    """The metrics that results have, in the order of METRICS; a panoptic run counts as such."""
+    """The metrics in the results: PQ alone for a panoptic run, else those of METRICS in order."""
     last = results['stages'][-1]
     return ['pq'] if 'pq' in last else [metric for metric in METRICS if metric in last]
 
@@ -42,40 +42,45 @@ def metrics_of(results: Mapping) -> list[str]:
 def run_scores(
     results: Mapping, metric: str, base: Collection[str] | None = None
 ) -> dict[str, float | None]:
-    """Percent after the last stage; `average` is over stages of `all`, `kept` is of `first`.
+    """Scores after the last stage in percent, by column of COLUMNS.
+
+    `average` is the mean of `all` over the stages, `first` the base score after stage 1, and `kept`
+    is `base` as a percentage of `first`.
 
     Args:
-        results: of a run.
-        metric: of METRICS.
-        base: names of other classes to call base than those of the first stage; then a metric that
-            reports do not have for every class has no base and novel.
+        results: results of a run.
+        metric: a key of METRICS.
+        base: names of the base classes, if they differ from those of stage 1. Base and novel are
+            then None for metrics that are not recorded per class.
     """
     first, last = results['stages'][0], results['stages'][-1]
-    made = {'all': last[metric]['all'], 'average': results['average'].get(metric)}
+    found = {'all': last[metric]['all'], 'average': results['average'].get(metric)}
     if base is None:
-        made |= {group: last[metric][group] for group in ('base', 'novel')}
-        made['first'] = first[metric]['base']
+        found |= {group: last[metric][group] for group in ('base', 'novel')}
+        found['first'] = first[metric]['base']
     else:
         split = [_mean(last, metric, base, is_base) for is_base in (True, False)]
-        made |= dict(zip(('base', 'novel'), split, strict=True)) | {'first': None}
-    several = len(results['stages']) > 1
-    made['average'] = made['average'] if several else None
-    made['kept'] = 100 * made['base'] / made['first'] if several and made['first'] else None
-    return {column: made[column] for column in COLUMNS}
+        found |= dict(zip(('base', 'novel'), split, strict=True)) | {'first': None}
+    is_continual = len(results['stages']) > 1
+    found['average'] = found['average'] if is_continual else None
+    found['kept'] = (
+        100 * found['base'] / found['first'] if is_continual and found['first'] else None
+    )
+    return {column: found[column] for column in COLUMNS}
 
 
 def _mean(report: Mapping, metric: str, base: Collection[str], is_base: bool) -> float | None:
-    """The mean over the classes that are in `base`, or over those that are not."""
-    if metric not in OF_CLASS:
+    """Mean score of the classes in `base`, or of all other classes."""
+    if metric not in PER_CLASS:
         return None
     classes = report['per_class'].items()
-    values = [scores[OF_CLASS[metric]] for name, scores in classes if (name in base) == is_base]
+    values = [scores[PER_CLASS[metric]] for name, scores in classes if (name in base) == is_base]
     values = [value for value in values if value is not None]
     return float(np.mean(values)) if values else None
 
 
 def summarise(values: Sequence[float | None]) -> Summary | None:
-    """Mean and sample standard deviation; None if a value is missing or there is none."""
+    """Mean and sample standard deviation; None if a value is missing or there are no values."""
     if not values or any(value is None for value in values):
         return None
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,4 +1,4 @@
-"""Table 8: whether the decoder's gradient reaches the selected pixel features.
+"""Table 8: stop gradient between the selected pixel features and the decoder.
 
 python -m experiments.stop_gradient --data=shapes --workdir=runs/shapes
 python -m experiments.stop_gradient --data=ade20k --data_root=DATA --workdir=runs/ade20k

@@ -1,8 +1,8 @@
-"""Variants of a setting as finished runs: named, started, continued, and never trained twice.
+"""Runs the variants of a setting; finished runs and first stages are reused.
 
-A run is a config. Its folder is named by the config's file and by what was changed, so experiments
-that share a folder share their runs and first stages. All of them are ordinary runs of
-`simcis_jax.main`, so an interrupted sweep goes on where it stopped.
+The folder of a run is named after its config file and the changed values, so experiments with the
+same --workdir reuse each other's runs. Every run is an ordinary run of `simcis_jax.main`, so an
+interrupted sweep resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from experiments import first_stages
-from experiments.provenance import recorded
+from experiments.provenance import record_provenance
 from simcis_jax import main, settings
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.data.category_list import read_json
@@ -28,29 +28,29 @@ from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A row of a table."""
+    """Changes to a config that make one row of a table."""
 
     label: str
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
-    joint: bool = False  # All classes at once, for as many steps as all stages together.
-    name: str = ''  # Of its folders, where the changes are too long for it.
+    joint: bool = False  # Train all classes in one stage, with the steps of all stages together.
+    name: str = ''  # Replaces the changes in the folder name, where they are too long.
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A variant of a setting with a seed."""
+    """One training run: a setting, a variant and a seed."""
 
-    setting: str  # Name of the config.
+    setting: str  # Name of the config file.
     variant: Variant
     seed: int
     config: dict[str, dict[str, Any]]
-    base_classes: tuple[int, ...]  # Labels of the setting's first stage, also in joint training.
+    base_classes: tuple[int, ...]  # Labels of the setting's base classes, also for joint training.
     stages: tuple[Stage, ...]
     folder: Path
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps of the first stage, and of all later ones together."""
+        """Number of steps of stage 1, and of all later stages together."""
         training = self.config['training']
         later = sum(len(stage.current) for stage in self.stages[1:])
         return training['base_steps'], later * training['steps_per_class']
@@ -59,18 +59,18 @@ class Run:
 def make_run(
     setting: str, config: ConfigDict, variant: Variant, seed: int, num_classes: int, workdir: Path
 ) -> Run:
-    """The run of a variant.
+    """The run of a variant with a seed.
 
     Args:
-        setting: name of the config.
-        config: of the setting; not changed.
-        variant: what to change.
-        seed: of the run.
-        num_classes: of the data set.
+        setting: name of the config file.
+        config: config of the setting; it is not modified.
+        variant: the changes to make.
+        seed: random seed.
+        num_classes: number of classes of the data set.
         workdir: folder of the sweep.
 
     Raises:
-        InputError: a value is unknown or impossible.
+        InputError: a config key is unknown or a value is invalid.
     """
     config = copy.deepcopy(config)
     before = config.to_dict()
@@ -99,7 +99,7 @@ def make_run(
 
 
 def planned_stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
-    """The stages that a config's protocol makes of a data set."""
+    """The stages of a protocol on a data set with `num_classes` classes."""
     return make_stages(
         num_classes,
         base=protocol.base,
@@ -109,8 +109,11 @@ def planned_stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
     )
 
 
-def in_order(runs: Sequence[Run]) -> list[Run]:
-    """Seed by seed, setting by setting; first what can lend its first stage to all others."""
+def execution_order(runs: Sequence[Run]) -> list[Run]:
+    """Runs sorted by seed and setting; within them, the largest query bank first.
+
+    A run can start from the first stage of a run with a bank that is as large or larger.
+    """
     settings_in_order = list(dict.fromkeys(run.setting for run in runs))
     seeds = list(dict.fromkeys(run.seed for run in runs))
     return sorted(
@@ -124,25 +127,25 @@ def in_order(runs: Sequence[Run]) -> list[Run]:
 
 
 def finish(runs: Sequence[Run], workdir: Path) -> Iterator[tuple[Run, dict]]:
-    """Every run with its results; what is not finished is trained first.
+    """Trains every run that is not finished; yields each run with its results.
 
     Raises:
-        InputError: a folder holds a run of another config.
+        InputError: the folder of a run holds a run of another config.
     """
     for position, run in enumerate(runs, start=1):
         results = finished(run)
         if results is None:
-            what = f'{run.setting}, {run.variant.label}, seed {run.seed}'
-            print(f'\n== {position} of {len(runs)}: {what}; in {run.folder}', flush=True)
+            title = f'{run.setting}, {run.variant.label}, seed {run.seed}'
+            print(f'\n== run {position} of {len(runs)}: {title}; in {run.folder}', flush=True)
             config = copy.deepcopy(run.config)
             config['training']['init_from'] = _starting_point(run, workdir)
-            with recorded(run.folder):
+            with record_provenance(run.folder):
                 results = main.run(config, str(run.folder))
         yield run, results
 
 
 def finished(run: Run) -> dict | None:
-    """The results of a run that trained and evaluated all its stages; None if it has not yet.
+    """The results of a run; None unless all its stages are trained and evaluated.
 
     Raises:
         InputError: the folder holds a run of another config.
@@ -164,34 +167,37 @@ def finished(run: Run) -> dict | None:
 
 
 def _starting_point(run: Run, workdir: Path) -> str:
-    """The stage a run starts after: the one asked for, the one it began with, or a shared one."""
+    """Value of init_from: as configured, else of the interrupted run, else a shared stage 1."""
     if run.config['training']['init_from']:
         return run.config['training']['init_from']
     recorded_config = run.folder / 'config.json'
     if recorded_config.is_file():
         return read_json(recorded_config, dict)['training']['init_from']
     stage = first_stages.find(run.config, workdir)
-    return str(first_stages.lend(stage, run.config, run.folder.name)) if stage else ''
+    return str(first_stages.adapt(stage, run.config, run.folder.name)) if stage else ''
 
 
 def cost(runs: Sequence[Run], workdir: Path) -> str:
-    """What a sweep will run, as text: steps of the first and of all later stages, and hours.
+    """A text table of what remains to be trained: steps of stage 1 and of later stages, and hours.
 
-    Hours are those of training alone, at the rates that runs of the same setting in this folder
-    had; '-' where there is none yet.
+    Hours are estimated from the steps per second of earlier runs of the setting in this folder, and
+    do not include evaluation; '-' if there is no such run.
     """
     lines = [f'{"stage 1":>9}{"later":>9}{"hours":>8}  run']
-    lent, totals = [], np.zeros(2)
+    shared, totals = [], np.zeros(2)
     for run in runs:
         (first, later), note = run.steps, ''
-        key, given = first_stages.first_stage_key(run.config), run.config['training']['init_from']
+        key, init_from = (
+            first_stages.first_stage_key(run.config),
+            run.config['training']['init_from'],
+        )
         if finished(run) is not None:
             first, later, note = 0, 0, ' (finished)'
-        elif given:
-            first, note = 0, f' (after {given})'
-        elif key in lent or first_stages.find(run.config, workdir):
+        elif init_from:
+            first, note = 0, f' (starts from {init_from})'
+        elif key in shared or first_stages.find(run.config, workdir):
             first, note = 0, ' (shares stage 1)'
-        lent.append(key)
+        shared.append(key)
         rates = _rates(run.setting, workdir)
         hours = first / rates[0] / 3600 + later / rates[1] / 3600
         totals += first + later, hours
@@ -206,7 +212,7 @@ def _hours(hours: float) -> str:
 
 
 def _rates(setting: str, workdir: Path) -> tuple[float, float]:
-    """Median steps a second of a setting's runs in the first and in later stages, or NaN."""
+    """Median steps per second of a setting's runs in stage 1 and in later stages, or NaN."""
     rates = ([], [])
     for path in workdir.glob(f'{setting}+*/metrics.jsonl'):
         for line in path.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Tables as markdown: ours by the seeds that are finished, beside the paper's."""
+"""Markdown tables: mean and deviation over the finished seeds, next to the paper's numbers."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ PAPER_COLUMNS = ('base', 'novel', 'all', 'average')
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant in a setting, by one metric."""
+    """The scores of one variant in one setting and metric."""
 
     label: str
     scores: Mapping[int, Mapping[str, float | None]]  # Seed -> column -> percent.
     paper: PaperRow | None = None
-    megabytes: float | None = None  # That the replayed take, of the first seed.
+    megabytes: float | None = None  # Size of the replay memory, of the first seed.
 
     def summary(self, column: str) -> Summary | None:
-        """Mean and deviation of a column over the seeds."""
+        """Mean and standard deviation of a column over the seeds."""
         return summarise([scores[column] for scores in self.scores.values()])
 
 
 def markdown(title: str, rows: Sequence[Row], source: str = '') -> str:
-    """A table with a title, and under it what does not add up in the paper's numbers.
+    """A table with a title, followed by notes about inconsistencies in the paper's numbers.
 
-    Columns that no row has are left out; a cell without a number is '-'.
+    Columns without any number are left out; an empty cell is '-'.
 
     Args:
-        title: of the table.
-        rows: in order.
-        source: what the paper's numbers are.
+        title: title of the table.
+        rows: rows in order.
+        source: where the paper's numbers are printed, such as 'table 4, ADE20K 100-5'.
     """
     ours = [c for c in COLUMNS if any(row.summary(c) for row in rows)] or ['base', 'novel', 'all']
     printed = [row.paper for row in rows if row.paper]
@@ -63,7 +63,7 @@ def markdown(title: str, rows: Sequence[Row], source: str = '') -> str:
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text with a title: names in the first column, numbers in the others."""
+    """A Markdown table with a title: labels in the first column, numbers in the others."""
     rule = ['---', *['---:'] * (len(head) - 1)]
     return '\n'.join([f'### {title}', '', *map(line, [head, rule, *rows]), ''])
 
@@ -79,29 +79,29 @@ def _number(row: PaperRow | None, column: str) -> str:
 
 
 def line(cells: Sequence[str]) -> str:
-    """A row of a table in markdown."""
+    """A row of a Markdown table."""
     return '| ' + ' | '.join(cells) + ' |'
 
 
 def run_list(finished: Sequence[Run], changes: Sequence[str]) -> str:
-    """What made the numbers: a row a finished run.
+    """The provenance of the numbers: one row per finished run.
 
     Args:
-        finished: the runs.
-        changes: values given on the command line, such as '--config.data.size=128'.
+        finished: the finished runs.
+        changes: overrides from the command line, such as '--config.data.size=128'.
     """
-    head = ['run', 'seed', 'started after', 'commit', 'hardware', 'jax', 'hours']
+    head = ['run', 'seed', 'stage 1 from', 'commit', 'hardware', 'jax', 'hours']
     text = ['### Runs', '', line(head), line(['---'] * (len(head) - 1) + ['---:'])]
     for run in finished:
         record = provenance.read(run.folder)
         cells = [
             f'{run.setting}, {run.variant.label}',
             str(run.seed),
-            provenance.started_after(run.folder),
+            provenance.first_stage_source(run.folder),
             *(str(record.get(key, '-')) for key in ('commit', 'hardware', 'jax')),
             f'{record["hours"]:.2f}' if 'hours' in record else '-',
         ]
         text.append(line(cells))
     if changes:
-        text += ['', 'With ' + ' '.join(f'`{change}`' for change in changes) + '.']
+        text += ['', 'All runs with ' + ' '.join(f'`{change}`' for change in changes) + '.']
     return '\n'.join(text) + '\n'

@@ -1,4 +1,4 @@
-"""Shared by the tests of the experiments."""
+"""Fixtures shared by the tests of the experiments."""
 
 import dataclasses
 
@@ -10,6 +10,6 @@ from experiments.sweep import Variant, make_run
 
 @pytest.fixture(scope='session')
 def run(finished):
-    """The finished run as a run of a sweep."""
+    """The finished tiny run, as a run of a sweep."""
     made = make_run('tiny', tiny_config(), Variant('SimCIS'), 0, 12, finished[0].parent)
     return dataclasses.replace(made, folder=finished[0])

@@ -1,4 +1,4 @@
-"""Claims on segments, against loops, and on the model that a run left."""
+"""Queries that claim the same segment: against loops, and on the model of a finished run."""
 
 import numpy as np
 
@@ -9,21 +9,21 @@ def test_claims_against_a_loop():
     probabilities = np.random.default_rng(0).uniform(0, 0.3, (7, 4))
     labels = [2, 0, 2, 3]
     found = duplicates.claims(probabilities, labels, classes=[0, 1, 2])
-    assert sorted(found) == [0, 2]  # No segment is of class 1, and class 3 does not count.
+    assert sorted(found) == [0, 2]  # Class 1 has no segment, and class 3 is not counted.
     for label, segments in ((0, 1), (2, 2)):
         claiming = [row[label] for row in probabilities if row[label] > 0.1]
         assert 0 < len(claiming) < 7
         assert found[label] == (len(claiming) / segments, max(claiming))
 
 
-def test_seeds_of_a_row_are_taken_together(run, tmp_path):
+def test_seeds_of_a_variant_are_pooled(run, tmp_path):
     once = duplicates.measure(run, features.validation_examples(run, duplicates.NUM_IMAGES))
-    twice = duplicates.more([run, run], {run.folder: {}}, tmp_path)
+    twice = duplicates.analyze([run, run], {run.folder: {}}, tmp_path)
     assert set(once) == {'things', 'stuff'} and len(once['stuff']) > 0
     for pairs in once.values():
         assert (pairs[:, 0] >= 0).all() and ((pairs[:, 1] > 0) & (pairs[:, 1] < 1)).all()
     assert twice == duplicates.table(run, {'SimCIS': once})
-    assert duplicates.more([run], {}, tmp_path) == ''
+    assert duplicates.analyze([run], {}, tmp_path) == ''
 
 
 def test_the_table_has_means_and_shares(run):

@@ -1,4 +1,4 @@
-"""What is kept, against a loop over classes and stages."""
+"""Recall that classes keep through a stage, against a loop over classes and stages."""
 
 import math
 
@@ -21,15 +21,15 @@ RESULTS = {
 }
 
 
-def test_shares_are_of_classes_that_had_something_to_lose():
-    pairs = forgetting.shares(RESULTS)
+def test_recall_pairs_leave_out_classes_without_recall_before():
+    pairs = forgetting.recall_pairs(RESULTS)
     assert sorted(map(tuple, pairs)) == [
         (10, 20), (25, 25), (30, 0), (50, 30), (100, 90), (100, 100)
     ]  # fmt: skip
 
 
-def test_a_run_of_one_stage_has_no_shares():
-    assert forgetting.shares({'stages': RESULTS['stages'][:1]}).shape == (0, 2)
+def test_a_run_of_one_stage_has_no_recall_pairs():
+    assert forgetting.recall_pairs({'stages': RESULTS['stages'][:1]}).shape == (0, 2)
 
 
 def test_groups_against_a_loop():
@@ -50,7 +50,7 @@ def test_groups_against_a_loop():
 
 
 def test_table_and_figure_show_every_group_that_is_not_empty():
-    summaries = {'SimCIS': forgetting.kept(forgetting.shares(RESULTS))}
+    summaries = {'SimCIS': forgetting.kept(forgetting.recall_pairs(RESULTS))}
     assert '| SimCIS | 200 (1) | 45 (2) | 60 (1) | - | - | 95 (2) |' in forgetting.table(
         'shapes', summaries
     )
@@ -60,14 +60,14 @@ def test_table_and_figure_show_every_group_that_is_not_empty():
     )
 
 
-def test_a_finished_sweep_has_a_page_and_a_semantic_one_has_none(tmp_path):
+def test_the_analysis_covers_panoptic_runs_only(tmp_path):
     arguments = ['--data=shapes', f'--workdir={tmp_path}', '--seeds=0,1', '--variants=SimCIS']
     runs = command.make_plan(forgetting.EXPERIMENT, arguments).runs
     panoptic = {'stages': [report | {'pq': {'all': 1.0}} for report in RESULTS['stages']]}
-    text = forgetting.more(runs, {run.folder: panoptic for run in runs}, tmp_path)
+    text = forgetting.analyze(runs, {run.folder: panoptic for run in runs}, tmp_path)
     line = '200 (2) | 45 (4) | 60 (2) | - | - | 95 (4) |'
     assert f'| SimCIS | {line}\n| all rows | {line}' in text
     svg = (tmp_path / 'forgetting-shapes_cps_8_1.svg').read_text()
     assert 'SimCIS' in svg and 'all rows' not in svg
     semantic = {'stages': [{'miou': {'all': 1.0}, 'per_class': {'sky': {'iou': 1.0}}}] * 2}
-    assert forgetting.more(runs, {runs[0].folder: semantic}, tmp_path) == ''
+    assert forgetting.analyze(runs, {runs[0].folder: semantic}, tmp_path) == ''

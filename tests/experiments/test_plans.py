@@ -1,4 +1,4 @@
-"""Every experiment asks for the runs that its table needs, and the paper's numbers are there."""
+"""Every experiment plans the runs that its table needs, and has the paper's numbers."""
 
 import csv
 import dataclasses
@@ -69,7 +69,7 @@ def test_runs_of_one_config_have_one_folder_in_all_experiments():
     for run in runs:
         assert configs.setdefault(run.folder, run.config) == run.config
     shared = [run.folder.name for run in runs].count('ade_cps_100_5+seed=0')
-    # Tables 1, 4, 5 (80 is its bank) and 8, drift, clusters, duplicates and forgetting.
+    # Tables 1, 4, 5 (row of 80 queries) and 8, drift, clusters, duplicates and forgetting.
     assert shared == 8
 
 
@@ -96,7 +96,7 @@ def test_table_8_differs_in_the_stop_gradient_alone():
     ('data', 'classes', 'changes'),
     [('shapes', 11, []), ('ade20k', 145, []), ('shapes', 10, ['--config.protocol.added=(2,)'])],
 )
-def test_images_get_the_room_that_the_queries_of_the_last_stage_take(data, classes, changes):
+def test_images_get_the_memory_of_the_queries_of_the_last_stage(data, classes, changes):
     runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0', *changes).runs}
     for count in (80, 160):
         config = settings.from_config(runs[f'images in the bytes of {count} queries'].config)
@@ -167,7 +167,7 @@ def test_joint_training_sees_all_classes_for_as_many_steps():
     assert joint.folder.name == 'ade_cps_100_10+joint+seed=3'
 
 
-def test_values_and_rows_can_be_chosen():
+def test_values_settings_and_variants_can_be_selected():
     arguments = ['--variants=QPA', '--config.training.batch_size=2', '--data_root=/sets']
     runs = plan(components, 'ade20k', *arguments, '--settings=ade_css_100_5').runs
     assert {run.variant.label for run in runs} == {'+ QPA', '+ QPA + CSL', '+ QPA + VQ'}
@@ -186,12 +186,12 @@ def test_values_and_rows_can_be_chosen():
         (components, '+ QPA + VQ', ['+ QPA + VQ']),
     ],
 )
-def test_rows_are_chosen_by_whole_words(module, words, labels):
+def test_variants_are_selected_by_whole_words(module, words, labels):
     runs = plan(module, 'shapes', '--seeds=0', f'--variants={words}').runs
     assert [run.variant.label for run in runs] == labels
 
 
-def test_a_config_of_ones_own_replaces_the_settings():
+def test_a_custom_config_replaces_the_settings():
     arguments = ['--config=configs/shapes_cps_8_2.py', '--workdir=sweep', '--seeds=0']
     runs = command.make_plan(components.EXPERIMENT, arguments).runs
     assert {run.setting for run in runs} == {'shapes_cps_8_2'} and len(runs) == 5
@@ -203,7 +203,7 @@ def test_a_config_of_ones_own_replaces_the_settings():
         (['--data=shapes', '--seed=1'], '--seed=1 is unknown'),
         ([], 'give either --data'),
         (['--data=shapes', '--variants=Sim,nothing', '--settings=shapes'], 'is none of'),
-        (['--data=shapes', '--variants=nothing'], '--variants=nothing leaves no row'),
+        (['--data=shapes', '--variants=nothing'], '--variants=nothing matches no variant'),
         (['--data=shapes', '--config.protocol.increment=3'], 'must be one of'),
     ],
 )
@@ -236,7 +236,7 @@ def test_every_published_setting_has_the_papers_numbers():
     assert [row.megabytes for row in paper.read('5').values()][-2:] == [5.9, 12.0]
 
 
-def test_the_papers_rows_are_means_over_classes_but_for_those_that_a_note_flags():
+def test_the_papers_scores_are_means_over_classes_except_where_a_note_says_otherwise():
     """`all` is the mean over all classes, so base and novel must average to it."""
     with paper.PATH.open(newline='') as file:
         lines = list(csv.DictReader(file, delimiter='\t'))
@@ -253,7 +253,7 @@ def test_the_papers_rows_are_means_over_classes_but_for_those_that_a_note_flags(
     assert wrong == [('3', '100-10', 'BalConpas'), ('3', '100-50', 'CoMFormer')]
 
 
-def test_first_stages_are_shared_where_they_are_the_same():
+def test_runs_with_the_same_first_stage_share_it():
     def stage_1_runs(module, data, *arguments):
         runs = plan(module, data, '--seeds=0', *arguments).runs
         keys = [first_stages.first_stage_key(run.config) for run in runs]
@@ -263,7 +263,7 @@ def test_first_stages_are_shared_where_they_are_the_same():
     assert stage_1_runs(replay, 'ade20k') == 1
     assert stage_1_runs(stop_gradient, 'ade20k') == 2
     assert stage_1_runs(class_orders, 'shapes') == 11
-    # 100-5 and 100-10 share; 100-50 lowers its rate earlier. Joint training has its own.
+    # 100-5 and 100-10 share; 100-50 decays the learning rate earlier. Joint training has its own.
     chosen = '--settings=ade_cps_100_5,ade_cps_100_10,ade_cps_100_50'
     assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=SimCIS') == 2
     assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=joint') == 2

@@ -1,4 +1,4 @@
-"""Runs are not run twice, first stages are shared, and what is shared is what they would train."""
+"""Finished runs and first stages are reused, and reuse does not change the results."""
 
 import json
 import shutil
@@ -22,37 +22,37 @@ def tiny_run(workdir, variant=None, **changes):
 
 
 @pytest.fixture
-def swept(finished, tmp_path):
-    """A sweep whose run without changes is finished."""
+def sweep_folder(finished, tmp_path):
+    """A sweep in which the run without changes is finished."""
     shutil.copytree(finished[0], tiny_run(tmp_path).folder)
     return tmp_path
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The configs that were to be run; none of them is."""
+def started_configs(monkeypatch):
+    """Records the configs that would be trained, without training them."""
     configs = []
     monkeypatch.setattr(main, 'run', lambda config, folder: configs.append(config) or {})
     return configs
 
 
-def test_a_finished_run_is_not_run_again(swept, finished, asked):
-    ((_, results),) = sweep.finish([tiny_run(swept)], swept)
-    assert results == finished[1] and not asked
+def test_a_finished_run_is_reused(sweep_folder, finished, started_configs):
+    ((_, results),) = sweep.finish([tiny_run(sweep_folder)], sweep_folder)
+    assert results == finished[1] and not started_configs
 
 
-def test_a_run_that_lacks_a_stage_goes_on_as_it_began(swept, asked):
-    run = tiny_run(swept)
+def test_an_unfinished_run_resumes_with_its_own_init_from(sweep_folder, started_configs):
+    run = tiny_run(sweep_folder)
     results = json.loads((run.folder / 'results.json').read_text())
     results['stages'].pop()
     (run.folder / 'results.json').write_text(json.dumps(results))
-    list(sweep.finish([run], swept))
-    assert [config['training']['init_from'] for config in asked] == ['']
+    list(sweep.finish([run], sweep_folder))
+    assert [config['training']['init_from'] for config in started_configs] == ['']
 
 
-def test_a_folder_with_a_run_of_another_config_is_refused(swept):
+def test_a_folder_with_a_run_of_another_config_is_refused(sweep_folder):
     with pytest.raises(ValueError, match='seed=0 holds a run of another config: loss.num_points'):
-        sweep.finished(tiny_run(swept, **{'loss.num_points': 33}))
+        sweep.finished(tiny_run(sweep_folder, **{'loss.num_points': 33}))
 
 
 @pytest.mark.parametrize(
@@ -71,28 +71,34 @@ def test_a_folder_with_a_run_of_another_config_is_refused(swept):
         ({'method.bank_size': 81}, False),
     ],
 )
-def test_first_stages_that_train_alike_are_shared(swept, asked, changes, shares):
-    list(sweep.finish([tiny_run(swept, Variant('', changes))], swept))
-    (config,) = asked
-    expected = str(tiny_run(swept).folder / 'stage_1') if shares else ''
+def test_a_first_stage_is_shared_if_its_training_is_the_same(
+    sweep_folder, started_configs, changes, shares
+):
+    list(sweep.finish([tiny_run(sweep_folder, Variant('', changes))], sweep_folder))
+    (config,) = started_configs
+    expected = str(tiny_run(sweep_folder).folder / 'stage_1') if shares else ''
     assert config['training']['init_from'] == expected
 
 
-def test_a_stage_that_is_asked_for_is_started_after(swept, asked):
+def test_a_configured_init_from_takes_precedence(sweep_folder, started_configs):
     changes = {'training.init_from': 'converted/stage_1'}
-    run = tiny_run(swept, Variant('', {'method.name': 'finetune'}), **changes)
-    list(sweep.finish([run], swept))
-    assert asked[0]['training']['init_from'] == 'converted/stage_1'
-    assert '(after converted/stage_1)' in sweep.cost([run], swept)
+    run = tiny_run(sweep_folder, Variant('', {'method.name': 'finetune'}), **changes)
+    list(sweep.finish([run], sweep_folder))
+    assert started_configs[0]['training']['init_from'] == 'converted/stage_1'
+    assert '(starts from converted/stage_1)' in sweep.cost([run], sweep_folder)
 
 
-def test_an_unfinished_first_stage_is_not_shared(swept, asked):
-    (tiny_run(swept).folder / 'stage_1' / 'evaluation.json').unlink()
-    list(sweep.finish([tiny_run(swept, Variant('', {'method.name': 'finetune'}))], swept))
-    assert asked[0]['training']['init_from'] == ''
+def test_an_unfinished_first_stage_is_not_shared(sweep_folder, started_configs):
+    (tiny_run(sweep_folder).folder / 'stage_1' / 'evaluation.json').unlink()
+    list(
+        sweep.finish(
+            [tiny_run(sweep_folder, Variant('', {'method.name': 'finetune'}))], sweep_folder
+        )
+    )
+    assert started_configs[0]['training']['init_from'] == ''
 
 
-def test_what_can_lend_its_first_stage_comes_first(tmp_path):
+def test_runs_with_the_largest_bank_come_first(tmp_path):
     names = ('finetune', 'small', 'large')
     variants = [
         Variant('finetune', {'method.name': 'finetune'}),
@@ -101,31 +107,33 @@ def test_what_can_lend_its_first_stage_comes_first(tmp_path):
     ]
     runs = [tiny_run(tmp_path, variant) for variant in variants]
     assert [run.variant.label for run in runs] == list(names)
-    assert [run.variant.label for run in sweep.in_order(runs)] == list(reversed(names))
+    assert [run.variant.label for run in sweep.execution_order(runs)] == list(reversed(names))
 
 
-def test_another_method_is_trained_after_the_shared_stage(swept, finished):
-    run = tiny_run(swept, Variant('fine-tuning', {'method.name': 'finetune'}))
-    ((_, results),) = sweep.finish([run], swept)
+def test_another_method_is_trained_after_the_shared_stage(sweep_folder, finished):
+    run = tiny_run(sweep_folder, Variant('fine-tuning', {'method.name': 'finetune'}))
+    ((_, results),) = sweep.finish([run], sweep_folder)
     assert results['stages'][0] == finished[1]['stages'][0] and len(results['stages']) == 3
     stages = [json.loads(line)['stage'] for line in (run.folder / 'metrics.jsonl').open()]
     assert set(stages) == {2, 3}
     record = provenance.read(run.folder)
     assert record['hours'] > 0 and 'CPU' in record['hardware']
-    assert provenance.started_after(run.folder) == tiny_run(swept).folder.name
+    assert provenance.first_stage_source(run.folder) == tiny_run(sweep_folder).folder.name
 
 
-def test_a_smaller_bank_starts_after_a_copy_that_is_scored_anew(swept, finished, monkeypatch):
+def test_a_smaller_bank_starts_from_a_copy_that_is_evaluated_again(
+    sweep_folder, finished, monkeypatch
+):
     changes = {'method.bank_size': 3, 'evaluation.tasks': ('panoptic',)}
-    run = tiny_run(swept, Variant('', changes))
-    stage = first_stages.find(run.config, swept)
-    target = first_stages.lend(stage, run.config, run.folder.name)
-    lender = tiny_run(swept).folder.name
-    assert target == swept / 'first_stages' / run.folder.name / lender / 'stage_1'
+    run = tiny_run(sweep_folder, Variant('', changes))
+    stage = first_stages.find(run.config, sweep_folder)
+    target = first_stages.adapt(stage, run.config, run.folder.name)
+    source = tiny_run(sweep_folder).folder.name
+    assert target == sweep_folder / 'first_stages' / run.folder.name / source / 'stage_1'
     config = run.config | {'training': run.config['training'] | {'init_from': str(target)}}
     monkeypatch.setattr(Trainer, 'train_stage', None)
     results = main.run(config, str(run.folder), 'evaluate')
-    assert provenance.started_after(run.folder) == lender
+    assert provenance.first_stage_source(run.folder) == source
     assert results['stages'][0]['stage'] == 1
     assert results['stages'][0]['pq'] == finished[1]['stages'][0]['pq']
     assert 'ap' in finished[1]['stages'][0] and 'ap' not in results['stages'][0]
@@ -141,7 +149,7 @@ def test_a_smaller_bank_starts_after_a_copy_that_is_scored_anew(swept, finished,
     np.testing.assert_array_equal(states[0][1]['written'], states[1][1]['written'])
 
 
-def test_a_bank_cut_down_is_the_bank_that_was_smaller_all_along():
+def test_a_truncated_bank_equals_a_bank_that_was_small_from_the_start():
     rng = np.random.default_rng(0)
     large, small = (virtual_query.create(4, size, 5) for size in (7, 3))
     for _ in range(6):
@@ -156,17 +164,23 @@ def test_a_bank_cut_down_is_the_bank_that_was_smaller_all_along():
     np.testing.assert_array_equal(same['queries'], memory['queries'])
 
 
-def test_the_cost_counts_what_is_left_to_train(swept):
+def test_the_cost_counts_the_remaining_steps(sweep_folder):
     variants = [
         Variant('SimCIS'),
         Variant('fine-tuning', {'method.name': 'finetune'}),
         Variant('learned', {'model.queries': 'learned', 'method.name': 'pseudo_label'}),
         Variant('again', {'model.queries': 'learned', 'method.name': 'finetune'}),
     ]
-    lines = sweep.cost([tiny_run(swept, variant) for variant in variants], swept).splitlines()
+    lines = sweep.cost(
+        [tiny_run(sweep_folder, variant) for variant in variants], sweep_folder
+    ).splitlines()
     steps = [[int(text) for text in line.split()[:2]] for line in lines[1:-1]]
     assert steps == [[0, 0], [0, 8], [6, 8], [0, 8]]
     assert '(finished)' in lines[1] and '(shares stage 1)' in lines[2]
-    assert lines[-1].split()[0] == '30' and '-' not in lines[-1]  # Rates are known: so hours are.
-    unknown = sweep.cost([tiny_run(swept / 'elsewhere')], swept / 'elsewhere').splitlines()[-1]
+    assert (
+        lines[-1].split()[0] == '30' and '-' not in lines[-1]
+    )  # Rates are known, and so are hours.
+    unknown = sweep.cost(
+        [tiny_run(sweep_folder / 'elsewhere')], sweep_folder / 'elsewhere'
+    ).splitlines()[-1]
     assert unknown.split()[1] == '-'

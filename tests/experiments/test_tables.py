@@ -1,4 +1,4 @@
-"""Numbers and text of tables from fixed results."""
+"""Scores, tables and figures made from fixed results."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_scores_of_a_run():
     }  # fmt: skip
 
 
-def test_scores_by_other_groups_are_means_over_classes_with_a_score():
+def test_scores_of_given_base_classes_are_means_over_classes_with_a_score():
     scores = run_scores(RESULTS, 'pq', {'sky', 'car'})
     assert (scores['base'], scores['novel'], scores['all']) == (50.0, 20.0, 25.0)
     assert scores['first'] is None and scores['kept'] is None
@@ -91,7 +91,7 @@ def test_the_text_of_a_table():
     )  # fmt: skip
 
 
-def test_figures_are_written_as_svg_and_png_and_say_the_numbers(tmp_path):
+def test_figures_are_written_as_svg_and_png_with_their_numbers(tmp_path):
     figures.save(figures.bars('title', rows(), with_paper=True), tmp_path / 'a' / 'bars')
     text = (tmp_path / 'a' / 'bars.svg').read_text()
     assert '51.0 ± 1.4' in text and '(39.5)' in text and 'CoMFormer' in text
@@ -103,7 +103,7 @@ def test_figures_are_written_as_svg_and_png_and_say_the_numbers(tmp_path):
     assert line.get_ydata()[0] == np.median([1.0, 2.0, 4.0])
 
 
-def test_a_finished_sweep_becomes_a_page(finished, tmp_path, capsys, monkeypatch):
+def test_a_finished_sweep_becomes_a_markdown_file(finished, tmp_path, capsys, monkeypatch):
     arguments = ['--config=configs/shapes_cps_8_2.py', f'--workdir={tmp_path}', '--seeds=0']
     plan = command.make_plan(components.EXPERIMENT, [*arguments, '--variants=SimCIS'])
     text = command.write(plan, {plan.runs[0].folder: finished[1]})
@@ -132,6 +132,6 @@ def test_replayed_megabytes_are_those_of_the_last_stage(finished, tmp_path):
     (row,) = [row for row in make_rows(Setting('s', '5', '100-5'), 'pq', runs, results)
               if row.label == '75 images']  # fmt: skip
     assert (row.megabytes, row.paper.megabytes) == (3.5, 3.4)
-    assert replay.more(runs, results, tmp_path) == ''
+    assert replay.analyze(runs, results, tmp_path) == ''
     text = (tmp_path / 'replay-shapes_cps_8_2-pq-sizes.svg').read_text()
     assert 'paper, ADE20K 100-5' in text and 'megabytes' in text
