@@ -1,1 +1,1 @@
-"""Speed and memory, measured beside something public on the same machine."""
+"""Benchmarks of speed and memory, compared with public code on the same machine."""

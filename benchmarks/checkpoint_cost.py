@@ -1,12 +1,11 @@
-"""Time that training loses to checkpoints of the published size.
+"""Time that saving checkpoints of the published size adds to training.
 
     python -m benchmarks.checkpoint_cost --folder=DIR --config=configs/ade_cps_100_10.py
 
-The state of the config, of random numbers, is saved as training saves it: `save` holds the step
-loop up until the state is copied, then writing, checksums and fsync go on beside the steps. The
-share of training time is given twice: what the loop waits, and what it would be if writing stopped
-it too.
-No step is computed, so this measures DIR and the processor, not the accelerator.
+Saves a random train state of the config's shapes in the same way as training: `save` blocks the
+step loop until the state is copied; writing, checksums and fsync then run in the background. The
+share of training time is printed twice: for the blocking part, and as if writing blocked the steps
+too. No training step is run, so the result depends on DIR and the CPU, not on the accelerator.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from simcis_jax.training.train_step import TrainState
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/ade_cps_100_10.py', 'Config file.')
 FOLDER = flags.DEFINE_string('folder', None, 'New folder on the disk to measure.', required=True)
-NUM_CLASSES = flags.DEFINE_integer('num_classes', 150, 'Classes of the data set.')
-RATE = flags.DEFINE_float('steps_per_second', 5.0, 'Assumed rate of training.')
-REPEATS = flags.DEFINE_integer('repeats', 5, 'Checkpoints to time.')
+NUM_CLASSES = flags.DEFINE_integer('num_classes', 150, 'Number of classes of the data set.')
+RATE = flags.DEFINE_float('steps_per_second', 5.0, 'Assumed training speed.')
+REPEATS = flags.DEFINE_integer('repeats', 5, 'Number of checkpoints to time.')
 
 
 def random_state(settings: Settings, num_classes: int) -> TrainState:
-    """A train state of the right shapes; random, so that it does not compress better."""
+    """A train state of the right shapes; random, so that it compresses like trained weights."""
     model = Mask2Former(num_classes=num_classes, **settings.model)
     size = settings.data.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
@@ -57,8 +56,8 @@ def random_state(settings: Settings, num_classes: int) -> TrainState:
 
 
 def main(_) -> None:
-    """Measures and prints."""
-    logging.set_verbosity(logging.ERROR)  # Orbax warns that there is no step between two saves.
+    """Runs the benchmark and prints the results."""
+    logging.set_verbosity(logging.ERROR)  # Orbax warns about saves without steps in between.
     settings = from_config(CONFIG.value.to_dict())
     every = settings.training.checkpoint_every
     state = jax.block_until_ready(random_state(settings, NUM_CLASSES.value))
@@ -73,7 +72,7 @@ def main(_) -> None:
                 checkpoints.save(step, state)
                 saved = time.perf_counter()
                 checkpoints.wait()
-                if step:  # The first one starts threads.
+                if step:  # The first save also starts threads.
                     waits.append(saved - start)
                     writes.append(time.perf_counter() - saved)
     finally:
@@ -81,11 +80,13 @@ def main(_) -> None:
     wait, write = statistics.median(waits), statistics.median(writes)
     interval = every / RATE.value
     print(f'state                          {size / 2**20:8.0f} MiB')
-    print(f'step loop waits                {wait:8.2f} s ({min(waits):.2f} to {max(waits):.2f})')
-    print(f'writing goes on beside it      {write:8.2f} s ({min(writes):.2f} to {max(writes):.2f})')
-    print(f'between checkpoints            {interval:8.0f} s: {every} steps, {RATE.value} a second')
-    print(f'share that the loop waits      {wait / interval:8.2%}')
-    print(f'share if writing stopped it    {(wait + write) / interval:8.2%}')
+    print(f'step loop blocked              {wait:8.2f} s ({min(waits):.2f} to {max(waits):.2f})')
+    print(f'writing in the background      {write:8.2f} s ({min(writes):.2f} to {max(writes):.2f})')
+    print(
+        f'between checkpoints            {interval:8.0f} s: {every} steps, {RATE.value} per second'
+    )
+    print(f'share of training time blocked {wait / interval:8.2%}')
+    print(f'share if writing blocked, too  {(wait + write) / interval:8.2%}')
 
 
 if __name__ == '__main__':

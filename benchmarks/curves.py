@@ -1,10 +1,10 @@
-"""What a train step with teacher, CSL and VQ costs as the problem grows: a figure and its numbers.
+"""Scaling of a train step with teacher, CSL and VQ: a figure and its numbers.
 
     python -m benchmarks.curves --numbers=curves.json --figure=curves.svg
 
-One setting at a time changes, the others stay at a size that a small machine can bear. Simulated
-devices share the cores: more of them do the same work, so a flat line is what one can hope for.
-Curves that are in --numbers already are not measured again.
+Varies one setting at a time; the others stay at a size that a small machine can handle. Simulated
+devices share the CPU cores and split the same work, so a flat line is the ideal result. Points that
+are already in --numbers are not measured again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASE = Settings(size=256, repeats=3)
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A setting that changes, and what the others are."""
+    """A setting to vary, and the values of the other settings."""
 
     title: str
     setting: str
@@ -39,26 +39,26 @@ class Curve:
     base: Settings = BASE
 
     def settings(self) -> list[Settings]:
-        """Of every point."""
+        """The settings of every point."""
         return [dataclasses.replace(self.base, **{self.setting: value}) for value in self.values]
 
 
 CURVES = (
     Curve('classes', 'classes', (150, 1000, 10000)),
-    Curve('queries in the bank, of a class', 'bank_size', (80, 1280)),
+    Curve('stored queries per class', 'bank_size', (80, 1280)),
     Curve('side of the image, pixels', 'size', (256, 448, 640)),
-    Curve('images of a step', 'batch', (1, 4)),
+    Curve('images per step', 'batch', (1, 4)),
     Curve('simulated devices, 4 images', 'devices', (1, 2, 4), dataclasses.replace(BASE, batch=4)),
 )
 
 
 def key_of(settings: Settings) -> str:
-    """A point may lie on several curves."""
+    """Key of a point in the JSON file; curves can share points."""
     return json.dumps(dataclasses.asdict(settings), sort_keys=True)
 
 
 def draw(found: dict[str, Measurement]) -> Element:
-    """A panel a curve: medians with their ranges, from zero."""
+    """One panel per curve: medians with ranges."""
     width, height = 250, 190
     panels = []
     for i, curve in enumerate(CURVES):
@@ -67,7 +67,7 @@ def draw(found: dict[str, Measurement]) -> Element:
         axes = Axes(width, height, (-0.3, len(points) - 0.7), ticks(0, highest), top=30, bottom=22)
         shapes = axes.frame()
         shapes.append(_text(curve.title, axes.left, 16, 'start'))
-        shapes.append(_text('s', axes.left - 8, 16, 'end'))  # The unit, above its numbers.
+        shapes.append(_text('s', axes.left - 8, 16, 'end'))  # The unit of the y axis.
         medians = [(x, m.median) for x, m in enumerate(points)]
         shapes.append(element('path', d=axes.path(medians), class_='line'))
         for x, m in enumerate(points):
@@ -92,7 +92,7 @@ def draw(found: dict[str, Measurement]) -> Element:
         viewBox=box,
         xmlns='http://www.w3.org/2000/svg',
         role='img',
-        aria_label='Seconds of a train step over ' + ', '.join(c.title for c in CURVES),
+        aria_label='Seconds per train step over ' + ', '.join(c.title for c in CURVES),
     )
 
 
@@ -101,7 +101,7 @@ def _text(text: str, x: object, y: object, anchor: str) -> Element:
 
 
 def main(_) -> None:
-    """Measures, writes and draws."""
+    """Measures missing points, writes the numbers and draws the figure."""
     out = Path(NUMBERS.value)
     content = json.loads(out.read_text()) if out.exists() else dict(points={})
     found = {key: Measurement(**m) for key, m in content['points'].items()}

@@ -1,12 +1,12 @@
-"""Images a second that one core prepares for training, beside a bare decode and resize in OpenCV.
+"""Images per second of the training data pipeline on one core, compared with OpenCV alone.
 
     python -m benchmarks.data_pipeline --root=DIR --prepared=DATA/NAME
 
-DIR is a folder in COCO panoptic format, DATA/NAME what `simcis_jax.prepare` made of it. All sides
-read the same images in the same order on one thread, whose CPU time counts. The bare loop decodes
-the picture and its annotation and resizes both to the same random scales as the augmentation; it
-crops, colours and mirrors nothing and makes no targets. Then the iterator of a real run goes
-through the prepared images; resident memory is printed on the way.
+DIR is a folder in COCO panoptic format, DATA/NAME the data set that `simcis_jax.prepare` made of
+it. All variants read the same images in the same order on one thread, and its CPU time is measured.
+The baseline only decodes the image and its annotation and resizes both to the same random scales as
+the augmentation: no crop, colour change or flip, and no targets. Afterwards the iterator of a real
+run reads the prepared images, and its resident memory is printed.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from simcis_jax.data.pipeline import Augmentation, train_iterator
 from simcis_jax.data.prepared import Prepared
 
 ROOT = flags.DEFINE_string('root', None, 'Folder in COCO panoptic format.', required=True)
-PREPARED = flags.DEFINE_string('prepared', None, 'The same, prepared.', required=True)
+PREPARED = flags.DEFINE_string('prepared', None, 'The same data set, prepared.', required=True)
 SPLIT = flags.DEFINE_string('split', 'train', 'Split to read.')
 SIZE = flags.DEFINE_integer('size', 640, 'Side of the crop in pixels.')
-NUM_IMAGES = flags.DEFINE_integer('num_images', 200, 'Images of a timing.')
-REPEATS = flags.DEFINE_integer('repeats', 5, 'Timings of each side, in turn.')
-ITERATED = flags.DEFINE_integer('iterated', 2000, 'Images that the iterator goes through.')
+NUM_IMAGES = flags.DEFINE_integer('num_images', 200, 'Images per timing.')
+REPEATS = flags.DEFINE_integer('repeats', 5, 'Timings per variant, taken in turn.')
+ITERATED = flags.DEFINE_integer('iterated', 2000, 'Images that the iterator reads.')
 
 
 def resident_mib() -> float:
-    """Resident memory of this process now."""
+    """Current resident memory of this process."""
     pages = int(Path('/proc/self/statm').read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def images_per_second(prepare: Callable[[int], object], indices: range) -> float:
-    """Rate of one call for each index, by the CPU time of this thread."""
+    """Calls of `prepare` per second of CPU time of this thread."""
     start = time.thread_time()
     for index in indices:
         prepare(index)
@@ -52,7 +52,7 @@ def images_per_second(prepare: Callable[[int], object], indices: range) -> float
 
 
 def main(_) -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     cv2.setNumThreads(1)
     root, size = Path(ROOT.value), SIZE.value
     sources = {
@@ -73,7 +73,7 @@ def main(_) -> None:
     classes = range(len(source.categories))
     multiples = np.linspace(*augmentation.scale_range, augmentation.scale_steps)
 
-    def bare(index):
+    def baseline(index):
         image_file, annotation_file = files[index % len(files)]
         image = cv2.imdecode(np.fromfile(image_file, np.uint8), cv2.IMREAD_COLOR)
         annotation = cv2.imdecode(np.fromfile(annotation_file, np.uint8), cv2.IMREAD_COLOR)
@@ -88,21 +88,21 @@ def main(_) -> None:
         row = source[index % len(source)], classes
         return augmentation.random_map(row, np.random.default_rng(index))
 
-    sides = {'bare decode and resize': bare}
-    sides |= {name: functools.partial(full, source) for name, source in sources.items()}
+    variants = {'decode and resize alone': baseline}
+    variants |= {name: functools.partial(full, source) for name, source in sources.items()}
     indices = range(NUM_IMAGES.value)
-    for prepare in sides.values():
+    for prepare in variants.values():
         images_per_second(prepare, range(len(indices) // 4))
-    rates = {name: [] for name in sides}
+    rates = {name: [] for name in variants}
     for _ in range(REPEATS.value):
-        for name, prepare in sides.items():
+        for name, prepare in variants.items():
             rates[name].append(images_per_second(prepare, indices))
-    bare_rate = statistics.median(rates['bare decode and resize'])
+    baseline_rate = statistics.median(rates['decode and resize alone'])
     for name, values in rates.items():
         rate = statistics.median(values)
         print(
             f'{name:25} {rate:6.1f} images/s on one core ({min(values):.1f} to '
-            f'{max(values):.1f}), {rate / bare_rate:.2f} of bare'
+            f'{max(values):.1f}), {rate / baseline_rate:.2f} of the baseline'
         )
 
     iterator = train_iterator(

@@ -1,7 +1,6 @@
-"""A row of our side, compiled and measured.
+"""Compiles and measures one row of the table with simcis_jax.
 
-Runs in a process that measures one row, `python -m benchmarks.our_side ROW SIDE SETTINGS`;
-`benchmarks.speed` starts it.
+`benchmarks.speed` starts it as a subprocess: `python -m benchmarks.our_side ROW SIDE SETTINGS`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from simcis_jax.runtime.allocator import configure_malloc
 
 
 def make_call(compiled: jax.stages.Compiled, arguments: tuple, carries: bool) -> Callable[[], None]:
-    """A call that returns when its work is done, and can be made again; see `Work`."""
+    """A function that runs the work once and waits for its result; see `Work`."""
 
     def call():
         nonlocal arguments
@@ -29,7 +28,7 @@ def make_call(compiled: jax.stages.Compiled, arguments: tuple, carries: bool) ->
 
 
 def measure(work: Work, repeats: int) -> dict:
-    """Compiles, then times; with 0 repeats it only compiles."""
+    """Compiles the work and times it; with 0 repeats it only compiles."""
     function, arguments, carries = work
     start = time.perf_counter()
     traced = function.trace(*arguments)
@@ -46,7 +45,7 @@ def measure(work: Work, repeats: int) -> dict:
     if repeats:
         found = row.first_and_warm(make_call(compiled, arguments, carries), repeats)
         found['first_seconds'] += compilation
-        on_device = jax.devices()[0].memory_stats() or {}  # Nothing on CPU.
+        on_device = jax.devices()[0].memory_stats() or {}  # None on CPU.
         if 'peak_bytes_in_use' in on_device:
             found['resident_mib'] = on_device['peak_bytes_in_use'] / 2**20
     return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
@@ -55,13 +54,13 @@ def measure(work: Work, repeats: int) -> dict:
 def main() -> None:
     """Measures one row."""
     name, side, settings = row.read_task()
-    jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured as well.
+    jax.config.update('jax_enable_compilation_cache', False)  # Compilation is measured too.
     if settings.devices > 1:
         jax.config.update('jax_num_cpu_devices', settings.devices)
-    configure_malloc()  # As the commands do.
+    configure_malloc()  # As in the commands.
     found = measure(Workload(settings).rows()[name](), settings.repeats)
     versions = {'jax': jax.__version__, 'flax': flax.__version__}
-    row.hand_back(row.Measurement(name, side, jax.devices()[0].device_kind, versions, **found))
+    row.print_result(row.Measurement(name, side, jax.devices()[0].device_kind, versions, **found))
 
 
 if __name__ == '__main__':

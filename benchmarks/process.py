@@ -1,4 +1,4 @@
-"""A row measured by a process of its own, and the machine that it runs on."""
+"""Measures a row in a subprocess, and describes the machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> Measurement:
-    """Measures a row in a process of its own.
+    """Measures a row in a subprocess.
 
     Raises:
-        OSError: the process failed; what it said was printed.
+        OSError: the subprocess failed; its stderr was printed.
     """
     python, module = sys.executable, 'our_side'
     if side != OURS:
@@ -31,7 +31,7 @@ def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> M
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        # A first call is one with compilation.
+        # The first call must include compilation.
         env=os.environ | {'TORCHINDUCTOR_FORCE_DISABLE_CACHES': '1'},
     )
     if result.returncode:
@@ -40,7 +40,7 @@ def measure(row: str, side: str, settings: Settings, peer_python: str = '') -> M
 
 
 def machine() -> str:
-    """What the processor calls itself, and how many cores we may use."""
+    """Name of the processor and number of usable cores."""
     cpuinfo = Path('/proc/cpuinfo')
     model = re.search(r'model name\s*: (.*)', cpuinfo.read_text()) if cpuinfo.exists() else None
     cores = len(os.sched_getaffinity(0))

@@ -1,6 +1,7 @@
-"""Arithmetic of the products and convolutions in a traced function: what PyTorch's counter counts.
+"""Floating-point operations of the matrix products and convolutions in a traced function.
 
-The compiler's own count takes the body of every loop once, and has nothing to compare with.
+PyTorch's FlopCounterMode counts the same operations, so the numbers are comparable. XLA's own cost
+analysis counts the body of every loop only once.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from jax.interpreters import partial_eval
 
 
 def count(jaxpr: Any) -> float:
-    """Operations of a jaxpr, two for a multiplication and its addition.
+    """Floating-point operations of a jaxpr; a multiply-add counts as two.
 
-    What no result needs, as the compiler drops it too, is left out. Of branches the dearest counts.
-    A loop whose passes depend on the data counts as one pass.
+    Dead code is not counted. A `cond` counts as its most expensive branch, a `while` loop as one
+    iteration.
     """
     needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _count(needed)
@@ -35,7 +36,7 @@ def _count_equation(equation: Any) -> float:
     if name == 'conv_general_dilated':
         kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
         features = kernel[params['dimension_numbers'].rhs_spec[0]]
-        # Zeros between the elements are no work.
+        # Zeros inserted by dilation cost nothing.
         zeros = math.prod(params['lhs_dilation'])
         return 2 * math.prod(out) * math.prod(kernel) / features / zeros
     inner = [_count(jaxpr) for jaxpr in _inner(params.values())]
@@ -46,7 +47,7 @@ def _count_equation(equation: Any) -> float:
 
 def _inner(values: Any) -> Iterator[Any]:
     for value in values:
-        value = getattr(value, 'jaxpr', value)  # Without the constants of a closed one.
+        value = getattr(value, 'jaxpr', value)  # Unwraps a ClosedJaxpr.
         if hasattr(value, 'eqns'):
             yield value
         elif isinstance(value, tuple | list):

@@ -1,10 +1,10 @@
-"""Where the time of a row goes: the largest costs in a profile of one warm call, as a table.
+"""Profile of a row: the most expensive parts of one warm call, as a table.
 
     python -m benchmarks.profile --row='train step' --trace=DIR
 
-Operations are added up by the part of the network or of the losses that they belong to, forward
-and backward apart. Seconds are those of all threads together, so that on n cores the call takes an
-n-th of their sum at best. DIR keeps the trace itself, for Perfetto or TensorBoard.
+Operations are summed by the part of the network or of the losses they belong to, with forward and
+backward pass separate. Seconds are summed over threads: on n cores the call takes at least an n-th
+of the sum. The trace is kept in DIR, for Perfetto or TensorBoard.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from benchmarks.workload import Work, Workload
 from simcis_jax.runtime.allocator import configure_malloc
 
 ROW = flags.DEFINE_enum(
-    'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'What to profile.'
+    'row', 'train step', [r for r, sides in ROWS.items() if OURS in sides], 'Row to profile.'
 )
 TRACE = flags.DEFINE_string('trace', '', 'Folder to keep the trace in.')
-TOP = flags.DEFINE_integer('top', 20, 'How many costs to print.')
+TOP = flags.DEFINE_integer('top', 20, 'Number of parts to print.')
 
-# An instruction of compiled HLO and where in the program it comes from.
+# An instruction of compiled HLO and the name stack of its source.
 INSTRUCTION = re.compile(r'%?([\w.\-]+) = .*?op_name="([^"]*)"')
 WRAPPERS = re.compile(r'(transpose|jvp|vmap|checkpoint|jit)\(([^()]*)\)')
 CONTROL = {'', 'while', 'body', 'cond', 'closed_call', 'checkpoint', 'shard_map'}
 
 
 def sources(hlo: str) -> dict[str, str]:
-    """Instruction -> the name stack it was traced under, of compiled HLO as text."""
+    """Maps each instruction in the text of compiled HLO to its name stack."""
     return {match[1]: match[2] for match in map(INSTRUCTION.search, hlo.splitlines()) if match}
 
 
 def part_of(stack: str, depth: int = 3) -> str:
-    """The part of the program that a name stack belongs to, numbers of layers left out."""
+    """The part of the program that a name stack belongs to, with layer numbers replaced by *."""
     backward = 'transpose(' in stack
     stack = re.sub(r'^jit\([^()]*\)', '', stack)
     while WRAPPERS.search(stack):
-        # A function that was compiled by itself is a detail, a module under a transform is not.
+        # Drops the names of jitted functions, keeps those of modules under a transform.
         stack = WRAPPERS.sub(lambda match: '' if match[1] == 'jit' else match[2], stack)
     names = [name for name in stack.split('/') if name not in CONTROL]
     names = [re.sub(r'\d+(_\d+)?$', '*', name.split('.')[-1]) for name in names[:-1]][:depth]
-    return ('backward, ' if backward else 'forward, ') + ('/'.join(names) or 'the rest')
+    return ('backward, ' if backward else 'forward, ') + ('/'.join(names) or 'other')
 
 
-def own_times(events: Iterable[tuple[str, float, float]]) -> collections.Counter:
-    """Seconds of every name on one thread, without those of the events that lie inside.
+def self_times(events: Iterable[tuple[str, float, float]]) -> collections.Counter:
+    """Self time in seconds by name on one thread: without the time of nested events.
 
     Args:
         events: (name, start, duration) in nanoseconds.
@@ -72,11 +72,11 @@ def own_times(events: Iterable[tuple[str, float, float]]) -> collections.Counter
 
 
 def costs(folder: Path, stacks: Mapping[str, str]) -> collections.Counter:
-    """Seconds of all threads by part of the program, from the trace in a folder.
+    """Seconds by part of the program, summed over threads, from the trace in a folder.
 
     Args:
-        folder: what `jax.profiler.trace` wrote to.
-        stacks: see `sources`; what is not in it, such as waiting, does not count.
+        folder: output folder of `jax.profiler.trace`.
+        stacks: result of `sources`; events not in it, such as waiting, are not counted.
     """
     path = next(folder.rglob('*.xplane.pb'))
     found = collections.Counter()
@@ -86,14 +86,14 @@ def costs(folder: Path, stacks: Mapping[str, str]) -> collections.Counter:
                 (dict(e.stats).get('hlo_op', e.name), e.start_ns, e.duration_ns)
                 for e in line.events
             )
-            for name, seconds in own_times(events).items():
+            for name, seconds in self_times(events).items():
                 if name in stacks:
                     found[part_of(stacks[name])] += seconds
     return found
 
 
 def profile(work: Work, folder: Path) -> tuple[float, collections.Counter]:
-    """Seconds of a warm call, and the costs of the next, whose trace is kept in a folder."""
+    """Seconds of a warm call, and the costs of another one, whose trace is written to `folder`."""
     function, arguments, carries = work
     compiled = function.trace(*arguments).lower().compile()
     call = make_call(compiled, arguments, carries)
@@ -107,17 +107,17 @@ def profile(work: Work, folder: Path) -> tuple[float, collections.Counter]:
 
 
 def table(found: collections.Counter, top: int) -> str:
-    """The largest costs as Markdown."""
+    """A Markdown table of the `top` most expensive parts."""
     total = sum(found.values())
-    lines = ['| part | s of all threads | share |', '|---|---:|---:|']
+    lines = ['| part | s, all threads | share |', '|---|---:|---:|']
     for part, seconds in found.most_common(top):
         lines.append(f'| {part} | {seconds:.3f} | {100 * seconds / total:.1f} % |')
     return '\n'.join(lines)
 
 
 def main(_) -> None:
-    """Profiles and prints."""
-    configure_malloc()  # As the commands do.
+    """Profiles the row and prints the table."""
+    configure_malloc()  # As in the commands.
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(TRACE.value or temporary)
         seconds, found = profile(Workload(settings()).rows()[ROW.value](), folder)

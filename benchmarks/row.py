@@ -1,4 +1,4 @@
-"""One measurement. Only the standard library is used: the peer's Python reads this file, too."""
+"""One measurement. Standard library only, because the PyTorch side imports this file too."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 OURS, EAGER, COMPILED = SIDES = 'simcis_jax', 'torch eager', 'torch compile'
 
 PROCESSOR_TIMES = Path('/proc/stat')
-QUIET = 0.05  # Others may use this share of the machine.
+QUIET = 0.05  # Largest share of the machine that other processes may use during a timing.
 
-# What is measured, and on which sides.
+# Rows of the table, and the sides that have them.
 ROWS = {
     'matrix product': (OURS, EAGER),
     'evaluation forward': SIDES,
@@ -31,8 +31,8 @@ ROWS = {
     'deformable attention, 1 of 6, forward + backward': (OURS, EAGER),
     'decoder, forward': (OURS, EAGER),
     'decoder, forward + backward': (OURS, EAGER),
-    'matching, 10 layers': (OURS, EAGER),
-    'losses, 10 layers, forward + backward': (OURS, EAGER),
+    'matching, 10 decoder outputs': (OURS, EAGER),
+    'losses, 10 decoder outputs, forward + backward': (OURS, EAGER),
     'pseudo-labels': (OURS,),
     'query bank': (OURS,),
 }
@@ -40,48 +40,48 @@ ROWS = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The size of the work; the same for both sides."""
+    """Problem size, the same for all sides."""
 
     batch: int = 1
     size: int = 640  # Side of an image in pixels.
     classes: int = 150
-    targets: int = 20  # Segments of an image.
-    slots: int = 100  # Room for segments of an image; only ours has slots.
+    targets: int = 20  # Segments per image.
+    slots: int = 100  # Padded number of segments per image; simcis_jax only.
     queries: int = 100
     points: int = 12544
-    bank_size: int = 80  # Stored queries of a class; only ours has a bank.
-    devices: int = 1  # More are simulated ones that share the cores.
-    dtype: str = 'float32'  # Of the network's products.
-    repeats: int = 5  # At least so many timings; 0 = compile only.
+    bank_size: int = 80  # Stored queries per class; simcis_jax only.
+    devices: int = 1  # More than one are simulated devices that share the cores.
+    dtype: str = 'float32'  # Compute dtype of the network.
+    repeats: int = 5  # Minimum number of timings; 0 = compile only.
 
 
 @dataclasses.dataclass
 class Measurement:
-    """What one process found."""
+    """Results of measuring one row on one side."""
 
     row: str
     side: str
     device: str
     versions: dict[str, str]
-    first_seconds: float  # First call, compilation included.
-    seconds: list[float]  # Of a warm call.
-    others: float  # Share of the machine that other processes used in the worst of them.
-    # Peak of the whole process in the warm calls; on an accelerator of its memory, in all calls.
+    first_seconds: float  # First call, including compilation.
+    seconds: list[float]  # Timings of warm calls.
+    others: float  # Largest share of the machine that other processes used during a timing.
+    # Peak memory of the process in warm calls; on an accelerator, of the device in all calls.
     resident_mib: float | None
-    planned_mib: float | None = None  # Arguments, results and temporaries as the compiler says.
-    gflop: float | None = None  # Of products and convolutions.
+    planned_mib: float | None = None  # Arguments, results and temporaries, by the compiler.
+    gflop: float | None = None  # Matrix products and convolutions.
 
     @property
     def median(self) -> float:
-        """Seconds of a warm call."""
+        """Median seconds of a warm call."""
         return statistics.median(self.seconds)
 
 
 def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
-    """Times a call that returns when its work is done; the first and the second are no timings.
+    """Times a blocking call: the first call alone, then after a warm-up call `repeats` timings.
 
-    A timing is the mean of as many calls as fill a fifth of a second. On a machine that is shared
-    up to twice as many are taken, and those kept that others disturbed least.
+    Each timing is the mean over calls that take 0.2 s together. If other processes use the machine,
+    up to twice as many timings are taken, and those with the least interference are kept.
     """
     start = time.perf_counter()
     call()
@@ -101,7 +101,7 @@ def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
 
 
 def _timing(call: Callable[[], None]) -> tuple[float, float]:
-    """The share of the machine that other processes used, and the seconds of a call."""
+    """Share of the machine that other processes used, and mean seconds per call."""
     count, start, others = 0, time.perf_counter(), _others_seconds()
     while not count or time.perf_counter() - start < 0.2:
         call()
@@ -112,7 +112,7 @@ def _timing(call: Callable[[], None]) -> tuple[float, float]:
 
 
 def _others_seconds() -> float:
-    """Processor time of other processes and machines so far; Linux only, 0 elsewhere."""
+    """CPU time of other processes and virtual machines so far; 0 if it is unknown (not Linux)."""
     if not PROCESSOR_TIMES.exists():
         return 0.0
     # user, nice, system, idle, iowait, irq, softirq, steal; guests count as user.
@@ -123,7 +123,7 @@ def _others_seconds() -> float:
 
 
 def _reset_peak() -> None:
-    """Compilation needs much memory once; what counts is what a step needs."""
+    """Resets the peak of resident memory, so that it excludes compilation."""
     if Path('/proc/self/clear_refs').exists():
         Path('/proc/self/clear_refs').write_text('5')
 
@@ -135,11 +135,11 @@ def _peak_resident_mib() -> float | None:
 
 
 def read_task() -> tuple[str, str, Settings]:
-    """Row, side and settings, from the command line of a process that measures one row."""
+    """Row, side and settings, from the command line of the measuring process."""
     row, side, settings = sys.argv[1:]
     return row, side, Settings(**json.loads(settings))
 
 
-def hand_back(measurement: Measurement) -> None:
-    """The last line that the process prints."""
+def print_result(measurement: Measurement) -> None:
+    """Prints the measurement as JSON, for the process that reads the last line."""
     print(json.dumps(dataclasses.asdict(measurement)), flush=True)

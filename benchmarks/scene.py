@@ -1,4 +1,4 @@
-"""The images and segments that both sides work on. Needs NumPy only."""
+"""Synthetic images and segments, the same for both sides. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from benchmarks.row import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Noise in which segments tile the image; all images of a batch have the same segments."""
+    """Noise images tiled by segments; all images of a batch have the same segments."""
 
     images: np.ndarray  # [B, H, W, 3] uint8.
-    segment_map: np.ndarray  # [H, W] uint8; 0 = nobody's, k = segment k - 1.
-    labels: np.ndarray  # [targets] int32, of the current classes: the second half.
+    segment_map: np.ndarray  # [H, W] uint8; 0 = void, k = segment k - 1.
+    labels: np.ndarray  # [targets] int32, from the current classes (the second half).
     boxes: np.ndarray  # [targets, 4] float32: cx, cy, w, h in [0, 1].
 
 
 def make_scene(settings: Settings) -> Scene:
-    """Four columns of equal rectangles."""
+    """A scene of equal rectangles in four columns."""
     columns, rows = 4, -(-settings.targets // 4)
     y, x = (np.arange(settings.size) * n // settings.size for n in (rows, columns))
     tiles = y[:, None] * columns + x

@@ -1,4 +1,4 @@
-"""The size of the work as flags, for the commands that measure one size."""
+"""Command-line flags for the problem size."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ for field in dataclasses.fields(Settings):
 
 
 def settings() -> Settings:
-    """What the command line says."""
+    """The settings given on the command line."""
     return Settings(**{name: flags.FLAGS[name].value for name in NAMES})

@@ -1,13 +1,13 @@
-"""Time, memory and work of the network, its train step and each part, beside a PyTorch peer.
+"""Time, memory and FLOPs of the network, its train step and its parts, compared with PyTorch.
 
     python -m benchmarks.speed --peer_python=VENV/bin/python --out=speed.json
 
-Every row is measured by a process of its own on every side: compiled, called twice, then timed;
-medians and ranges are printed as a Markdown table. Both sides use the GPU where their libraries
-see one. The peer is Mask2Former of Hugging Face transformers, run by another Python that has torch
-and transformers, in eager mode and under torch.compile; without --peer_python it is left out. An
---out that exists is added to: its other rows stay, so that --rows and --sides can measure a few at
-a time. With --repeats=0 our side only compiles, and says what memory it plans.
+Every row is measured on every side in a subprocess: compiled, called twice, then timed. Medians and
+ranges are printed as a Markdown table. All sides use the GPU if there is one. The PyTorch side is
+Mask2Former of Hugging Face transformers in eager mode and with torch.compile; --peer_python is a
+Python with torch and transformers, and without it PyTorch is left out. If --out exists, the
+measured rows replace those in the file and the others are kept, so --rows and --sides can measure a
+few at a time. With --repeats=0 simcis_jax is only compiled, which gives the planned memory.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from benchmarks.row import OURS, ROWS, SIDES, Measurement
 from benchmarks.settings_flags import settings
 
 PEER_PYTHON = flags.DEFINE_string('peer_python', '', 'A Python with torch and transformers.')
-ROWS_FLAG = flags.DEFINE_string('rows', '', 'Only rows that match this regular expression.')
-SIDES_FLAG = flags.DEFINE_string('sides', '', 'Only sides that match this regular expression.')
+ROWS_FLAG = flags.DEFINE_string('rows', '', 'Measure only rows that match this regular expression.')
+SIDES_FLAG = flags.DEFINE_string(
+    'sides', '', 'Measure only sides that match this regular expression.'
+)
 OUT = flags.DEFINE_string('out', '', 'JSON file to write or add to.')
 
 
 def table(measurements: list[Measurement]) -> str:
-    """Markdown: a line for each row and side, in the order of `ROWS`.
+    """A Markdown table with one line per row and side, in the order of `ROWS`.
 
-    `x ours` is the time of that line over ours, `others` the share of the machine that other
-    processes used meanwhile, `peak` the arithmetic in a second as a share of the fastest matrix
-    product.
+    `x ours` is the time divided by that of simcis_jax, `others` the share of the machine that other
+    processes used, and `peak` the FLOP/s divided by those of the fastest matrix product.
     """
     found = {(m.row, m.side): m for m in measurements}
     products = [m for m in measurements if m.row == 'matrix product']
@@ -73,10 +74,10 @@ def _seconds(value: float) -> str:
 
 
 def read(path: Path, header: dict) -> list[Measurement]:
-    """What was measured before.
+    """The measurements in a file; none if it does not exist.
 
     Raises:
-        ValueError: it was measured on another machine or at another size.
+        ValueError: the file is of another machine or problem size.
     """
     if not path.exists():
         return []
@@ -90,7 +91,7 @@ def read(path: Path, header: dict) -> list[Measurement]:
 
 
 def main(_) -> None:
-    """Measures, prints and writes."""
+    """Measures the rows, prints the table and writes the file."""
     chosen = settings()
     size = {k: v for k, v in dataclasses.asdict(chosen).items() if k != 'repeats'}
     header = dict(machine=machine(), date=time.strftime('%Y-%m-%d'), settings=size)

@@ -1,9 +1,8 @@
-"""The peer: Mask2Former of Hugging Face transformers, in PyTorch, doing the same work.
+"""The PyTorch side: the same work by Mask2Former of Hugging Face transformers.
 
-Runs in a process that measures one row, `python -m benchmarks.torch_peer ROW SIDE SETTINGS`, of a
-Python that has torch and transformers; `benchmarks.speed` starts it. Nothing is downloaded: weights
-are random, of the same ResNet-50 with frozen batch norm. It takes a GPU where there is one, with
-the float32 products of JAX there: TF32.
+`benchmarks.speed` starts it as a subprocess of a Python with torch and transformers:
+`python -m benchmarks.torch_peer ROW SIDE SETTINGS`. Nothing is downloaded: the ResNet-50 with
+frozen batch norm has random weights. On a GPU, float32 products use TF32, as in JAX.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import row
 from benchmarks.scene import make_scene
 
-# A function of parameters and inputs that need a gradient.
+# A function, and the parameters and inputs that need a gradient.
 Part = tuple[Callable[[], Any], list[torch.Tensor]]
 
 
 class Peer:
-    """The peer's model with everything that its rows need."""
+    """The PyTorch model and the inputs of all rows."""
 
     def __init__(self, settings: row.Settings, compiled: bool):
         self.settings = settings
@@ -53,7 +52,7 @@ class Peer:
         self.labels = [torch.tensor(scene.labels).long()] * settings.batch
 
     def freeze_batch_norms(self) -> None:
-        """As in ours and as published: statistics and affine of the backbone are constants."""
+        """Freezes the batch norms of the backbone, as in simcis_jax and as published."""
         for module in self.model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.requires_grad_(False)
@@ -61,7 +60,7 @@ class Peer:
                 module.training = False
 
     def scatter_offsets(self) -> None:
-        """Random offsets of deformable attention, as in ours."""
+        """Makes the offsets of deformable attention random, as in simcis_jax."""
         for name, parameter in self.model.named_parameters():
             if name.endswith('sampling_offsets.weight'):
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
@@ -69,13 +68,13 @@ class Peer:
                 torch.nn.init.zeros_(parameter)
 
     def rows(self) -> dict[str, Callable[[], Callable[[], Any]]]:
-        """Makers of the work, by the names of `row.ROWS`."""
+        """Row name, see `row.ROWS` -> function that creates the work."""
         makers = {
             'matrix product': matrix_product,
             'evaluation forward': self.evaluation,
             'train step': self.train_step,
-            'matching, 10 layers': self.matching,
-            'losses, 10 layers, forward + backward': self.losses,
+            'matching, 10 decoder outputs': self.matching,
+            'losses, 10 decoder outputs, forward + backward': self.losses,
         }
         for name, part in {
             'backbone': self.backbone,
@@ -87,7 +86,7 @@ class Peer:
             makers[f'{name}, forward + backward'] = functools.partial(alone, part, gradient=True)
         return makers
 
-    # Whole
+    # Whole network
 
     def evaluation(self) -> Callable[[], Any]:
         """Image -> class and mask logits."""
@@ -101,7 +100,7 @@ class Peer:
         return forward
 
     def train_step(self) -> Callable[[], Any]:
-        """One update: losses of all decoder outputs, clipping, AdamW."""
+        """One update: losses of all decoder outputs, gradient clipping, AdamW."""
         self.model.train()
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, fused=True)
@@ -119,7 +118,7 @@ class Peer:
     # Parts of the network
 
     def backbone(self) -> Part:
-        """Parameters -> maps."""
+        """Image -> feature maps."""
         module = self.model.model.pixel_level_module.encoder
         return lambda: module(self.images).feature_maps, parameters_of(module)
 
@@ -135,7 +134,7 @@ class Peer:
         return forward, [*parameters_of(module), *maps]
 
     def deformable_attention(self) -> Part:
-        """Tokens of all maps -> the same."""
+        """One layer on the tokens of all maps."""
         encoder = self.model.model.pixel_level_module.decoder.encoder
         module, settings = encoder.layers[0].self_attn, self.settings
         shapes = [(settings.size // s,) * 2 for s in (32, 16, 8)]
@@ -169,7 +168,7 @@ class Peer:
     # Parts of the losses
 
     def matching(self) -> Callable[[], Any]:
-        """Every decoder output with the targets."""
+        """Matches every decoder output with the targets."""
         masks, classes = self.random_predictions()
         matcher = self.model.criterion.matcher
         return lambda: [
@@ -177,7 +176,7 @@ class Peer:
         ]
 
     def losses(self) -> Callable[[], Any]:
-        """All terms and their gradient to the logits."""
+        """All loss terms and their gradient with respect to the logits."""
         indices = self.matching()()
         masks, classes = self.random_predictions()
         criterion = self.model.criterion
@@ -196,15 +195,15 @@ class Peer:
 
         return both
 
-    # What they work on
+    # Inputs
 
     def random_map(self, stride: int, width: int) -> torch.Tensor:
-        """A feature map."""
+        """A random feature map."""
         side = self.settings.size // stride
         return torch.randn(self.settings.batch, width, side, side).requires_grad_()
 
     def random_predictions(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Mask logits and class logits of ten decoder outputs."""
+        """Random mask logits and class logits of ten decoder outputs."""
         settings = self.settings
         side = settings.size // 4
         masks = [torch.randn(settings.batch, settings.queries, side, side) for _ in range(10)]
@@ -215,18 +214,18 @@ class Peer:
 
 
 def parameters_of(*modules: torch.nn.Module) -> list[torch.Tensor]:
-    """Those that are trained."""
+    """The trainable parameters of modules."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def matrix_product() -> Callable[[], Any]:
-    """Square matrices of 4096 rows: the machine's measured peak."""
+    """Product of two 4096 x 4096 matrices: the measured peak of the machine."""
     a = torch.randn(4096, 4096)
     return lambda: a @ a
 
 
 def alone(part: Callable[[], Part], gradient: bool = False) -> Callable[[], Any]:
-    """A part of the network, with or without pulling back ones to its parameters and inputs."""
+    """A part of the network, with or without the backward pass to its parameters and inputs."""
     function, leaves = part()
     if not gradient:
         for leaf in leaves:
@@ -265,12 +264,12 @@ def main() -> None:
         found['resident_mib'] = torch.cuda.max_memory_allocated() / 2**20
         device = torch.cuda.get_device_name()
     gflop = None
-    if side == row.EAGER:  # What is compiled does the same; there is nothing to count in it.
+    if side == row.EAGER:  # The counter cannot look into compiled code, which does the same work.
         with FlopCounterMode(display=False) as counter:
             work()
         gflop = counter.get_total_flops() / 1e9
     versions = {'torch': torch.__version__, 'transformers': transformers.__version__}
-    row.hand_back(row.Measurement(name, side, device, versions, **found, gflop=gflop))
+    row.print_result(row.Measurement(name, side, device, versions, **found, gflop=gflop))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What our side computes: the published network, its train step, and each part on its own."""
+"""The work of simcis_jax: the published network, its train step, and each part on its own."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import TrainState, make_train_step
 from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets
 
-# A jitted function, its arguments, and whether its first result is its next first argument.
+# A jitted function, its arguments, and whether its first result replaces its first argument.
 Work = tuple[Callable, tuple, bool]
 
 
 class Workload:
-    """The model with everything that its rows need; made when needed."""
+    """The model and the inputs of all rows, created on demand."""
 
     def __init__(self, settings: row.Settings):
         self.settings = settings
@@ -47,14 +47,14 @@ class Workload:
         self.keys = jax.random.split(jax.random.key(3), settings.batch)
 
     def rows(self) -> dict[str, Callable[[], Work]]:
-        """Makers of the work, by the names of `row.ROWS`."""
+        """Row name, see `row.ROWS` -> function that creates the work."""
         makers = {
             'matrix product': self.matrix_product,
             'evaluation forward': self.evaluation,
             'train step': functools.partial(self.train_step, with_teacher=False),
             'train step, teacher + CSL + VQ': functools.partial(self.train_step, with_teacher=True),
-            'matching, 10 layers': self.matching,
-            'losses, 10 layers, forward + backward': self.losses,
+            'matching, 10 decoder outputs': self.matching,
+            'losses, 10 decoder outputs, forward + backward': self.losses,
             'pseudo-labels': self.pseudo_labels,
             'query bank': self.bank,
         }
@@ -68,10 +68,10 @@ class Workload:
             makers[f'{name}, forward + backward'] = functools.partial(alone, part, gradient=True)
         return makers
 
-    # Whole
+    # Whole network
 
     def matrix_product(self) -> Work:
-        """Square matrices of 4096 rows: the machine's measured peak."""
+        """Product of two 4096 x 4096 matrices: the measured peak of the machine."""
         a = jax.random.normal(jax.random.key(0), (4096, 4096), self.settings.dtype)
         return jax.jit(jnp.matmul), (a, a), False
 
@@ -104,7 +104,7 @@ class Workload:
             key=jax.random.key(1),
             skipped=jnp.int32(0),
         )
-        # The state is donated; the teacher stays.
+        # The state is donated, so the teacher needs a copy.
         teacher = jax.tree.map(jnp.copy, self.params) if with_teacher else None
         arguments = (
             *parallel.put_replicated(mesh, (state, teacher)),
@@ -113,10 +113,10 @@ class Workload:
         )
         return step, arguments, True
 
-    # Parts of the network: (function, arguments), the function's gradient is to all arguments
+    # Parts of the network: (function, arguments); gradients are with respect to all arguments
 
     def backbone(self) -> tuple[Callable, tuple]:
-        """Parameters -> maps."""
+        """Image -> feature maps."""
         image = normalize(self.batch.image)
         return lambda p: self.apply(p, lambda m: m.resnet(image)), (self.params_of('resnet'),)
 
@@ -127,7 +127,7 @@ class Workload:
         return lambda p, x: self.apply(p, lambda m, x: m.pixel_decoder(x), x), (params, maps)
 
     def deformable_attention(self) -> tuple[Callable, tuple]:
-        """Tokens of all maps -> the same."""
+        """One layer on the tokens of all maps."""
         shapes = tuple((self.settings.size // s,) * 2 for s in (32, 16, 8))
         count = sum(h * w for h, w in shapes)
         shape = self.settings.batch, count, self.model.hidden_dim
@@ -154,14 +154,14 @@ class Workload:
     # Parts of the losses
 
     def matching(self) -> Work:
-        """Every decoder output with the targets."""
+        """Matches every decoder output with the targets."""
         match = functools.partial(
             match_targets, weights=LossWeights(), num_points=self.sampling.num_points
         )
         return jax.jit(match), (self.random_predictions(), self.batch.targets, self.keys), False
 
     def losses(self) -> Work:
-        """All five terms and their gradient to the predictions."""
+        """All five loss terms and their gradient with respect to the predictions."""
         match, arguments, _ = self.matching()
         predictions, targets, keys = arguments
         matches = match(*arguments)
@@ -174,60 +174,60 @@ class Workload:
         return both, (predictions, targets, matches, keys), False
 
     def pseudo_labels(self) -> Work:
-        """Targets merged with the teacher's segments."""
+        """Merges the targets with pseudo-labels of the teacher."""
         arguments = self.batch.targets, self.random_predictions(), self.stage
         return jax.jit(self.method.targets), arguments, False
 
     def bank(self) -> Work:
-        """Matched queries stored, virtual queries drawn."""
+        """Stores matched queries and samples virtual queries."""
         memory = self.method.init_memory(self.settings.classes, self.model.hidden_dim)
         queries = self.random_predictions().selection.queries
         labels = np.full(queries.shape[:2], -1, np.int32)
         labels[:, : self.settings.targets] = self.batch.targets.labels[:, : self.settings.targets]
 
-        def store_and_draw(memory, queries, labels):
+        def store_and_sample(memory, queries, labels):
             memory = virtual_query.enqueue(
                 memory, rearrange(queries, 'b q d -> (b q) d'), labels.reshape(-1)
             )
             return memory, self.method.virtual_queries(memory, self.stage, self.keys)
 
-        function = jax.jit(store_and_draw, donate_argnums=0)
+        function = jax.jit(store_and_sample, donate_argnums=0)
         return function, (memory, queries, labels), True
 
-    # What they work on
+    # Inputs
 
     @functools.cached_property
     def params(self) -> Any:
-        """Random weights that keep the scale of what passes through."""
+        """Random weights that preserve the scale of activations."""
         image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0), image)
         return random_weights(shapes['params'])
 
     def params_of(self, *names: str) -> Any:
-        """Weights of these parts; the model itself always asks for its level embedding."""
+        """Weights of these modules, and the level embedding, which the model always needs."""
         return {name: self.params[name] for name in (*names, 'level_embedding')}
 
     def apply(self, params: Any, method: Callable, *arguments: Any) -> Any:
-        """Runs some modules of the model."""
+        """Applies a method of the model."""
         return self.model.apply({'params': params}, *arguments, method=method)
 
     def random_map(self, stride: int, width: int) -> jax.Array:
-        """A feature map."""
+        """A random feature map."""
         side = self.settings.size // stride
         shape = self.settings.batch, side, side, width
         return jax.random.normal(jax.random.key(stride), shape)
 
     def random_predictions(self) -> Predictions:
-        """Predictions that differ from each other, unlike those of random weights."""
+        """Random predictions; unlike those of random weights, they differ between queries."""
         settings, width = self.settings, self.model.hidden_dim
-        sets, images = self.model.decoder_layers + 1, settings.batch
-        queries = sets, images, settings.queries
+        outputs, images = self.model.decoder_layers + 1, settings.batch
+        queries = outputs, images, settings.queries
         normal = functools.partial(jax.random.normal, jax.random.key(5))
         return Predictions(
             class_logits=normal((*queries, settings.classes)),
             mask_embeddings=normal((*queries, width)) / width**0.5,
             boxes=jax.nn.sigmoid(normal((*queries, 4))),
-            virtual_class_logits=jnp.zeros((sets, images, 0, settings.classes)),
+            virtual_class_logits=jnp.zeros((outputs, images, 0, settings.classes)),
             mask_features=self.random_map(4, width),
             selection=Selection(
                 token_logits=jnp.zeros((images, 0, settings.classes)),
@@ -247,8 +247,10 @@ class Workload:
 
 
 def random_weights(shapes: Any) -> Any:
-    """Weights of these shapes. Unlike the network's own, which lie on whole pixels, the offsets of
-    deformable attention that they make are anywhere, as after training.
+    """Random weights of these shapes.
+
+    They make deformable attention sample at fractional positions, as after training; the initial
+    weights of the network sample at whole pixels.
     """
     rng = np.random.default_rng(0)
 
@@ -262,7 +264,7 @@ def random_weights(shapes: Any) -> Any:
 
 
 def alone(part: Callable[[], tuple[Callable, tuple]], gradient: bool = False) -> Work:
-    """A part of the network, with or without pulling back ones to its arguments."""
+    """A part of the network, with or without the backward pass to its arguments."""
     function, arguments = part()
 
     def both(*arguments):

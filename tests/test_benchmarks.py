@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and the published figures are those it wrote."""
+"""The benchmarks measure what they claim, and RESULTS.md holds the numbers they wrote."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def test_every_row_can_be_traced(tiny, name):
         assert jax.tree.map(jnp.shape, result[0]) == jax.tree.map(jnp.shape, arguments[0])
 
 
-def test_products_are_counted_as_one_does_by_hand():
+def test_operations_of_products_are_counted_as_by_hand():
     def convolve(x, kernel, stride):
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
@@ -47,12 +47,12 @@ def test_products_are_counted_as_one_does_by_hand():
         assert count(pull_back[1], pull_back[0]) == 2 * once
     assert count(jnp.matmul, jnp.ones((6, 3, 4)), jnp.ones((4, 5))) == 2 * 6 * 3 * 4 * 5
 
-    assert count(lambda a: (a @ a, a)[1], square) == 0  # Nobody needs it.
+    assert count(lambda a: (a @ a, a)[1], square) == 0  # Dead code.
 
-    def in_turn(a):
+    def loop(a):
         return jax.lax.map(jax.jit(lambda b: jax.lax.cond(b[0] > 0, lambda: a @ b, lambda: b)), a)
 
-    assert count(in_turn, square) == 4 * 2 * 4 * 4
+    assert count(loop, square) == 4 * 2 * 4 * 4
 
 
 def test_segments_tile_the_image():
@@ -82,7 +82,7 @@ def test_the_command_adds_rows_to_its_file(tmp_path):
     assert (matrix['row'], bank['row']) == ('matrix product', 'query bank')
     assert matrix['gflop'] == pytest.approx(2 * 4096**3 / 1e9)
     assert len(bank['seconds']) >= 2 and min(bank['seconds']) > 0
-    # The bank itself is there, once: it is donated.
+    # The donated bank is in memory once.
     assert 150 * 80 * 256 * 4 / 2**20 < bank['planned_mib'] < 2 * 150 * 80 * 256 * 4 / 2**20
     lines = result.stdout.splitlines()
     assert lines[-2].startswith('| matrix product |') and lines[-1].startswith('| query bank |')
@@ -90,7 +90,7 @@ def test_the_command_adds_rows_to_its_file(tmp_path):
     assert refused.returncode and 'give another --out' in refused.stderr
 
 
-def test_published_tables_are_those_of_the_files():
+def test_tables_in_results_md_are_those_of_the_json_files():
     text = (ROOT / 'benchmarks/RESULTS.md').read_text()
     files = sorted((ROOT / 'benchmarks/results').glob('speed*.json'))
     assert files
@@ -100,7 +100,7 @@ def test_published_tables_are_those_of_the_files():
         assert found['machine'] in text and found['date'] in text
 
 
-def test_curves_have_a_panel_each_and_share_points():
+def test_every_curve_has_a_panel_and_curves_share_points():
     found = {
         curves.key_of(settings): row.Measurement(
             curves.ROW, row.OURS, 'cpu', {}, 1.0, [1.0, 1.5, 1.2], 0.0, 100.0, 50.0, 1.0
@@ -118,7 +118,7 @@ def test_curves_have_a_panel_each_and_share_points():
 
 def test_a_profile_adds_up_by_parts(tmp_path):
     events = [('a', 0, 100), ('b', 10, 30), ('c', 20, 10), ('b', 50, 20), ('a', 200, 5)]
-    seconds = profile.own_times(events)
+    seconds = profile.self_times(events)
     assert {name: round(1e9 * value) for name, value in seconds.items()} == {
         'a': 55,
         'b': 40,
@@ -126,7 +126,7 @@ def test_a_profile_adds_up_by_parts(tmp_path):
     }
     stack = 'jit(step)/transpose(jvp(Net))/decoder/layers_3/attention/while/body/mul'
     assert profile.part_of(stack) == 'backward, Net/decoder/layers_*'
-    assert profile.part_of('jit(step)/jvp(jit(_where))/select_n') == 'forward, the rest'
+    assert profile.part_of('jit(step)/jvp(jit(_where))/select_n') == 'forward, other'
 
     @jax.named_scope('outer')
     def function(x):
