@@ -1,12 +1,13 @@
-"""What the published settings of ADE20K share: 150 classes, ImageNet weights, batches of 8.
+"""Base configs of the published ADE20K settings: 150 classes, ImageNet weights, batches of 8.
 
-The data is what `python -m simcis_jax.prepare ade20k` writes to data/, the weights are those of
-torchvision or detectron2; other places are given by --config.data.root and
---config.training.init_backbone.
+The data set is read from data/, where `python -m simcis_jax.prepare ade20k` writes it, and the
+backbone weights of torchvision or detectron2 from weights/. --config.data.root and
+--config.training.init_backbone change these paths.
 
-Stage 1 trains for 160,000 steps, every later one for 1,000 a class. The published runs used 4 GPUs;
-the batch of 8 is global, whatever the number of devices. Where a device's share does not fit its
-memory, --config.training.microbatch_size=1 gives the same results one image after the other.
+Stage 1 trains for 160,000 steps, every later stage for 1,000 steps per class. The published runs
+used 4 GPUs; the batch of 8 is global, for any number of devices. If the share of a device does not
+fit into its memory, --config.training.microbatch_size=1 processes one image at a time, with the
+same results.
 """
 
 from ml_collections import ConfigDict
@@ -15,17 +16,17 @@ from configs import common
 
 
 def panoptic() -> ConfigDict:
-    """CPS with ResNet-50 at 640 x 640; the published 100-10 values."""
+    """CPS with ResNet-50 at 640 x 640, with the published values of 100-10."""
     config = common.get_config()
     config.data.update(name='prepared', root='data/ade20k_panoptic')
-    config.model.dtype = 'bfloat16'  # The published runs use mixed precision, too.
+    config.model.dtype = 'bfloat16'  # The published runs use mixed precision too.
     config.training.init_backbone = 'weights/R-50.pkl'
     config.evaluation.tasks = ('panoptic', 'semantic', 'instance')
     return config
 
 
 def semantic() -> ConfigDict:
-    """CSS with ResNet-101 at 512 x 512; the published 100-10 values."""
+    """CSS with ResNet-101 at 512 x 512, with the published values of 100-10."""
     config = panoptic()
     config.data.update(root='data/ade20k_semantic', size=512)
     config.model.backbone = 'resnet101'

@@ -3,7 +3,7 @@
     python -m simcis_jax.main --config=configs/ade_cps_50_10.py --workdir=runs/ade_cps_50_10
 
 The paper's PQ (table 2): base 48.8, novel 30.0, all 36.3.
-No values are published for this split; they are those of 100-10.
+The hyperparameters of this split are not published; those of 100-10 are used.
 """
 
 from configs import ade

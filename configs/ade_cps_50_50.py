@@ -3,7 +3,7 @@
     python -m simcis_jax.main --config=configs/ade_cps_50_50.py --workdir=runs/ade_cps_50_50
 
 The paper's PQ (table 2): base 52.1, novel 30.7, all 37.9.
-No values are published for this split; they are those of 100-10.
+The hyperparameters of this split are not published; those of 100-10 are used.
 """
 
 from configs import ade

@@ -3,7 +3,7 @@
     python -m simcis_jax.main --config=configs/camvid_cps_6_5.py \
         --config.data.root=DIR --workdir=runs/camvid_cps_6_5
 
-DIR holds images/SPLIT, panoptic_SPLIT and panoptic_SPLIT.json of the splits train and val.
+DIR contains images/SPLIT, panoptic_SPLIT and panoptic_SPLIT.json for the splits train and val.
 """
 
 from configs import common

@@ -3,7 +3,7 @@
     python -m simcis_jax.main --config=configs/camvid_css_6_1.py \
         --config.data.root=DIR --workdir=runs/camvid_css_6_1
 
-Everything but the protocol is as in camvid_css_6_5.
+Only the protocol differs from camvid_css_6_5.
 """
 
 from configs import camvid_css_6_5

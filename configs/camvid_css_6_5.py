@@ -3,8 +3,8 @@
     python -m simcis_jax.main --config=configs/camvid_css_6_5.py \
         --config.data.root=DIR --workdir=runs/camvid_css_6_5
 
-DIR holds images/SPLIT and semantic_SPLIT of the splits train and val. The network and its training
-are those of camvid_cps_6_5, targets and metrics those of semantic segmentation.
+DIR contains images/SPLIT and semantic_SPLIT for the splits train and val. Network and training are
+those of camvid_cps_6_5, targets and metrics those of semantic segmentation.
 """
 
 from configs import camvid_cps_6_5
@@ -15,6 +15,6 @@ def get_config():
     config.data.name = 'semantic_folder'
     config.loss.classification = 2.0
     config.method.update(pseudo_label_score=0.0, merge_classes=True)
-    # The published thresholds, 0.4 and 0.8, are for models that are surer after longer training.
+    # The published thresholds, 0.4 and 0.8, suit models with higher scores after longer training.
     config.evaluation.update(tasks=('semantic',), semantic_threshold=0.2, overlap_threshold=0.5)
     return config

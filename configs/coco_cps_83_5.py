@@ -2,8 +2,8 @@
 
     python -m simcis_jax.main --config=configs/coco_cps_83_5.py --workdir=runs/coco_cps_83_5
 
-The paper's PQ (table 9): base 39.5, novel 23.7, all 33.6. No values are
-published for this split; they are those of ADE20K 100-5.
+The paper's PQ (table 9): base 39.5, novel 23.7, all 33.6. The hyperparameters of
+this split are not published; those of ADE20K 100-5 are used.
 """
 
 from configs import ade_cps_100_5

@@ -1,4 +1,4 @@
-"""What all configs share: the published panoptic 100-10 values, every key of them."""
+"""The base of all configs: every key, with the published values of panoptic 100-10."""
 
 from ml_collections import ConfigDict
 
@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
 
 
 def small_model(config: ConfigDict) -> ConfigDict:
-    """A network of 0.9 M parameters that learns from scratch on a CPU, and rates that suit it."""
+    """Changes to a network of 0.9 M parameters that trains from scratch on a CPU."""
     config.model.update(
         backbone='small_stride4',
         num_queries=20,

@@ -2,8 +2,8 @@
 
     python -m simcis_jax.main --config=configs/shapes_cps_8_1.py --workdir=runs/shapes_cps_8_1
 
-Everything but the protocol is as in shapes_cps_8_2, so runs of both can share the first stage.
-Twice as many stages forget more: this is what the experiments compare methods on.
+Only the protocol differs from shapes_cps_8_2, so runs of both can share the first stage. With twice
+as many stages there is more forgetting, so the experiments compare methods on this config.
 """
 
 from configs import shapes_cps_8_2

@@ -1,4 +1,4 @@
-"""Continual panoptic segmentation of the built-in shapes: 8 base classes, then 2 and 2.
+"""Continual panoptic segmentation of the built-in shapes: 8 base classes, then 2 stages of 2.
 
 python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes_cps_8_2
 """

@@ -9,12 +9,12 @@ from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-SHARED = {'common', 'ade'}  # Not settings of their own.
+SHARED = {'common', 'ade'}  # Imported by other configs.
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
 
-# The merged values of the published config files and scripts; None: the config leaves it out.
+# Merged values of the published config files and scripts; None: not set there.
 PUBLISHED_KEYS = (
-    'base', 'increment', 'virtual', 'alpha', 'label_score', 'merge', 'decoder_kl', 'temperature2',
+    'base', 'increment', 'virtual', 'alpha', 'label_score', 'merge', 'decoder_kl', 'temperature',
     'class_weight', 'backbone', 'size', 'milestones', 'mask_threshold',
 )  # fmt: skip
 LATE, EARLY = (0.85, 0.95), (0.8, 0.9)
@@ -45,12 +45,12 @@ def load(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_config_is_complete_and_its_page_says_how_to_run_it(name):
+def test_a_config_is_complete_and_its_docstring_has_its_command(name):
     config = settings.from_config(load(name).get_config().to_dict())
     assert config.training.batch_size >= 1
-    page = load(name).__doc__
-    assert f'python -m simcis_jax.main --config=configs/{name}.py' in page
-    assert f'--workdir=runs/{name}' in page
+    docstring = load(name).__doc__
+    assert f'python -m simcis_jax.main --config=configs/{name}.py' in docstring
+    assert f'--workdir=runs/{name}' in docstring
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
@@ -83,7 +83,7 @@ def test_published_settings_have_the_published_values(name):
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])
-def test_a_config_has_the_protocol_of_its_name(name):
+def test_a_config_has_the_protocol_in_its_name(name):
     data, _, base, increment = name.split('_')
     protocol = load(name).get_config().protocol
     assert (protocol.base, protocol.increment) == (int(base), int(increment))

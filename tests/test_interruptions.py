@@ -62,7 +62,9 @@ def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monk
             main.run(tiny_config(), str(tmp_path))
     assert stopped.value.code == 143
     lines = capsys.readouterr().err.split('\n')
-    assert 'SIGTERM: stopped after step 5 of stage 1; the same command goes on from there.' in lines
+    assert (
+        'SIGTERM: stopped after step 5 of stage 1; run the same command again to resume.' in lines
+    )
     assert signal.getsignal(signal.SIGTERM) == before
     assert newest_step(tmp_path, 1) == 5
     # Another number of workers, and of checkpoints, is the same run.

@@ -1,1 +1,1 @@
-"""Devices, compilation, memory, signals, threads and progress: what any program of ours needs."""
+"""Devices, compilation cache, memory allocator, signals, threads and progress output."""

@@ -1,4 +1,4 @@
-"""Compiled programs are kept on disk: the same command starts in seconds the next time."""
+"""Persistent compilation cache: the same command starts within seconds the next time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import jax
 
 
 def enable_compilation_cache() -> None:
-    """Keeps them in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another.
+    """Enables JAX's compilation cache in the user's cache folder.
 
-    JAX_ENABLE_COMPILATION_CACHE=false turns it off. Every machine has a folder of its own, because
-    homes are shared and a program for one kind of CPU may not run on another.
+    JAX_COMPILATION_CACHE_DIR selects another folder, JAX_ENABLE_COMPILATION_CACHE=false disables
+    the cache. Each host has its own folder, because home folders may be shared and a program
+    compiled for one CPU may not run on another.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')

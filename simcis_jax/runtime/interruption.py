@@ -1,6 +1,6 @@
-"""SIGTERM and Ctrl-C: the running step ends, a checkpoint is written, then the program stops.
+"""SIGTERM and Ctrl-C: finish the current step, write a checkpoint, then exit.
 
-It ends with the status that a shell gives to these signals: 143 and 130.
+The exit status is the one that shells use for these signals: 143 and 130.
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """Ends the program with 128 + the number of the signal, after one line."""
+    """Prints one line and exits with status 128 + the number of the signal."""
 
     def __init__(self, number: int, place: str):
         super().__init__(128 + number)
         name = signal.Signals(number).name
-        print(f'\n{name}: stopped {place}; the same command goes on from there.', file=sys.stderr)
+        print(f'\n{name}: stopped {place}; run the same command again to resume.', file=sys.stderr)
 
 
 def stop_at_once() -> None:
-    """From now on the signals end the program where it is: where there is nothing to save."""
+    """Makes the signals exit at once, for code that has no state to save."""
 
     def stop(number, _):
         raise Interrupted(number, 'between checkpoints')
 
-    for number in _ours():
+    for number in _handled_signals():
         signal.signal(number, stop)
 
 
 class StopRequest:
-    """While entered, a signal asks to stop after the running step; a second one acts at once.
+    """Context manager in which a signal requests a stop after the current step.
 
-    Several processes stop after the same step, whichever of them got SIGTERM.
+    A second signal has its previous effect at once. In a multi-process run, a SIGTERM to any
+    process stops all of them after the same step.
     """
 
     def __init__(self):
@@ -47,8 +48,12 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self.number = None
-        if threading.current_thread() is threading.main_thread():  # Others may not listen.
-            self._before = {number: signal.signal(number, self._receive) for number in _ours()}
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # Only the main thread may set handlers.
+            self._before = {
+                number: signal.signal(number, self._receive) for number in _handled_signals()
+            }
         return self
 
     def __exit__(self, *_) -> None:
@@ -57,7 +62,7 @@ class StopRequest:
         self._before = {}
 
     def after_step(self) -> bool:
-        """Whether to stop now; to be asked once after every step, by all processes."""
+        """Whether to stop now; every process must call it once after every step."""
         self._num_steps += 1
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(
             self._num_steps
@@ -69,11 +74,11 @@ class StopRequest:
         self.number = number
         signal.signal(number, self._before[number])
         print(
-            f'\n{signal.Signals(number).name}: stopping after this step, with a checkpoint.',
+            f'\n{signal.Signals(number).name}: stopping after this step; a checkpoint will be written.',
             file=sys.stderr,
         )
 
 
-def _ours() -> tuple[int, ...]:
-    """The signals to listen to: among several processes JAX agrees on SIGTERM, and on no other."""
+def _handled_signals() -> tuple[int, ...]:
+    """The signals to handle; in multi-process runs, JAX handles SIGTERM."""
     return SIGNALS if jax.process_count() == 1 else ()

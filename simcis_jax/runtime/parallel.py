@@ -1,4 +1,4 @@
-"""One function on any number of devices: a 1-D mesh with the axis `data`, mapped by shard_map."""
+"""Data parallelism on any number of devices: shard_map over a 1-D mesh with the axis `data`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 
 def start_processes() -> None:
-    """Joins this process with the others of the run; to be called before anything uses a device.
+    """Connects this process to the others of the run; call it before anything uses a device.
 
-    On TPU pods, SLURM, Open MPI and Kubernetes JAX finds them by itself. Elsewhere the environment
-    says JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    On TPU pods, SLURM, Open MPI and Kubernetes, JAX detects the processes. Elsewhere the
+    environment variables JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID are needed.
 
     Raises:
-        InputError: there is nothing to find them by.
+        InputError: the processes cannot be detected and the variables are missing or invalid.
     """
     count, index = (os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'))
     try:
@@ -37,46 +38,46 @@ def start_processes() -> None:
     except (ValueError, TypeError) as error:
         raise InputError(
             f'--distributed: {error} On TPU pods, SLURM, Open MPI and Kubernetes the processes are '
-            'found; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and '
+            'detected; elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and '
             'JAX_PROCESS_ID.'
         ) from error
 
 
 def is_main() -> bool:
-    """Whether this is process 0: the one that writes and prints."""
+    """Whether this is process 0, the only one that writes files and prints."""
     return jax.process_index() == 0
 
 
 def wait_for_all(place: str) -> None:
-    """Until every process has come to this place."""
+    """Blocks until every process has reached this call; `place` names it in errors."""
     multihost_utils.sync_global_devices(place)
 
 
 def make_mesh(batch_size: int) -> Mesh:
-    """All devices in a row.
+    """A 1-D mesh of all devices of all processes.
 
     Raises:
-        InputError: the global batch cannot be divided among the devices.
+        InputError: batch_size, the global one, is not a multiple of the number of devices.
     """
     num_devices = jax.device_count()
     if batch_size % num_devices:
         raise InputError(
-            f'training.batch_size={batch_size} is global and must be a multiple of the '
-            f'{num_devices} devices.'
+            f'training.batch_size={batch_size} is the global batch size and must be a multiple of '
+            f'the number of devices, {num_devices}.'
         )
     return _make_mesh(jax.devices())
 
 
 def make_local_mesh() -> Mesh:
-    """The devices of this process in a row: for work that processes do apart."""
+    """A 1-D mesh of the devices of this process, for work that each process does on its own."""
     return _make_mesh(jax.local_devices())
 
 
 def map_over_devices(
     function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()
 ) -> Callable:
-    """Compiles a per-device function; its collectives name the axis `AXIS`."""
-    # Replication is not checked: the assignment solver's loops do not carry that annotation.
+    """Compiles a per-device function, whose collectives use the axis `AXIS`."""
+    # Replication is not checked, because the loops of the assignment solver lose that annotation.
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
@@ -84,17 +85,17 @@ def map_over_devices(
 
 
 def first_row(num_rows: int) -> Array:
-    """Position in the global batch of this device's first row; call it inside a mapped function."""
+    """Index of this device's first row in the global batch; for use inside a mapped function."""
     return jax.lax.axis_index(AXIS) * num_rows
 
 
 def gather_rows(rows: Array) -> Array:
-    """All devices' rows, in the order of the global batch."""
+    """Gathers the rows of all devices in the order of the global batch."""
     return jax.lax.all_gather(rows, AXIS, tiled=True)
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """This process's rows of a batch as arrays that are split over all devices of the mesh."""
+    """Turns this process's rows of a batch into global arrays sharded over the mesh."""
     sharding = NamedSharding(mesh, SPLIT)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
@@ -102,7 +103,7 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """The same arrays on every device; every process must hold them."""
+    """Replicates arrays on every device; every process must pass the same values."""
     sharding = NamedSharding(mesh, REPLICATED)
 
     def put(x):
@@ -115,13 +116,13 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
 
 
 def replicated_like(mesh: Mesh, shapes: Any) -> Any:
-    """Shapes and types, marked to live on every device: what a checkpoint is restored into."""
+    """Shapes and dtypes with a replicated sharding, for restoring a checkpoint."""
     sharding = NamedSharding(mesh, REPLICATED)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def local_replicas(mesh: Mesh, tree: Any) -> Any:
-    """The same arrays on every device of this process; what lies there already is not copied."""
+    """Replicates arrays on every device of this process, without copies of those already there."""
     sharding = NamedSharding(mesh, REPLICATED)
 
     def local(x):
@@ -134,9 +135,9 @@ def local_replicas(mesh: Mesh, tree: Any) -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """What each process passed, in their order; every process must call it and gets all.
+    """The values that all processes passed, by process index; every process must call it.
 
-    Bytes travel, not arrays: JAX would make 64-bit counts 32-bit ones.
+    Values are pickled, because JAX would convert 64-bit arrays to 32 bits.
     """
     if jax.process_count() == 1:
         return [value]

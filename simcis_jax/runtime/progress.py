@@ -1,4 +1,4 @@
-"""Live progress: one line with rate, time left and the newest numbers."""
+"""Progress output: one line with the rate, the remaining time and the latest metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts towards a total and prints where things stand.
+    """Counts finished units of work and prints the progress.
 
-    On a terminal the line is rewritten in place; elsewhere a line is printed at most every
+    On a terminal the line is updated in place; elsewhere a new line is printed at most every
     `interval` seconds.
     """
 
@@ -29,17 +29,17 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Units a second since the clock started."""
+        """Units per second since the clock was started."""
         elapsed = time.monotonic() - self._start
         return (self._done - self._first) / elapsed if elapsed > 0 else 0.0
 
     def skip(self, count: int = 1) -> None:
-        """Counts on in silence and starts the clock anew: what came before compiled."""
+        """Counts without printing and restarts the clock, to exclude compilation from the rate."""
         self._done += count
         self._first, self._start = self._done, time.monotonic()
 
     def advance(self, count: int = 1, numbers: Mapping[str, float] | None = None) -> None:
-        """Counts on, and prints if numbers are given, the end is reached or it is time."""
+        """Counts, and prints if there are numbers, the total is reached or a line is due."""
         self._done += count
         now = time.monotonic()
         is_due = now - self._printed >= (0.5 if self._live else self._interval)

@@ -1,4 +1,4 @@
-"""Work done ahead in threads, in order."""
+"""Prefetching with threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 def map_ahead(
     function: Callable[[Any], Any], items: Iterable[Any], *, num_threads: int = 4
 ) -> Iterator[Any]:
-    """Results of `function` in order, with a few computed ahead in threads."""
+    """Maps `function` over items in order, computing up to 2 * num_threads results ahead."""
     with futures.ThreadPoolExecutor(num_threads) as pool:
         items = iter(items)
         pending = collections.deque(

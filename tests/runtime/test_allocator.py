@@ -1,4 +1,4 @@
-"""A warm step gets no pages from the system."""
+"""A warm step requests no pages from the system."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from simcis_jax.runtime.allocator import configure_malloc
 configure_malloc()
 x = jnp.ones((2000, 2000))
 thin = x[:, :8]
-step = jax.jit(lambda x, thin: jnp.sin(thin @ thin.T) + x)  # Its results are matrices, too.
+step = jax.jit(lambda x, thin: jnp.sin(thin @ thin.T) + x)  # The temporaries are matrices too.
 
 def faults_of(steps):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -23,10 +23,10 @@ def faults_of(steps):
         step(x, thin).block_until_ready()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / steps
 
-faults_of(100)  # Pieces of the heap settle in so many steps of this size.
+faults_of(100)  # The heap settles within this number of steps.
 print(faults_of(50))
 """
-PAGES = 2000 * 2000 * 4 // 4096  # Of one matrix.
+PAGES = 2000 * 2000 * 4 // 4096  # Pages of one matrix.
 
 
 def faults_of_a_warm_step(**environment):
@@ -40,7 +40,7 @@ def faults_of_a_warm_step(**environment):
     return float(result.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc is told anything')
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc is configured')
 def test_freed_memory_is_kept_unless_the_user_tunes_malloc():
     assert faults_of_a_warm_step() < PAGES / 10
     small = 'glibc.malloc.mmap_threshold=131072'

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept."""
+"""The folder of the compilation cache."""
 
 import platform
 
@@ -16,14 +16,14 @@ def unset():
     jax.config.update('jax_compilation_cache_dir', before)
 
 
-def test_the_users_cache_folder_is_the_default(unset, monkeypatch, tmp_path):
+def test_the_default_is_the_users_cache_folder(unset, monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     enable_compilation_cache()
     folder = tmp_path / 'simcis_jax' / platform.node()
     assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
-def test_a_folder_that_was_set_stays(unset):
+def test_a_configured_folder_is_kept(unset):
     jax.config.update('jax_compilation_cache_dir', 'elsewhere')
     enable_compilation_cache()
     assert jax.config.jax_compilation_cache_dir == 'elsewhere'
