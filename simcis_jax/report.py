@@ -1,8 +1,8 @@
-"""The command that writes a page about a run, finished or not.
+"""Command that writes an HTML report of a run, finished or not.
 
     python -m simcis_jax.report --workdir=runs/a
 
-The page is one file, DIR/report.html, that needs neither a network nor a script.
+The report is a single file, WORKDIR/report.html, without scripts or external resources.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def write_report(workdir: str | Path) -> Path:
     """Writes report.html into the folder of a run; returns its path.
 
     Raises:
-        InputError: the folder holds no run.
-        FileError: something cannot be read or written.
+        InputError: the folder is not that of a run.
+        FileError: a file cannot be read or written.
     """
     page = make_page(read_run(workdir))
     path = Path(workdir) / 'report.html'
@@ -33,10 +33,10 @@ def write_report(workdir: str | Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = command.make_parser('simcis_jax.report', 'Writes a page about a run.')
+    parser = command.make_parser('simcis_jax.report', 'Writes an HTML report of a run.')
     parser.add_argument('--workdir', type=command.path, required=True, help='Folder of the run.')
     workdir = parser.parse_args(arguments).workdir
-    jax.config.update('jax_platforms', 'cpu')  # The run may be using the accelerators right now.
+    jax.config.update('jax_platforms', 'cpu')  # The run may be using the accelerators.
     command.start(lambda: print(write_report(workdir)), uses_devices=False)
 
 

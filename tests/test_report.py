@@ -1,4 +1,4 @@
-"""The page about a run: complete, self-contained, safe, and written for unfinished runs too."""
+"""The report of a run: complete, self-contained, escaped, and available for unfinished runs."""
 
 import copy
 import html.parser
@@ -68,7 +68,7 @@ def write_run(root, stages=(1, 2, 3), *, log=True, bank=True, pictures=True):
 
 
 class Page(html.parser.HTMLParser):
-    """Reads a page strictly: what is opened is closed, in order."""
+    """A strict parser: every element must be closed, in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -144,8 +144,8 @@ def test_numbers_of_the_run_appear(page):
     ]  # fmt: skip
 
 
-def test_the_bank_is_told_by_class_names(page):
-    # Labels 3, 1, 0 are sky, the hostile one and car; nothing is stored of label 2.
+def test_the_bank_is_shown_with_class_names(page):
+    # Labels 3, 1, 0 are sky, the hostile name and car; label 2 has no stored queries.
     rows = {row[0]: row[1:3] for row in page.rows('bank')[1:]}
     assert rows == {'sky': ['6 of 6', '1234'], HOSTILE: ['3 of 6', '0'], 'car': ['6 of 6', '17']}
 
@@ -161,7 +161,7 @@ def test_settings_that_differ_come_first(page):
     assert 'training.seed' in page.texts
 
 
-def test_no_text_of_a_run_becomes_markup(page):
+def test_text_of_a_run_is_escaped(page):
     assert not page.all('script')
     assert ''.join(page.texts).count(HOSTILE) >= 3  # Forgetting, classes, settings.
     assert 'run <b>' in page.texts
@@ -177,7 +177,7 @@ def test_nothing_is_fetched(page):
     assert 'url(' not in style and '@import' not in style
 
 
-def test_the_page_can_be_heard(page):
+def test_the_page_is_accessible_to_screen_readers(page):
     assert page.all('html')[0]['lang'] == 'en'
     images = page.all('img')
     assert len(images) == 3 and all('After stage' in image['alt'] for image in images)
@@ -199,11 +199,13 @@ def test_the_page_is_the_same_in_every_encoding(root):
          ['scores-pq', 'forgetting-pq', 'classes-pq', 'settings']),
     ],
 )  # fmt: skip
-def test_an_unfinished_run_has_a_page_of_what_is_there(tmp_path, stages, parts, sections):
+def test_the_report_of_an_unfinished_run_has_the_available_sections(
+    tmp_path, stages, parts, sections
+):
     page = page_of(write_run(tmp_path / 'run', stages, **parts))
     assert [s['id'] for s in page.all('section')] == sections
-    told = 'stage 1 finished' if stages else 'no stage finished yet'
-    assert any(told in text for text in page.texts)
+    progress = 'stage 1 finished' if stages else 'no stage finished yet'
+    assert any(progress in text for text in page.texts)
 
 
 def test_several_kinds_of_results_have_their_own_sections(tmp_path):
@@ -229,12 +231,12 @@ def test_several_kinds_of_results_have_their_own_sections(tmp_path):
 @pytest.mark.parametrize(
     'content, message',
     [
-        (None, 'holds no config.json of a run; give the --workdir'),
+        (None, 'has no config.json; give the --workdir'),
         ('{"a', 'is not JSON'),
-        ('[1]', 'is no config of a run'),
+        ('[1]', 'is not the config of a run'),
     ],
 )
-def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys, content, message):
+def test_a_folder_that_is_not_a_run_is_a_one_line_error(tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / 'config.json').write_text(content)
     with pytest.raises(SystemExit) as stopped:
@@ -250,7 +252,9 @@ CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 @pytest.mark.skipif(CHROMIUM is None, reason='needs chromium')
 @pytest.mark.parametrize('width', [390, 1280])
 def test_a_browser_shows_the_page_without_scrolling_sideways(root, page, tmp_path, width):
-    frame = tmp_path / 'frame.html'  # A window cannot be as narrow as a phone; a frame can.
+    frame = (
+        tmp_path / 'frame.html'
+    )  # The window of a browser has a minimum width; a frame has none.
     frame.write_text(
         f'<title></title><iframe style="width: {width}px; border: 0" onload="document.title = '
         "['scrollWidth', 'clientWidth'].map(k => this.contentDocument.documentElement[k])\" "

@@ -1,1 +1,1 @@
-"""The page about a run: what is read, what is computed from it, and how it is drawn."""
+"""The HTML report of a run: reading the run, computing statistics, drawing tables and charts."""

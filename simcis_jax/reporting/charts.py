@@ -1,4 +1,4 @@
-"""Line charts: numbers in, SVG elements out. Colours and fonts are those of the page's style."""
+"""Line charts as SVG elements. Colours and fonts come from style.css."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Point = tuple[float, float]
 
 
 def number(value: float) -> str:
-    """A number with three digits that count: 0.05, 47, 13k, 2e-6."""
+    """Formats a number with three significant digits: 0.05, 47, 13k, 2e-6."""
     if 0 < abs(value) < 0.001:
         mantissa, exponent = f'{value:.2e}'.split('e')
         return f'{float(mantissa):g}e{int(exponent)}'
@@ -34,14 +34,14 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def powers_of_ten(low: float, high: float) -> list[float]:
-    """Those that enclose a range of positive numbers."""
+    """Powers of ten that enclose a range of positive numbers."""
     first = math.floor(math.log10(low) + 1e-6)
     last = max(math.ceil(math.log10(high) - 1e-6), first + 1)
     return [10.0**power for power in range(first, last + 1)]
 
 
 def thinned(points: Sequence[Point], most: int) -> list[tuple[float, float, float, float]]:
-    """At most `most` points: mean x and y of neighbours, and the lowest and highest y of them."""
+    """Reduces points to at most `most` groups: mean x, mean y, lowest y and highest y of each."""
     size = max(1, -(-len(points) // most))
     made = []
     for start in range(0, len(points), size):
@@ -52,26 +52,26 @@ def thinned(points: Sequence[Point], most: int) -> list[tuple[float, float, floa
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """Where values lie in a picture."""
+    """Maps values to pixels of a chart."""
 
     width: int
     height: int
     x: tuple[float, float]  # Lowest and highest value.
-    y_ticks: Sequence[float]  # Values to label; the axis ends with them.
-    log: bool = False  # Of y.
+    y_ticks: Sequence[float]  # Labelled values; the first and last one bound the axis.
+    log: bool = False  # Whether y is logarithmic.
     left: int = 44
     right: int = 10
     top: int = 20
     bottom: int = 24
 
     def px(self, x: float) -> float:
-        """Pixels from the left."""
+        """Pixels from the left edge."""
         low, high = self.x
         share = (x - low) / (high - low) if high > low else 0.5
         return self.left + share * (self.width - self.left - self.right)
 
     def py(self, y: float) -> float:
-        """Pixels from the top."""
+        """Pixels from the top edge."""
         values = (self.y_ticks[0], self.y_ticks[-1], y)
         low, high, y = map(math.log10, values) if self.log else values
         share = (y - low) / (high - low)
@@ -82,7 +82,7 @@ class Axes:
         return 'M' + 'L'.join(f'{self.px(x):.1f} {self.py(y):.1f}' for x, y in points)
 
     def frame(self) -> list[Element]:
-        """Horizontal lines with their values."""
+        """Horizontal grid lines with their labels."""
         made = []
         for value in self.y_ticks:
             y = f'{self.py(value):.1f}'
@@ -94,7 +94,7 @@ class Axes:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """The steps of a stage, counted from the beginning of the run."""
+    """The range of steps of a stage, counted from the start of the run."""
 
     stage: int
     start: float
@@ -109,17 +109,16 @@ def curve(
     log: bool = False,
     most: int = 240,
 ) -> Element:
-    """One metric over the steps of all stages.
+    """A chart of one metric over the steps of all stages.
 
-    Where there are more points than can be told apart, a line is their mean and a band shows their
-    range.
+    Long lines are thinned: the line is the mean of neighbouring points, a band shows their range.
 
     Args:
-        name: of the metric.
-        spans: of the stages, in order.
-        lines: of the stages that have values: step counted from the beginning of the run, value.
-        log: logarithmic values, if all are positive.
-        most: points to draw.
+        name: name of the metric.
+        spans: step ranges of the stages, in order.
+        lines: points (step from the start of the run, value), one line per stage with values.
+        log: use a logarithmic axis if all values are positive.
+        most: maximum number of points to draw.
     """
     values = [value for line in lines for _, value in line]
     low, high = min(values), max(values)
@@ -127,7 +126,7 @@ def curve(
     y_ticks = powers_of_ten(low, high) if log else ticks(low, high)
     axes = Axes(360, 200, (0, spans[-1].end), y_ticks, log)
     shapes = []
-    free = 0.0  # Where the label before ends.
+    free = 0.0  # Right end of the previous label.
     for position, span in enumerate(spans):
         left, right = axes.px(span.start), axes.px(span.end)
         if position % 2:
@@ -156,25 +155,25 @@ def curve(
             path = axes.path([(x, y) for x, y, _, _ in drawn])
             shapes.append(element('path', d=path, class_='line c0'))
     description = (
-        f'{name} while training: {number(values[0])} at first, {number(values[-1])} at the end, '
+        f'{name} during training: {number(values[0])} at first, {number(values[-1])} at the end, '
         f'between {number(low)} and {number(high)}.'
     )
     return _svg(axes, description, shapes)
 
 
-# How the lines of a chart differ beside their colour.
+# Markers, so that lines do not differ by colour alone.
 MARKS = ('circle', 'square', 'diamond', 'triangle', 'down')
 
 
 def stage_chart(
     title: str, stages: Sequence[int], lines: Mapping[str, Sequence[float | None]]
 ) -> Element:
-    """Scores in percent after each stage, a named line each; the last one is drawn boldest.
+    """A chart of scores in percent after each stage; the last line is bold.
 
     Args:
-        title: what is scored.
-        stages: numbers.
-        lines: name and one score a stage; None where there is none.
+        title: name of the metric.
+        stages: numbers of the stages.
+        lines: label -> one score per stage, or None.
     """
     points = {
         name: [(i, score) for i, score in enumerate(scores) if score is not None]
@@ -196,7 +195,7 @@ def stage_chart(
         index = names.index(name)
         style = f'c{index} bold' if name == names[-1] else f'c{index}'
         shapes.append(element('path', d=axes.path(line), class_=f'line {style}'))
-        # So many marks can be told apart, and the last one is always there.
+        # With more than 20 stages only the last point has a marker.
         for x, y in line if len(stages) <= 20 else line[-1:]:
             text = element('title', f'{name} after stage {stages[x]}: {y:.1f}')
             mark = _mark(MARKS[index % len(MARKS)], axes.px(x), axes.py(y), style)
@@ -208,10 +207,10 @@ def stage_chart(
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Places moved so that neighbours are `gap` apart at least, as far as needed."""
+    """Moves positions apart until neighbours have a distance of at least `gap`."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
-    for _ in range(100):  # Pairs push each other until none is too close.
+    for _ in range(100):  # Neighbours push each other apart, a few pixels per iteration.
         for upper, lower in zip(order, order[1:], strict=False):
             push = (gap - (moved[lower] - moved[upper])) / 2
             if push > 0:
@@ -240,5 +239,5 @@ def _text(
 
 def _svg(axes: Axes, description: str, shapes: Sequence[Element]) -> Element:
     box = f'0 0 {axes.width} {axes.height}'
-    # The shapes say nothing to who listens; the description says it all.
+    # Screen readers read the description instead of the shapes.
     return element('svg', *shapes, viewBox=box, role='img', aria_label=description)

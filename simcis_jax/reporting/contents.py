@@ -1,4 +1,4 @@
-"""Sections about what a run holds beside numbers over time: pictures, query bank, settings."""
+"""Sections of the report: pictures, query bank and settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from simcis_jax.reporting.elements import Cell, Element, element, note, section,
 from simcis_jax.reporting.run_folder import Bank, RunFolder
 
 MOST_PICTURES = 12
-PICTURE_WIDTH = 1000  # Pixels.
+PICTURE_WIDTH = 1000  # Maximum, in pixels.
 
 
 def pictures(run: RunFolder) -> Element | None:
-    """Sample pictures through the stages."""
+    """Sample predictions after each stage."""
     numbers = sorted(run.pictures)
     if not numbers:
         return None
@@ -33,18 +33,20 @@ def pictures(run: RunFolder) -> Element | None:
     for stage in shown:
         uri, width, height = picture_uri(run.pictures[stage])
         text = (
-            f'After stage {stage}: validation images in rows; in columns the image, its ground '
-            'truth and what the model predicts.'
+            f'After stage {stage}: one validation image per row, with the image, its ground truth '
+            'and the prediction.'
         )
         image = element('img', src=uri, alt=text, width=width, height=height)
         figures.append(element('figure', element('figcaption', f'after stage {stage}'), image))
-    left_out = f' {len(shown)} of {len(numbers)} stages.' if len(shown) < len(numbers) else ''
+    left_out = (
+        f' {len(shown)} of {len(numbers)} stages are shown.' if len(shown) < len(numbers) else ''
+    )
     return section(
         'Pictures',
         'pictures',
         note(
-            'Each time from all over the validation images that hold a class seen so far.'
-            + left_out
+            'Image, ground truth and prediction; the images are evenly spaced among the validation '
+            'images with a class seen so far.' + left_out
         ),
         element(
             'div', *figures, class_='pictures', role='region', aria_label='Pictures', tabindex='0'
@@ -53,10 +55,10 @@ def pictures(run: RunFolder) -> Element | None:
 
 
 def picture_uri(path: Path) -> tuple[str, int, int]:
-    """A picture as a data URI that is much smaller than the file, its width and its height.
+    """A picture as the data URI of a compressed JPEG, its width and its height.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the file cannot be read as a picture.
     """
     picture = cv2.imread(str(path))
     if picture is None:
@@ -71,10 +73,10 @@ def picture_uri(path: Path) -> tuple[str, int, int]:
 
 
 def bank(stored: Bank) -> Element:
-    """What the query bank holds."""
+    """The contents of the query bank."""
     size = stored.queries.shape[1]
     found = statistics.stored_classes(stored.queries, stored.written)
-    # Those that are hardest to tell apart come first.
+    # Least separated first.
     found.sort(key=lambda c: c.nearest[0][1] / max(c.spread, 1e-9) if c.nearest else math.inf)
     rows = []
     for c in found:
@@ -96,13 +98,14 @@ def bank(stored: Bank) -> Element:
         'Query bank',
         'bank',
         note(
-            f'After step {stored.step} of stage {stored.stage}. Spread: mean distance of the '
-            'stored queries to their mean. Separation: distance of that mean to the nearest mean '
-            'of another class, over the spread; where it is small, replay can confuse the two. '
-            'Pseudo-labels: counted before the stage; classes with few are replayed more.'
+            f'After step {stored.step} of stage {stored.stage}. Pseudo-labels: number counted '
+            'before the stage; classes with fewer are replayed more often. Spread: mean distance '
+            'of the stored queries to their mean. Separation: distance of this mean to the '
+            'nearest mean of another class, divided by the spread; a small value means that '
+            'replay can confuse the two classes.'
         ),
         table(
-            'Stored queries of each class, least separated first',
+            'Stored queries per class, least separated first',
             [
                 'class',
                 'entries',
@@ -115,12 +118,12 @@ def bank(stored: Bank) -> Element:
             class_='bank',
         )
         if rows
-        else note('It is empty.'),
+        else note('The query bank is empty.'),
     )
 
 
 def settings(config: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping]) -> Element:
-    """All settings, those that differ from the defaults first."""
+    """All settings; those that differ from the defaults come first."""
 
     def flat(groups: Mapping[str, Mapping]) -> dict[str, str]:
         return {
@@ -137,13 +140,13 @@ def settings(config: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Map
         'Settings',
         'settings',
         table(
-            'What differs from the defaults',
+            'Settings that differ from the defaults',
             ['key', Cell('value', 'text'), Cell('default', 'text')],
             rows,
         )
         if rows
-        else note('Nothing differs from the defaults.'),
-        element('h3', 'As by default'),
+        else note('All settings have their default values.'),
+        element('h3', 'Settings with default values'),
         element(
             'ul',
             *(element('li', element('b', key), f' {used[key]}') for key in same),

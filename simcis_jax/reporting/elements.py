@@ -1,4 +1,4 @@
-"""HTML and SVG as a tree of elements, so that no text can be taken for markup."""
+"""HTML and SVG as a tree of elements, so that all text is escaped."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Content = Element | str | None
 
 
 def element(tag: str, *children: Content, **attributes: object) -> Element:
-    """An element with text and elements inside; None is left out, as child and as attribute.
+    """An element with children and attributes; those that are None are left out.
 
-    Underscores in attribute names become hyphens, one at the end is dropped: class_, aria_label.
+    Underscores in attribute names become hyphens and a trailing one is dropped: class_, aria_label.
     """
     names = {
         name.rstrip('_').replace('_', '-'): str(value)
@@ -33,7 +33,7 @@ def element(tag: str, *children: Content, **attributes: object) -> Element:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A cell of a table that needs more than text."""
+    """A table cell with a class, a style or an element as content."""
 
     content: Content
     class_: str | None = None
@@ -48,7 +48,7 @@ def table(
     foot: Sequence[str] = (),
     class_: str = '',
 ) -> Element:
-    """A table that scrolls within itself; the first cell of each row is its header."""
+    """A table in a scrollable box; the first cell of each row is its header."""
 
     def make(tag: str, cell: str | Cell, scope: str | None = None) -> Element:
         cell = cell if isinstance(cell, Cell) else Cell(cell)
@@ -66,21 +66,21 @@ def table(
         element('tfoot', row(foot)) if foot else None,
         class_=class_ or None,
     )
-    # What scrolls must be reachable by keyboard, and then needs a name.
+    # A scrollable box must be focusable for keyboard users, and a focusable one needs a name.
     return element('div', content, class_='scroll', role='region', aria_label=caption, tabindex='0')
 
 
 def section(title: str, name: str, *content: Element | str | None) -> Element:
-    """A part of the page that links can name."""
+    """A section with a heading and an id to link to."""
     heading = element('h2', title, id=f'{name}-title')
     return element('section', heading, *content, id=name, aria_labelledby=f'{name}-title')
 
 
 def note(text: str) -> Element:
-    """A paragraph that explains."""
+    """A paragraph of explanation."""
     return element('p', text, class_='note')
 
 
 def to_html(root: Element) -> str:
-    """The page as text of ASCII characters alone, the same in every encoding."""
+    """The page as ASCII text, which is valid in every encoding."""
     return '<!DOCTYPE html>\n' + ET.tostring(root, 'us-ascii', 'html').decode('ascii') + '\n'

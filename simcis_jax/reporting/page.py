@@ -1,4 +1,4 @@
-"""The page about a run: one file, nothing fetched, no script."""
+"""The HTML report of a run: one file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STYLE = Path(__file__).with_name('style.css')
 
 
 def make_page(run: RunFolder) -> str:
-    """The HTML of a run, with what is there of it.
+    """The report as HTML, with a section for everything that the run has written so far.
 
     Raises:
         FileError: a picture cannot be read.
@@ -56,7 +56,7 @@ def make_page(run: RunFolder) -> str:
 
 
 def _facts(run: RunFolder) -> str:
-    """What was run, and how far."""
+    """One line: method, data set, protocol, seed and progress."""
 
     def value(group: str, key: str) -> str:
         return str(run.config.get(group, {}).get(key, '?'))
@@ -73,7 +73,7 @@ def _facts(run: RunFolder) -> str:
 
 
 def _tiles(run: RunFolder, kind: Kind) -> Element:
-    """The numbers that one looks for first."""
+    """The main scores in large type."""
     newest = run.reports[-1].get(kind.metric, {})
     tiles = {
         f'{kind.title} {group}': scores.score_text(newest[group])

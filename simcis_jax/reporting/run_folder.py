@@ -1,4 +1,4 @@
-"""Everything a page needs of the folder of a run, finished or not."""
+"""Reads everything that the report needs from the folder of a run, finished or not."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Bank:
     stage: int
     step: int
     queries: np.ndarray  # [C, K, D]
-    written: np.ndarray  # [C] entries ever written.
+    written: np.ndarray  # [C] number of queries ever written.
     counts: np.ndarray  # [C] pseudo-labels counted before the stage.
-    names: tuple[str, ...]  # Of the labels.
+    names: tuple[str, ...]  # Class names by label.
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A run as far as it got."""
+    """The content of a run folder."""
 
     name: str
     config: Mapping[str, Mapping[str, Any]]
-    records: Sequence[Mapping[str, float]]  # Of metrics.jsonl, in order.
-    reports: Sequence[Mapping[str, Any]]  # Of the finished stages, in order.
-    pictures: Mapping[int, Path]  # Of those stages.
+    records: Sequence[Mapping[str, float]]  # Lines of metrics.jsonl, in order.
+    reports: Sequence[Mapping[str, Any]]  # Evaluations of the finished stages, in order.
+    pictures: Mapping[int, Path]  # Stage -> file, for the finished stages.
     bank: Bank | None
 
 
@@ -44,20 +44,22 @@ def read_run(workdir: str | Path) -> RunFolder:
     """Reads the folder of a run of `simcis_jax.main`.
 
     Raises:
-        InputError: it is none.
+        InputError: the folder is not that of a run.
     """
     root = Path(workdir)
     config_path = root / 'config.json'
     if not config_path.is_file():
         raise InputError(
-            f'{root} holds no config.json of a run; give the --workdir of simcis_jax.main.'
+            f'{root} has no config.json; give the --workdir of a run of simcis_jax.main.'
         )
     try:
         config = json.loads(config_path.read_text())
     except ValueError as error:
         raise InputError(f'{config_path} is not JSON ({error}); restore the file.') from None
     if not isinstance(config, dict) or not all(isinstance(g, dict) for g in config.values()):
-        raise InputError(f'{config_path} is no config of a run, which is groups of values.')
+        raise InputError(
+            f'{config_path} is not the config of a run: it must hold groups of keys; restore it.'
+        )
     folders = [StageFolder(path) for path in root.glob('stage_*')]
     folders = sorted((f for f in folders if f.number), key=lambda folder: folder.number)
     reports = [
@@ -71,7 +73,7 @@ def read_run(workdir: str | Path) -> RunFolder:
         config=config,
         records=_read_records(root / 'metrics.jsonl'),
         reports=reports,
-        # An unfinished stage may just be writing its picture.
+        # The picture of an unfinished stage may be incomplete.
         pictures={
             f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
         },
@@ -80,7 +82,7 @@ def read_run(workdir: str | Path) -> RunFolder:
 
 
 def _read_records(path: Path) -> list[dict[str, float]]:
-    """The log; a last line that is still being written is left out."""
+    """The records of the log, without a last line that is still being written."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith('}')]
 
@@ -88,7 +90,7 @@ def _read_records(path: Path) -> list[dict[str, float]]:
 def _newest_bank(
     folders: Sequence[StageFolder], reports: Sequence[Mapping], config: Mapping
 ) -> Bank | None:
-    """The bank of the newest checkpoint that has one; None where no method kept one."""
+    """The query bank of the newest checkpoint that has a memory; None if there is no bank."""
     for folder in reversed(folders):
         if not folder.checkpoints.is_dir():
             continue
@@ -98,7 +100,7 @@ def _newest_bank(
             memory = checkpoints.read('memory')
             step = checkpoints.latest_step
         if not {'queries', 'written', 'counts'} <= set(memory):
-            return None  # The memory of another method.
+            return None  # The memory of another method is not a bank.
         arrays = {name: np.asarray(memory[name]) for name in ('queries', 'written', 'counts')}
         names = _class_names(reports, config, len(arrays['written']))
         return Bank(folder.number, step, names=names, **arrays)

@@ -1,4 +1,4 @@
-"""Sections about scores: by class group, by the stage that taught the classes, by class."""
+"""Sections about scores: by class group, by the stage that learned the classes, by class."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from simcis_jax.reporting.statistics import ClassChange, Score
 
 
 class Kind(NamedTuple):
-    """A kind of results: one of the tables of an evaluation."""
+    """A task with its metrics: one of the tables of an evaluation."""
 
     title: str
-    metric: str  # Of class groups.
-    class_metric: str
-    columns: Mapping[str, tuple[str, str]]  # Metric and group by title.
+    metric: str  # Key in the scores of class groups.
+    class_metric: str  # Key in the scores of a class.
+    columns: Mapping[str, tuple[str, str]]  # Column title -> metric and class group.
 
 
 NOTES = {
-    'PQ': 'seen only: pixels of classes that come later are void.',
-    'mIoU': 'reference: as published, pixels that no class was given to are left out.',
-    'AP': 'Of things; stuff has no instances.',
+    'PQ': '“seen only” treats pixels of classes of later stages as void.',
+    'mIoU': '“reference” is the count of the published code, which leaves out unpredicted pixels.',
+    'AP': 'Instance segmentation has things only.',
 }
 
 
 def kinds(reports: Sequence[Mapping]) -> list[Kind]:
-    """The kinds of results that the stages have."""
+    """The tasks that the stages were evaluated on."""
     found = []
     for title, columns in TABLES.items():
         metric = columns[0][1]
@@ -41,19 +41,19 @@ def kinds(reports: Sequence[Mapping]) -> list[Kind]:
 
 
 def score_text(score: Score) -> str:
-    """A score in percent."""
+    """Formats a score in percent."""
     return '–' if score is None else f'{score:.1f}'
 
 
 def change_text(change: Score) -> str:
-    """What was won, or with a minus sign lost."""
+    """Formats a change of a score with its sign."""
     if change is None:
         return '–'
     return f'{change:+.1f}'.replace('-', '−') if abs(change) >= 0.05 else '0.0'
 
 
 def by_group(run: RunFolder, kind: Kind) -> Element:
-    """A kind of results by class group after each stage: chart and table."""
+    """Scores by class group after each stage: chart and table."""
 
     values = {
         title: [report.get(metric, {}).get(group) for report in run.reports]
@@ -91,8 +91,8 @@ def by_group(run: RunFolder, kind: Kind) -> Element:
                     foot=['average', *averages],
                 ),
                 note(
-                    'base: the classes of stage 1; novel: all later ones; past: all but those of '
-                    f'the stage itself, which are current. {NOTES[kind.title]}'
+                    'base: classes of stage 1; novel: classes of later stages; current: classes of '
+                    f'the stage itself; past: classes of earlier stages. {NOTES[kind.title]}'
                 ),
             ),
             class_='beside',
@@ -101,7 +101,7 @@ def by_group(run: RunFolder, kind: Kind) -> Element:
 
 
 def forgetting(run: RunFolder, kind: Kind) -> Element:
-    """The forgetting matrix of a kind of results."""
+    """The forgetting matrix: classes by the stage that learned them, after each stage."""
     groups = statistics.class_groups(run.reports)
     matrix = statistics.forgetting_matrix(run.reports, groups, kind.class_metric)
     changes = statistics.changes(matrix, groups)
@@ -119,14 +119,15 @@ def forgetting(run: RunFolder, kind: Kind) -> Element:
             Cell('' if i < group.first else score_text(score), *_heat(score, highest))
             for i, score in enumerate(row)
         ]
-        rows.append([Cell(head), *cells, Cell(change_text(change), _won_or_lost(change))])
+        rows.append([Cell(head), *cells, Cell(change_text(change), _gain_or_loss(change))])
     transfer = statistics.mean(changes)
     text = (
-        'The classes learned in a stage (row) after every later stage (column). The diagonal is '
-        'how well they were learned; what fades to the right was forgotten.'
+        'Mean score of the classes learned in a stage (row) after that and every later stage '
+        '(column). The diagonal shows how well they were learned; scores that fall to the right '
+        'show forgetting.'
     )
     if transfer is not None:
-        text += f' Backward transfer, the mean of the changes: {change_text(transfer)}.'
+        text += f' Backward transfer, the mean change: {change_text(transfer)}.'
     return section(
         f'Forgetting ({kind.title})',
         f'forgetting-{kind.metric}',
@@ -145,22 +146,22 @@ def _heat(score: Score, highest: float) -> tuple[str | None, str | None]:
     return (None, None) if share is None else ('score', share)
 
 
-def _won_or_lost(change: Score) -> str | None:
+def _gain_or_loss(change: Score) -> str | None:
     if change is None or abs(change) < 0.05:
         return None
-    return 'won' if change > 0 else 'lost'
+    return 'gain' if change > 0 else 'loss'
 
 
 def by_class(run: RunFolder, kind: Kind) -> Element:
-    """Every class when it was learned and at the end."""
+    """Score of every class after the stage that learned it and after the last stage."""
     groups = statistics.class_groups(run.reports)
     found = statistics.class_changes(run.reports, groups, kind.class_metric)
-    verdicts = [_won_or_lost(c.change) for c in found if c.change is not None]
-    text = 'Every class after the stage that taught it (ring) and after the last one (dot).'
+    verdicts = [_gain_or_loss(c.change) for c in found if c.change is not None]
+    text = 'Every class after the stage that learned it (ring) and after the last stage (dot).'
     if verdicts:
         text += (
-            f' Of {len(verdicts)} classes {verdicts.count("lost")} lost, '
-            f'{verdicts.count("won")} won.'
+            f' Of {len(verdicts)} classes, {verdicts.count("loss")} declined and '
+            f'{verdicts.count("gain")} improved.'
         )
     rows = [
         [
@@ -168,7 +169,7 @@ def by_class(run: RunFolder, kind: Kind) -> Element:
             c.group.stages,
             score_text(c.learned),
             score_text(c.last),
-            Cell('new' if c.is_new else change_text(c.change), _won_or_lost(c.change)),
+            Cell('new' if c.is_new else change_text(c.change), _gain_or_loss(c.change)),
             Cell(_bar(c), 'track'),
         ]
         for c in found
@@ -179,7 +180,7 @@ def by_class(run: RunFolder, kind: Kind) -> Element:
         note(text),
         table(
             f'{kind.title} of each class, largest loss first',
-            ['class', 'stage', 'learned', 'last', 'change', Cell('0 to 100', 'track')],
+            ['class', 'stage', 'when learned', 'now', 'change', Cell('0 to 100', 'track')],
             rows,
             class_='classes',
         ),
@@ -187,14 +188,14 @@ def by_class(run: RunFolder, kind: Kind) -> Element:
 
 
 def _bar(c: ClassChange) -> Element | None:
-    """From the score when learned to the last one, on a track from 0 to 100."""
+    """A bar from the score when learned to the last score, on a scale from 0 to 100."""
     if c.last is None:
         return None
     learned = c.last if c.learned is None else c.learned
     low, high = sorted((learned, c.last))
     bar = element(
         'i',
-        class_=f'bar {_won_or_lost(c.change) or ""}'.strip(),
+        class_=f'bar {_gain_or_loss(c.change) or ""}'.strip(),
         style=f'left:{low:.1f}%;width:{high - low:.1f}%',
     )
     ring = element('i', class_='ring', style=f'left:{learned:.1f}%')

@@ -1,4 +1,4 @@
-"""What a page tells beyond the logged numbers: forgetting, changes of classes, the query bank."""
+"""Statistics computed from a run: forgetting, changes per class, and the query bank."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Score = float | None
 
 @dataclasses.dataclass(frozen=True)
 class ClassGroup:
-    """Classes that were scored for the first time after the same stage."""
+    """Classes that were evaluated for the first time after the same stage."""
 
-    stages: str  # '2', or '1-2' where stage 1 left no scores.
-    first: int  # Position of their first report.
+    stages: str  # '2', or '1-2' if stage 1 was not evaluated.
+    first: int  # Index of their first report.
     names: tuple[str, ...]
 
 
 def class_groups(reports: Sequence[Mapping]) -> list[ClassGroup]:
-    """The classes of the reports of successive stages, in the order they were learned.
+    """Groups the classes by the report in which they first appear.
 
-    The first report may be of a later stage than 1, whose model came from elsewhere; its classes
-    are one group.
+    If the run started from a converted or finished stage, the first report may be of a later stage
+    than 1; its classes are one group.
     """
     groups, known = [], set()
     for position, report in enumerate(reports):
@@ -36,25 +36,25 @@ def class_groups(reports: Sequence[Mapping]) -> list[ClassGroup]:
 
 
 def mean(scores: Sequence[Score]) -> Score:
-    """The mean of those that are there; None if none is."""
+    """The mean of the scores that are not None; None if there are none."""
     scores = [score for score in scores if score is not None]
     return sum(scores) / len(scores) if scores else None
 
 
 def difference(before: Score, after: Score) -> Score:
-    """What was won; None unless both are there."""
+    """The change from `before` to `after`; None if either is None."""
     return None if before is None or after is None else after - before
 
 
 def class_score(report: Mapping, name: str, metric: str) -> Score:
-    """The score of a class in a report; None if it has none."""
+    """The score of a class in a report; None if it has no score."""
     return report['per_class'].get(name, {}).get(metric)
 
 
 def forgetting_matrix(
     reports: Sequence[Mapping], groups: Sequence[ClassGroup], metric: str
 ) -> list[list[Score]]:
-    """Mean score of the classes of group i (row) after report j (column); None before they came."""
+    """Mean score of group i (row) in report j (column); None before the group was learned."""
     return [
         [mean([class_score(report, name, metric) for name in group.names]) for report in reports]
         for group in groups
@@ -62,7 +62,7 @@ def forgetting_matrix(
 
 
 def changes(matrix: Sequence[Sequence[Score]], groups: Sequence[ClassGroup]) -> list[Score]:
-    """Of each group, the last score less the first; None for those that came last."""
+    """Last score minus first score of each group; None for groups of the last report."""
     return [
         difference(row[group.first], row[-1]) if group.first < len(row) - 1 else None
         for row, group in zip(matrix, groups, strict=True)
@@ -71,24 +71,24 @@ def changes(matrix: Sequence[Sequence[Score]], groups: Sequence[ClassGroup]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class ClassChange:
-    """A class when it was new, and at the end."""
+    """The scores of a class when it was learned and after the last stage."""
 
     name: str
     group: ClassGroup
     learned: Score
     last: Score
-    is_new: bool  # It came with the last stage.
+    is_new: bool  # Learned in the last stage.
 
     @property
     def change(self) -> Score:
-        """What was won since; None for new classes and those without scores."""
+        """Last score minus first score; None for new classes and those without scores."""
         return None if self.is_new else difference(self.learned, self.last)
 
 
 def class_changes(
     reports: Sequence[Mapping], groups: Sequence[ClassGroup], metric: str
 ) -> list[ClassChange]:
-    """The classes that have scores, largest loss first; those without a change come last."""
+    """The classes with scores, largest decline first; those without a change come last."""
     found = [
         ClassChange(
             name,
@@ -106,23 +106,23 @@ def class_changes(
 
 @dataclasses.dataclass(frozen=True)
 class StoredClass:
-    """What the query bank holds of a class."""
+    """Statistics of the stored queries of a class."""
 
     label: int
     num_entries: int
-    spread: float  # Mean distance of the entries to their mean.
-    nearest: tuple[tuple[int, float], ...]  # Other classes: label, distance between the means.
+    spread: float  # Mean distance of the queries to their mean.
+    nearest: tuple[tuple[int, float], ...]  # (label, distance of means) of other classes.
 
 
 def stored_classes(
     queries: np.ndarray, written: np.ndarray, num_nearest: int = 3
 ) -> list[StoredClass]:
-    """The classes of a query bank that have entries, by label. Distances are Euclidean.
+    """Statistics of the classes of a query bank that have queries. Distances are Euclidean.
 
     Args:
-        queries: [C, K, D] float, a ring of K entries a class.
-        written: [C] int, entries ever written.
-        num_nearest: other classes to name, nearest first.
+        queries: [C, K, D] float, a ring buffer of K queries per class.
+        written: [C] int, number of queries ever written.
+        num_nearest: number of other classes to list, nearest first.
     """
     labels = np.flatnonzero(written)
     entries = [queries[label, : written[label]].astype(np.float64) for label in labels]

@@ -1,4 +1,4 @@
-"""Sections about training: what was logged, and how fast it was."""
+"""Sections about training: curves of the logged metrics, and timing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from simcis_jax.reporting.elements import Element, element, note, section, table
 from simcis_jax.reporting.run_folder import RunFolder
 from simcis_jax.runtime.progress import duration
 
-# What is drawn first, in this order; metrics of other names follow.
+# These metrics come first, in this order; others follow alphabetically.
 FIRST = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl', 'learning_rate')
 LOGARITHMIC = ('learning_rate', 'gradient_norm')
 EXPLAINED = {
-    'targets': 'segments of an image, with pseudo-labels',
-    'dropped_segments': 'segments that found no slot',
-    'nonfinite_costs': 'costs of the matching that were not finite',
-    'steps_per_second': 'mean since the stage was started or continued',
+    'targets': 'segments per image, including pseudo-labels',
+    'dropped_segments': 'segments beyond the available target slots',
+    'nonfinite_costs': 'non-finite entries of the matching cost',
+    'steps_per_second': 'mean since the stage was started or resumed',
 }
 
 
 def curves(run: RunFolder) -> Element | None:
-    """Everything that was logged while training."""
+    """Charts of all logged metrics."""
     names = list(dict.fromkeys(name for record in run.records for name in record))
     names = [name for name in names if name not in ('stage', 'step')]
     order = [name for name in FIRST if name in names]
@@ -48,8 +48,9 @@ def curves(run: RunFolder) -> Element | None:
         'Training curves',
         'curves',
         note(
-            'Loss terms are those of the last layer; total is the weighted sum over all layers. '
-            'Where points are many, the line is their mean and the band their range.'
+            'Loss terms are those of the last decoder layer; total is the weighted sum over all '
+            'layers. In long curves, the line is the mean of neighbouring points and the band '
+            'their range.'
         ),
         element('div', *figures, class_='curves'),
         note('Constant: ' + ', '.join(constant) + '.') if constant else None,
@@ -57,7 +58,7 @@ def curves(run: RunFolder) -> Element | None:
 
 
 def stage_spans(records: Sequence[Mapping]) -> list[Span]:
-    """The stages that were logged, over the steps of all of them."""
+    """The step ranges of the logged stages, counted from the start of the run."""
     last = {record['stage']: record['step'] for record in records}
     spans, start = [], 0
     for stage, steps in last.items():
@@ -69,7 +70,7 @@ def stage_spans(records: Sequence[Mapping]) -> list[Span]:
 def _lines(
     records: Sequence[Mapping], spans: Sequence[Span], name: str
 ) -> list[list[charts.Point]]:
-    """A metric's finite values, a line for every stage that has some."""
+    """The finite values of a metric, one line per stage that has values."""
     starts = {span.stage: span.start for span in spans}
     lines: dict[int, list[charts.Point]] = {}
     for record in records:
@@ -81,7 +82,7 @@ def _lines(
 
 
 def timing(run: RunFolder) -> Element | None:
-    """How fast each stage was trained."""
+    """Training speed of each stage."""
     last = {record['stage']: record for record in run.records}
     batch_size = run.config.get('training', {}).get('batch_size')
     rows, total = [], 0.0
@@ -112,7 +113,8 @@ def timing(run: RunFolder) -> Element | None:
             foot=['all', '', '', '', duration(total)],
         ),
         note(
-            'Rates are means since a stage was started or continued. Training time is steps over '
-            'rate: without compiling, the class statistics and the evaluation.'
+            'Rates are means since the stage was started or resumed. Training time is the number '
+            'of steps divided by the rate; it excludes compilation, class statistics and '
+            'evaluation.'
         ),
     )

@@ -74,7 +74,7 @@ class StopRequest:
         self.number = number
         signal.signal(number, self._before[number])
         print(
-            f'\n{signal.Signals(number).name}: stopping after this step; a checkpoint will be written.',
+            f'\n{signal.Signals(number).name}: stopping after this step with a checkpoint.',
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""Charts say what the numbers say: ticks, places, and the words for those who cannot see them."""
+"""Charts: ticks, positions, and the descriptions for screen readers."""
 
 import re
 
@@ -42,7 +42,7 @@ def test_thinning_keeps_means_and_ranges():
     ys = np.random.default_rng(0).normal(size=101)
     drawn = charts.thinned(list(enumerate(ys)), 20)
     assert len(drawn) <= 20
-    size = 6  # The smallest that needs no more than 20.
+    size = 6  # The smallest group size with at most 20 groups.
     for i, (x, y, low, high) in enumerate(drawn):
         part = slice(i * size, (i + 1) * size)
         assert x == pytest.approx(np.arange(101)[part].mean())
@@ -50,7 +50,7 @@ def test_thinning_keeps_means_and_ranges():
     assert charts.thinned([(0, 1.0), (1, 3.0)], 2) == [(0, 1.0, 1.0, 1.0), (1, 3.0, 3.0, 3.0)]
 
 
-def test_axes_put_values_where_their_labels_are():
+def test_axes_map_values_to_pixels():
     axes = Axes(100, 80, (0, 10), [0, 5], left=20, right=10, top=10, bottom=10)
     assert (axes.px(0), axes.px(10), axes.py(0), axes.py(5)) == (20, 90, 70, 10)
     log = Axes(100, 80, (0, 10), [1e-4, 1e-3, 1e-2], log=True, top=10, bottom=10)
@@ -62,11 +62,11 @@ def path_points(svg, class_):
     return [[tuple(map(float, p.split())) for p in re.split('[ML]', d)[1:]] for d in paths]
 
 
-def test_a_curve_has_a_line_for_every_stage_and_tells_its_range():
+def test_a_curve_has_a_line_per_stage_and_describes_its_range():
     spans = [Span(1, 0, 100), Span(2, 100, 150)]
     svg = charts.curve('dice', spans, [[(50, 4.0), (100, 2.0)], [(125, 3.0), (150, 1.0)]])
     first, second = path_points(svg, 'line c0')
-    assert first[0][1] < first[1][1] and second[0][1] < second[1][1]  # Down is down.
+    assert first[0][1] < first[1][1] and second[0][1] < second[1][1]  # Falling values go down.
     assert first[1][0] < second[0][0]
     label = svg.get('aria-label')
     assert 'dice' in label and '4 at first, 1 at the end, between 1 and 4' in label
@@ -81,7 +81,7 @@ def test_many_points_become_a_line_and_a_band():
     assert any(x.get('class') == 'band' for x in svg.iter('path'))
 
 
-def test_what_starts_with_stage_2_is_drawn_there():
+def test_a_metric_that_starts_in_stage_2_is_drawn_there():
     svg = charts.curve('csl', [Span(1, 0, 100), Span(2, 100, 200)], [[(150, 1.0), (200, 2.0)]])
     (line,) = path_points(svg, 'line c0')
     (shade,) = (x for x in svg.iter('rect') if x.get('class') == 'shade')
@@ -89,7 +89,7 @@ def test_what_starts_with_stage_2_is_drawn_there():
     assert left + width / 2 == pytest.approx(line[0][0], abs=0.2)
 
 
-def test_stage_scores_are_lines_with_names_that_do_not_touch():
+def test_labels_of_stage_scores_do_not_overlap():
     svg = charts.stage_chart(
         'PQ', [1, 2], {'base': [60.0, 41.0], 'novel': [None, 40.0], 'past': [None, None],
                        'all': [60.0, 40.5]},

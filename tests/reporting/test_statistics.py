@@ -1,4 +1,4 @@
-"""Forgetting and the query bank, against tables by hand, the evaluation's own groups and loops."""
+"""Forgetting and the query bank, against numbers by hand, the evaluation and loops."""
 
 import math
 
@@ -34,12 +34,12 @@ def test_the_matrix_holds_each_group_after_each_stage():
     assert statistics.changes(matrix, groups) == [-22.5, 10.0, None]
 
 
-def test_a_run_that_began_later_has_one_group_for_what_was_known_before():
+def test_a_run_that_started_from_a_later_stage_has_one_group_for_known_classes():
     groups = statistics.class_groups(reports_of({'sky': 1.0}, {'sky': 1.0, 'car': 2.0}, first=3))
     assert [(g.stages, g.names) for g in groups] == [('1-3', ('sky',)), ('4', ('car',))]
 
 
-def test_classes_are_sorted_by_what_they_lost_and_those_without_scores_left_out():
+def test_classes_are_sorted_by_decline_and_those_without_scores_left_out():
     found = statistics.class_changes(THREE_STAGES, statistics.class_groups(THREE_STAGES), 'pq')
     assert [(c.name, c.learned, c.last, c.change) for c in found] == [
         ('tree', 40.0, 0.0, -40.0), ('sky', 80.0, 75.0, -5.0), ('car', 50.0, 60.0, 10.0),
@@ -64,10 +64,12 @@ def test_the_matrix_agrees_with_the_groups_of_the_evaluation():
             assert matrix[i][j] == pytest.approx(pq_scores(counts, stage.current)['pq'])
 
 
-def test_the_bank_is_measured_as_a_loop_does():
+def test_bank_statistics_agree_with_a_loop():
     rng = np.random.default_rng(1)
     queries = rng.normal(size=(5, 4, 3)).astype(np.float32)
-    written = np.array([2, 0, 9, 4, 1])  # Nothing of class 1; class 2 went round its ring.
+    written = np.array(
+        [2, 0, 9, 4, 1]
+    )  # Class 1 is empty; class 2 has overwritten its ring buffer.
     found = statistics.stored_classes(queries, written, num_nearest=2)
     assert [(c.label, c.num_entries) for c in found] == [(0, 2), (2, 4), (3, 4), (4, 1)]
     means = {}
