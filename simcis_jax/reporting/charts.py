@@ -182,7 +182,7 @@ def stage_chart(
     points = {name: line for name, line in points.items() if line}
     highest = max((y for line in points.values() for _, y in line), default=0.0)
     axes = Axes(
-        380, 260, (-0.03 * len(stages), len(stages) - 1), ticks(0, highest), right=58, top=12
+        380, 260, (-0.03 * len(stages), len(stages) - 1), ticks(0, highest or 1.0), right=58, top=12
     )
     shapes = axes.frame()
     every = -(-len(stages) // 12)

@@ -179,8 +179,8 @@ def by_class(run: RunFolder, kind: Kind) -> Element:
         f'classes-{kind.metric}',
         note(text),
         table(
-            f'{kind.title} of each class, largest loss first',
-            ['class', 'stage', 'when learned', 'now', 'change', Cell('0 to 100', 'track')],
+            f'{kind.title} of each class, largest decline first',
+            ['class', 'stage', 'learned', 'last', 'change', Cell('0 to 100', 'track')],
             rows,
             class_='classes',
         ),

@@ -53,7 +53,7 @@ def curves(run: RunFolder) -> Element | None:
             'their range.'
         ),
         element('div', *figures, class_='curves'),
-        note('Constant: ' + ', '.join(constant) + '.') if constant else None,
+        note('Constant or logged once: ' + ', '.join(constant) + '.') if constant else None,
     )
 
 
@@ -107,7 +107,7 @@ def timing(run: RunFolder) -> Element | None:
         'Timing',
         'timing',
         table(
-            'Training',
+            'Training speed',
             ['stage', 'steps', 'steps/s', 'images/s', 'training time'],
             rows,
             foot=['all', '', '', '', duration(total)],

@@ -101,6 +101,14 @@ def test_labels_of_stage_scores_do_not_overlap():
     assert 'novel after stage 2: 40.0' in titles and not any('past' in t for t in titles)
 
 
+def test_the_axis_of_scores_starts_at_zero_even_if_all_are_zero():
+    svg = charts.stage_chart('PQ', [1, 2], {'all': [0.0, 0.0]})
+    labels = [
+        float(t.text) for t in svg.iter('text') if t.get('text-anchor') == 'end' and t.get('dy')
+    ]
+    assert min(labels) == 0 and max(labels) == 1
+
+
 def test_a_run_of_one_stage_has_a_chart():
     svg = charts.stage_chart('PQ', [1], {'all': [50.0]})
     assert len([x for x in svg.iter('polygon')] + [x for x in svg.iter('circle')]) == 1
