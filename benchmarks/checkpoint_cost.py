@@ -86,7 +86,7 @@ def main(_) -> None:
         f'between checkpoints            {interval:8.0f} s: {every} steps, {RATE.value} per second'
     )
     print(f'share of training time blocked {wait / interval:8.2%}')
-    print(f'share if writing blocked, too  {(wait + write) / interval:8.2%}')
+    print(f'share if writing also blocked  {(wait + write) / interval:8.2%}')
 
 
 if __name__ == '__main__':
