@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from experiments import first_stages
 from experiments.provenance import record_provenance
 from simcis_jax import main, settings
-from simcis_jax.continual.stages import Stage, make_stages
+from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import InputError
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
@@ -100,13 +100,7 @@ def make_run(
 
 def planned_stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
     """The stages of a protocol on a data set with `num_classes` classes."""
-    return make_stages(
-        num_classes,
-        base=protocol.base,
-        increment=protocol.increment,
-        added=protocol.added,
-        order=protocol.order,
-    )
+    return settings.ProtocolSettings(**protocol).stages(num_classes)
 
 
 def execution_order(runs: Sequence[Run]) -> list[Run]:

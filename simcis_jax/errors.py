@@ -6,6 +6,11 @@ traceback. The message names the file, field or value, the rule that it breaks, 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Base of the errors that are shown without a traceback."""
@@ -23,5 +28,51 @@ class MissingFileError(FileError, FileNotFoundError):
     """A file or folder does not exist."""
 
 
+class StorageError(FileError):
+    """The disk is full, read-only or broken, so that no other file can be written either."""
+
+
 class NonfiniteError(UserError, FloatingPointError):
     """A loss or gradient is infinite or NaN."""
+
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Around what reads a file or folder: the error of the system becomes one that names it.
+
+    Raises:
+        MissingFileError: it does not exist.
+        FileError: it cannot be read.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(f'{path} does not exist; check the path.') from None
+    except IsADirectoryError:
+        raise FileError(f'{path} is a folder, but a file is needed; check the path.') from None
+    except OSError as error:
+        raise FileError(f'{path} cannot be read ({error.strerror}).') from error
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Around what writes a file or makes a folder; see `reading`.
+
+    Raises:
+        StorageError: the disk is full, read-only or broken.
+        FileError: it cannot be written for another reason.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        kind, way_out = FileError, 'choose another path'
+        if error.errno in _STORAGE:
+            kind, way_out = StorageError, 'make room, or choose another disk'
+        raise kind(f'{path} cannot be written ({error.strerror}); {way_out}.') from error

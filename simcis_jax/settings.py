@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simcis_jax.continual.protocol import SETTINGS
+from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.errors import InputError
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
@@ -75,6 +76,16 @@ class ProtocolSettings:
         0.0, 'Room for replayed images, in 1e6 bytes; 0 = no limit. Both 0 = no replay.', at_least=0
     )
     mask_unseen: bool = declare(True, 'Let only classes seen so far compete; published: False.')
+
+    def stages(self, num_classes: int) -> tuple[Stage, ...]:
+        """The stages that the protocol makes of a data set; see `make_stages`."""
+        return make_stages(
+            num_classes,
+            base=self.base,
+            increment=self.increment,
+            added=self.added,
+            order=self.order,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

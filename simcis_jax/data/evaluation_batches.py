@@ -124,15 +124,45 @@ def load_batches(
     )
     loaded = map_ahead(lambda item: load(*item), items, num_threads=num_threads)
     for planned in plan:
-        image = np.zeros((batch_size, *planned.padded, 3), np.uint8)
-        size = np.ones((batch_size, 2), np.int32)
-        original_size = np.ones((batch_size, 2), np.int32)
-        examples = []
-        for row, (example, resized) in enumerate(itertools.islice(loaded, len(planned.indices))):
-            size[row], original_size[row] = resized.shape[:2], example.image.shape[:2]
-            image[row, : size[row, 0], : size[row, 1]] = resized
-            examples.append(example)
-        yield EvaluationBatch(image, size, original_size, planned.canvas, planned.indices, examples)
+        members = list(itertools.islice(loaded, len(planned.indices)))
+        yield pad_batch(
+            [resized for _, resized in members],
+            planned.original_sizes,
+            padded=planned.padded,
+            canvas=planned.canvas,
+            batch_size=batch_size,
+            indices=planned.indices,
+            examples=[example for example, _ in members],
+        )
+
+
+def pad_batch(
+    images: Sequence[np.ndarray],
+    original_sizes: Sequence[tuple[int, int]],
+    *,
+    padded: tuple[int, int],
+    canvas: tuple[int, int],
+    batch_size: int,
+    indices: Sequence[int] = (),
+    examples: Sequence[Example] = (),
+) -> EvaluationBatch:
+    """A batch of B rows from n <= B resized images.
+
+    Args:
+        images: [h, w, 3] uint8 each, not larger than `padded`.
+        original_sizes: height and width of each image's results.
+        padded: height and width of the network's input.
+        canvas: height and width of the results.
+        batch_size: B.
+        indices: of the images in their source.
+        examples: their ground truth.
+    """
+    image = np.zeros((batch_size, *padded, 3), np.uint8)
+    size, original_size = np.ones((2, batch_size, 2), np.int32)
+    for row, (resized, original) in enumerate(zip(images, original_sizes, strict=True)):
+        size[row], original_size[row] = resized.shape[:2], original
+        image[row, : size[row, 0], : size[row, 1]] = resized
+    return EvaluationBatch(image, size, original_size, canvas, tuple(indices), list(examples))
 
 
 def canvas_side(side: int) -> int:

@@ -32,6 +32,7 @@ from simcis_jax.evaluation.tasks import (
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import Progress
+from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings
 from simcis_jax.types import Categories
 
@@ -179,7 +180,8 @@ class Evaluator:
         shown = set(indices[every - 1 :: every][: self.settings.num_pictures].tolist())
         counts, rows = [task.zeros() for task in self.tasks.values()], {}
         batches = load_batches(source, plan, batch_size=self.num_rows)
-        for batch, results in self._results(params, seen, batches):
+        for batch, output in self._predict_ahead(params, seen, batches):
+            results = jax.device_get(output)
             for row, (index, example) in enumerate(zip(batch.indices, batch.examples, strict=True)):
                 result = jax.tree.map(lambda x, row=row: x[row], results)
                 for i, task in enumerate(self.tasks.values()):
@@ -197,20 +199,13 @@ class Evaluator:
         rows = functools.reduce(operator.or_, (rows for _, rows in shares))
         return continual.merge_reports(reports), self._picture(rows)
 
-    def _results(
+    def _predict_ahead(
         self, params: Any, seen: np.ndarray, batches: Iterable[EvaluationBatch]
     ) -> Iterator[tuple[EvaluationBatch, Any]]:
         """Yields batches with their results; the devices compute the next one meanwhile."""
         params = parallel.local_replicas(self.mesh, params)
         seen = jnp.asarray(seen) if self.mask_unseen else None
-        running = None
-        for batch in batches:
-            upcoming = batch, self.predict(params, seen, batch)
-            if running is not None:
-                yield running[0], jax.device_get(running[1])
-            running = upcoming
-        if running is not None:
-            yield running[0], jax.device_get(running[1])
+        return one_ahead(lambda batch: self.predict(params, seen, batch), batches)
 
     def _picture_row(
         self, example: Example, result: tuple, seen: np.ndarray

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from simcis_jax import settings
-from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.category_list import read_categories, read_json
-from simcis_jax.data.evaluation_batches import EvaluationBatch, canvas_side
+from simcis_jax.data.evaluation_batches import canvas_side, pad_batch
 from simcis_jax.errors import InputError, UserError
 from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
+from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings, Settings
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import StageFolder
@@ -120,14 +120,8 @@ class Predictor:
 
         While results are taken, the devices work on the next batch.
         """
-        running = None
-        for members in self._groups(images):
-            upcoming = members, self._start(members)
-            if running is not None:
-                yield from self._finish(*running)
-            running = upcoming
-        if running is not None:
-            yield from self._finish(*running)
+        for members, output in one_ahead(self._start, self._groups(images)):
+            yield from self._finish(members, output)
 
     def _groups(self, images: Iterable[PreparedImage]) -> Iterator[list[PreparedImage]]:
         groups = collections.defaultdict(list)
@@ -139,14 +133,14 @@ class Predictor:
         yield from groups.values()
 
     def _start(self, members: list[PreparedImage]) -> Any:
-        image = np.zeros((self.batch_size, *self._padded(members[0]), 3), np.uint8)
-        size, original_size = np.ones((2, self.batch_size, 2), np.int32)
-        for row, member in enumerate(members):
-            size[row], original_size[row] = member.resized.shape[:2], member.result_size
-            image[row, : size[row, 0], : size[row, 1]] = member.resized
-        canvas = tuple(map(canvas_side, original_size.max(axis=0).tolist()))
-        indices = tuple(range(len(members)))
-        batch = EvaluationBatch(image, size, original_size, canvas, indices, examples=[])
+        sizes = [member.result_size for member in members]
+        batch = pad_batch(
+            [member.resized for member in members],
+            sizes,
+            padded=self._padded(members[0]),
+            canvas=tuple(canvas_side(max(sides)) for sides in zip(*sizes, strict=True)),
+            batch_size=self.batch_size,
+        )
         return self._predict(self._params, self._seen, batch)
 
     def _finish(
@@ -211,14 +205,7 @@ def load(
     }
     values = settings.from_config(config)
     known = _categories(folder.root.parent / 'categories.json', categories, values)
-    protocol = values.protocol
-    stages = make_stages(
-        len(known),
-        base=protocol.base,
-        increment=protocol.increment,
-        added=protocol.added,
-        order=protocol.order,
-    )
+    stages = values.protocol.stages(len(known))
     if folder.number > len(stages):
         raise InputError(
             f'{checkpoint} is stage {folder.number}, but protocol.base and .increment make '
@@ -230,7 +217,7 @@ def load(
         _params(folder, model, values),
         model,
         known,
-        np.isin(np.arange(len(known)), seen) if protocol.mask_unseen else None,
+        np.isin(np.arange(len(known)), seen) if values.protocol.mask_unseen else None,
         values.evaluation,
     )
 

@@ -1,4 +1,4 @@
-"""Prefetching with threads."""
+"""Prefetching with threads, and work that devices do ahead."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ def map_ahead(
             result = pending.popleft().result()
             pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
             yield result
+
+
+def one_ahead(start: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Each item with what `start` returned for it, given out once the next item is started too.
+
+    Computation on devices is asynchronous: while the caller waits for one result and uses it, they
+    already work on the next.
+    """
+    running = None
+    for item in items:
+        upcoming = item, start(item)
+        if running is not None:
+            yield running
+        running = upcoming
+    if running is not None:
+        yield running

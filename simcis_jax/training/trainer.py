@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from simcis_jax.continual.stages import Stage, make_stages
+from simcis_jax.continual.stages import Stage
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.errors import InputError
@@ -52,13 +52,7 @@ class Trainer:
         )
         self.categories = self.train_source.categories
         protocol = settings.protocol
-        self.stages = make_stages(
-            len(self.categories),
-            base=protocol.base,
-            increment=protocol.increment,
-            added=protocol.added,
-            order=protocol.order,
-        )
+        self.stages = protocol.stages(len(self.categories))
         check_images(self.train_source, self.stages, settings)
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
