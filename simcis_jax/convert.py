@@ -22,6 +22,7 @@ from simcis_jax.model.resnet import BACKBONES
 from simcis_jax.port import published_bank, state_dicts, torch_weights
 from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder, write_atomically
 
 SUFFIXES = ('.pth', '.safetensors')
@@ -116,7 +117,7 @@ def export_model(
     """Writes the newest checkpoint of a stage as the published code has it; says what it wrote.
 
     Args:
-        checkpoint: folder stage_N.
+        checkpoint: folder stage_N, or of a run, which stands for its newest finished stage.
         out: .pth, which the published code loads, or .safetensors.
         bank: where to write the query bank; None = nowhere.
         counts: where to write the counts of pseudo-labels; None = nowhere.
@@ -127,12 +128,8 @@ def export_model(
     """
     if Path(out).suffix not in SUFFIXES:
         raise InputError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
-    folder = StageFolder(Path(checkpoint))
-    if not folder.checkpoints.is_dir():
-        raise InputError(f'--checkpoint={checkpoint} must be a folder stage_N with checkpoints/.')
+    folder = find_stage(checkpoint, '--checkpoint')
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise InputError(f'{checkpoint} holds no finished checkpoint.')
         has_memory = checkpoints.has('memory')
         if (bank or counts) and not has_memory:
             raise InputError(f'{checkpoint} has no query bank; leave out --bank and --counts.')
@@ -148,7 +145,7 @@ def export_model(
         published_bank.write_bank(bank, memory['queries'], memory['written'])
     if counts:
         write_atomically(Path(counts), published_bank.counts_text(memory['counts']))
-    return f'{out}: {len(state)} arrays'
+    return f'{out}: {len(state)} arrays of {folder.root}'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

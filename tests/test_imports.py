@@ -36,7 +36,9 @@ ALLOWED = {
         'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation',
         'training',
     },
-    'reporting': {'errors', 'runtime', 'continual', 'settings', 'evaluation', 'training'},
+    'reporting': {
+        'errors', 'runtime', 'continual', 'settings', 'data', 'evaluation', 'training',
+    },
 }  # fmt: skip
 
 

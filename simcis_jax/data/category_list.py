@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simcis_jax import types
-from simcis_jax.errors import InputError, MissingFileError
+from simcis_jax.errors import InputError, reading
 
 
 def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
@@ -18,13 +18,14 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
 
     Raises:
         MissingFileError: there is no such file.
+        FileError: it cannot be read.
         InputError: it is no JSON, or holds something else.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise MissingFileError(f'{path} does not exist; check the path.')
+    with reading(path):
+        encoded = path.read_bytes()
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(encoded)
     except (ValueError, RecursionError) as error:
         raise InputError(f'{path} is not JSON ({error}); replace the file.') from None
     if not isinstance(content, kind):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from simcis_jax.errors import InputError
 from simcis_jax.evaluation.mean_iou import iou, miou_scores
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.types import Categories
@@ -135,6 +136,26 @@ def merge_reports(reports: Sequence[Mapping]) -> dict:
         for name in names
     }
     return merged
+
+
+def check_report(report: Mapping) -> None:
+    """Raises an InputError unless an object of JSON has the form of a stage's report."""
+
+    def are_scores(scores, *needed):
+        return (
+            isinstance(scores, Mapping)
+            and all(name in scores for name in needed)
+            and all(x is None or isinstance(x, int | float) for x in scores.values())
+        )
+
+    per_class = report.get('per_class')
+    valid = {
+        'stage': isinstance(report.get('stage', 0), int),
+        'per_class': isinstance(per_class, Mapping) and all(map(are_scores, per_class.values())),
+    } | {name: are_scores(report[name], 'all') for name in METRICS if name in report}
+    for name, is_valid in valid.items():
+        if not is_valid:
+            raise InputError(f'field {name!r} is missing or holds something else')
 
 
 def results(stage_reports: Sequence[Mapping]) -> dict:

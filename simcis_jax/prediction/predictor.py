@@ -25,6 +25,7 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings, Settings
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
 from simcis_jax.types import Categories
 
@@ -175,7 +176,8 @@ def load(
     """The model of a stage, ready to predict the classes that it has seen.
 
     Args:
-        checkpoint: folder stage_N of a run, or one that simcis_jax.convert made.
+        checkpoint: folder stage_N of a run, or one that simcis_jax.convert made; or the folder of
+            a run, which stands for its newest finished stage.
         config: groups of values; None = those of the run.
         categories: JSON file with COCO categories, in a list or as a field; None = those of the
             run, or of the config's data set where the run has none.
@@ -186,12 +188,7 @@ def load(
             fit the model.
         FileError: a file is missing.
     """
-    folder = StageFolder(Path(checkpoint))
-    if not folder.number or not folder.checkpoints.is_dir():
-        raise InputError(
-            f'{checkpoint} must be a folder stage_N of a run, or one that simcis_jax.convert made; '
-            'it needs its checkpoints.'
-        )
+    folder = find_stage(checkpoint, '--checkpoint')
     recorded = folder.root.parent / 'config.json'
     if config is None and not recorded.is_file():
         raise InputError(
@@ -208,7 +205,7 @@ def load(
     stages = values.protocol.stages(len(known))
     if folder.number > len(stages):
         raise InputError(
-            f'{checkpoint} is stage {folder.number}, but protocol.base and .increment make '
+            f'{folder.root} is stage {folder.number}, but protocol.base and .increment make '
             f'{len(stages)} stages.'
         )
     seen = stages[folder.number - 1].seen
@@ -242,8 +239,6 @@ def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        if checkpoints.latest_step is None:
-            raise InputError(f'{folder.checkpoints} is empty; train the stage first.')
         checkpoints.check('params', params, 'model.* and the categories as they were there')
         mesh = parallel.make_local_mesh()
         return checkpoints.restore_params(parallel.replicated_like(mesh, params))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from simcis_jax.continual.stages import class_order
+from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import InputError
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.find_stage import stage_folders
+from simcis_jax.training.workdir import StageFolder, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,16 +53,12 @@ def read_run(workdir: str | Path) -> RunFolder:
         raise InputError(
             f'{root} has no config.json; give the --workdir of a run of simcis_jax.main.'
         )
-    try:
-        config = json.loads(config_path.read_text())
-    except ValueError as error:
-        raise InputError(f'{config_path} is not JSON ({error}); restore the file.') from None
-    if not isinstance(config, dict) or not all(isinstance(g, dict) for g in config.values()):
+    config = read_json(config_path, dict)
+    if not all(isinstance(group, dict) for group in config.values()):
         raise InputError(
             f'{config_path} is not the config of a run: it must hold groups of keys; restore it.'
         )
-    folders = [StageFolder(path) for path in root.glob('stage_*')]
-    folders = sorted((f for f in folders if f.number), key=lambda folder: folder.number)
+    folders = stage_folders(root)
     reports = [
         {'stage': folder.number} | report
         for folder in folders
@@ -71,7 +68,7 @@ def read_run(workdir: str | Path) -> RunFolder:
     return RunFolder(
         name=root.resolve().name,
         config=config,
-        records=_read_records(root / 'metrics.jsonl'),
+        records=read_metrics(root / 'metrics.jsonl'),
         reports=reports,
         # The picture of an unfinished stage may be incomplete.
         pictures={
@@ -81,21 +78,15 @@ def read_run(workdir: str | Path) -> RunFolder:
     )
 
 
-def _read_records(path: Path) -> list[dict[str, float]]:
-    """The records of the log, without a last line that is still being written."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith('}')]
-
-
 def _newest_bank(
     folders: Sequence[StageFolder], reports: Sequence[Mapping], config: Mapping
 ) -> Bank | None:
     """The query bank of the newest checkpoint that has a memory; None if there is no bank."""
     for folder in reversed(folders):
-        if not folder.checkpoints.is_dir():
+        if not folder.newest_checkpoint:
             continue
         with StageCheckpoints(folder.checkpoints) as checkpoints:
-            if checkpoints.latest_step is None or not checkpoints.has('memory'):
+            if not checkpoints.has('memory'):
                 continue
             memory = checkpoints.read('memory')
             step = checkpoints.latest_step
@@ -111,7 +102,7 @@ def _class_names(reports: Sequence[Mapping], config: Mapping, num_classes: int) 
     """Names of the labels; a class that was not scored yet is called by its label."""
     names = [f'label {label}' for label in range(num_classes)]
     learned = list(reports[-1]['per_class']) if reports else []
-    order = class_order(config['protocol']['order'], num_classes)
+    order = class_order(config.get('protocol', {}).get('order', 'origin'), num_classes)
     for label, name in zip(order, learned, strict=False):
         names[label] = name
     return tuple(names)

@@ -16,6 +16,7 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder, Workdir
 
 # Random parameters and the memory before the first stage, for a number of classes.
@@ -41,24 +42,18 @@ def finished_stage(
         InputError: it is no finished stage, this run has no such stage, or network or classes
             differ.
     """
-    folder = StageFolder(Path(path))
-    if not folder.number or not folder.checkpoints.is_dir():
-        raise InputError(
-            f'training.init_from={path} must be a folder stage_N of a finished stage, or one that '
-            'simcis_jax.convert made; it needs its checkpoints.'
-        )
+    folder = find_stage(path, 'training.init_from', accept_run=False)
     if folder.number > len(stages):
         raise InputError(
             f'training.init_from={path} is stage {folder.number}, but protocol.base and '
             f'.increment make {len(stages)} stages.'
         )
+    if not folder.is_finished:
+        raise InputError(
+            f'training.init_from={path} is not finished, it has no evaluation.json; run its '
+            'command again to its end.'
+        )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        unfinished = checkpoints.has('rest') and folder.read_report() is None
-        if checkpoints.latest_step is None or unfinished:
-            raise InputError(
-                f'training.init_from={path} is not finished, it has no evaluation.json; run its '
-                'command again to its end.'
-            )
         num_known = _count_classes(checkpoints)
         learned = stages[folder.number - 1].seen
         if max(learned) >= num_known or num_known > len(stages[-1].seen):
@@ -145,7 +140,7 @@ def with_backbone(params: Any, path: str) -> Any:
         FileError: it cannot be read.
     """
     folder = StageFolder(Path(path))
-    if folder.checkpoints.is_dir():
+    if folder.newest_checkpoint:
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             resnet = checkpoints.read('params')['resnet']
     else:

@@ -25,7 +25,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simcis_jax.errors import FileError, InputError
+from simcis_jax.data.category_list import read_json
+from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
 
 # What may differ when a run goes on: it changes neither the model nor its scores, or only as the
@@ -48,14 +49,16 @@ def write_atomically(path: Path, text: str) -> None:
         FileError: it cannot be written, such as when the disk is full; the old one is still there.
     """
     part = path.with_name(path.name + '.part')
-    try:
-        with part.open('w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise FileError(f'{path} cannot be written: {error.strerror}.') from error
+    with writing(path):
+        try:
+            with part.open('w') as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +84,42 @@ class StageFolder:
         """Picture of the first images."""
         return self.root / 'predictions.png'
 
+    @property
+    def newest_checkpoint(self) -> Path | None:
+        """Folder of the newest checkpoint, which is called by its step; None if there is none."""
+        steps = [path for path in self.checkpoints.glob('*') if path.name.isdigit()]
+        return max(steps, key=lambda path: int(path.name), default=None)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a checkpoint and was evaluated, or another program trained it.
+
+        Such a checkpoint has weights alone.
+        """
+        newest = self.newest_checkpoint
+        return newest is not None and (
+            self.read_report() is not None or not (newest / 'rest').exists()
+        )
+
     def read_report(self) -> dict | None:
-        """The scores, if the stage is finished."""
+        """The scores, if the stage was evaluated.
+
+        Raises:
+            InputError: the file holds something else.
+            FileError: it cannot be read.
+        """
         path = self.root / 'evaluation.json'
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            report = read_json(path, dict)
+            continual.check_report(report)
+        except InputError as error:
+            raise InputError(
+                f'{path} is damaged ({error}); delete it and repeat the command of the run, which '
+                'evaluates the stage again.'
+            ) from None
+        return report
 
     def copy_from(self, other: StageFolder) -> None:
         """Copies a finished stage of another run, its report last; does nothing the second time."""
@@ -111,6 +146,36 @@ class StageFolder:
             write_atomically(self.root / 'evaluation.json', json.dumps(report, indent=2))
 
 
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The records of a metrics.jsonl in order; none if there is no such file.
+
+    A last line that is still being written is left out.
+
+    Raises:
+        InputError: a line holds something else.
+        FileError: the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    with reading(path):
+        lines = path.read_text(errors='replace').splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith('}') and number == len(lines):
+            break
+        try:
+            record = json.loads(line)
+            numbers = [x for x in record.values() if x is not None]
+            valid = all(isinstance(x, int | float) for x in numbers)
+            valid = valid and all(isinstance(record[key], int) for key in ('stage', 'step'))
+        except (ValueError, AttributeError, KeyError):
+            valid = False
+        if not valid:
+            raise InputError(f'{path}: line {number} is no record of losses; delete this line.')
+        records.append(record)
+    return records
+
+
 class MetricsLog:
     """Losses as JSON lines and as TensorBoard events."""
 
@@ -118,9 +183,8 @@ class MetricsLog:
         self._stage, self._path = stage, workdir / 'metrics.jsonl'
         if self._path.exists():
             # A killed run may have logged steps that its last checkpoint does not know.
-            lines = [line for line in self._path.read_text().splitlines() if line.endswith('}')]
-            known = [line for line in lines if self._is_before(json.loads(line), first_step)]
-            write_atomically(self._path, ''.join(line + '\n' for line in known))
+            known = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
+            write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in known))
         self._file = self._path.open('a')
         from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
 
@@ -190,7 +254,7 @@ class Workdir:
         self.root.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         if path.exists():
-            found = json.loads(path.read_text())
+            found = read_json(path, dict)
             difference = first_difference(found, self._config, may_change=MAY_CHANGE)
             if difference:
                 raise InputError(

@@ -1,0 +1,63 @@
+"""Which finished stage a user means by the path of a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from simcis_jax.errors import InputError, reading
+from simcis_jax.training.workdir import StageFolder
+
+
+def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> StageFolder:
+    """The folder of a stage that has a checkpoint.
+
+    Args:
+        path: folder stage_N, also of a stage that is still being trained; or the folder of a run,
+            which stands for its newest finished stage.
+        argument: what errors call the path, such as '--checkpoint'.
+        accept_run: False if the folder of a run is refused, because its newest stage may be
+            another one tomorrow.
+
+    Raises:
+        InputError: it is no such folder.
+        FileError: it cannot be read.
+    """
+    folder = StageFolder(Path(os.path.abspath(path)))  # `.` has no name.
+    with reading(path):
+        if folder.number and folder.newest_checkpoint:
+            return folder
+        finished = [stage for stage in stage_folders(folder.root) if stage.is_finished]
+        if finished and accept_run:
+            return finished[-1]
+        reason = _reason(folder, finished)
+    wanted = 'a folder stage_N of a run, or one that simcis_jax.convert made'
+    if accept_run:
+        wanted += ', or the folder of a run with a finished stage'
+    raise InputError(f'{argument}={path} must be {wanted}; {reason}')
+
+
+def stage_folders(root: Path) -> list[StageFolder]:
+    """The stages in the folder of a run, in order."""
+    folders = [StageFolder(path) for path in root.glob('stage_*') if path.is_dir()]
+    return sorted((f for f in folders if f.number), key=lambda folder: folder.number)
+
+
+def _reason(folder: StageFolder, finished: list[StageFolder]) -> str:
+    """What is wrong with a folder, and the way out."""
+    root = folder.root
+    if not root.exists():
+        return 'it does not exist.'
+    if not root.is_dir():
+        return 'it is a file; take weights of PyTorch over with simcis_jax.convert import.'
+    if finished:
+        return f'the newest finished stage in it is {finished[-1].root}.'
+    for parent in root.parents:
+        if (outer := StageFolder(parent)).number and outer.newest_checkpoint:
+            return f'it lies in one: give {parent}.'
+    if folder.newest_checkpoint:
+        return 'rename it: N is the stage that the model has learned last.'
+    begun = [stage for stage in stage_folders(root) if stage.newest_checkpoint]
+    if begun:
+        return f'no stage in it is finished; {begun[-1].root} has a checkpoint.'
+    return 'it holds no checkpoint; train the stage first.'
