@@ -25,7 +25,7 @@ from experiments.sweep import Run, cost, execution_order, finish, finished, make
 from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
-from simcis_jax.training.workdir import write_atomically
+from simcis_jax.runtime.files import write_atomically
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 # Data set -> number of classes.

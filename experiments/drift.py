@@ -26,7 +26,7 @@ from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_images
 from experiments.sweep import Run
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.training.workdir import write_atomically
+from simcis_jax.runtime.files import write_atomically
 
 NUM_IMAGES = 32
 LABELS = ('pseudo-labels, learned queries', '+ QPA', 'SimCIS')

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from simcis_jax.training.workdir import write_atomically
+from simcis_jax.runtime.files import write_atomically
 
 
 def commit() -> str:

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from simcis_jax.continual.virtual_query import QueryBank
-from simcis_jax.errors import InputError
+from simcis_jax.errors import InputError, writing
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.resnet import BACKBONES
 from simcis_jax.port import published_bank, state_dicts, torch_weights
 from simcis_jax.runtime import command
+from simcis_jax.runtime.files import write_atomically
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
-from simcis_jax.training.workdir import StageFolder, write_atomically
+from simcis_jax.training.workdir import StageFolder
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -65,13 +66,13 @@ def import_model(
     if not any(key.startswith('sem_seg_head.') for key in state):
         if bank or counts:
             raise InputError(f'{source} is a backbone alone, to which no bank or counts belong.')
-        params = torch_weights.to_flax(state, torch_weights.BACKBONE)
+        params = state_dicts.to_params(source, state, backbone_only=True)
         words, memory = f'{backbone_name(params["resnet"])} backbone', None
         usage = f'--config.training.init_backbone={out}'
     else:
         if not folder.number:
             raise InputError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
-        params = torch_weights.to_flax(state)
+        params = state_dicts.to_params(source, state)
         num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
         memory = _memory(num_classes, hidden_dim, bank, counts)
         name = backbone_name(params['resnet'])
@@ -81,6 +82,8 @@ def import_model(
         usage = f'--config.training.init_from={out} --config.model.backbone={name}'
         if memory:
             usage += f' --config.method.bank_size={memory.queries.shape[1]}'
+    with writing(folder.root):
+        folder.checkpoints.mkdir(parents=True)
     try:
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             checkpoints.save_weights(0, params, memory)

@@ -51,8 +51,10 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise MissingFileError(f'{path} does not exist; check the path.') from None
+    except NotADirectoryError:
+        raise FileError(f'{path} must be a folder, but is, or lies in, a file.') from None
     except IsADirectoryError:
         raise FileError(f'{path} is a folder, but a file is needed; check the path.') from None
     except OSError as error:

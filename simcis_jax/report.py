@@ -15,7 +15,7 @@ import jax
 from simcis_jax.reporting.page import make_page
 from simcis_jax.reporting.run_folder import read_run
 from simcis_jax.runtime import command
-from simcis_jax.training.workdir import write_atomically
+from simcis_jax.runtime.files import write_atomically
 
 
 def write_report(workdir: str | Path) -> Path:

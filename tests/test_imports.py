@@ -26,7 +26,7 @@ ALLOWED = {
     },
     'settings_reference': {'setting', 'settings'},
     'data': {'errors', 'types', 'runtime'},
-    'port': {'errors', 'types', 'model'},
+    'port': {'errors', 'types', 'runtime', 'model'},
     'evaluation': {'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data'},
     'training': {
         'errors', 'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',

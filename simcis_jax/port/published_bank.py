@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from simcis_jax.errors import InputError
-from simcis_jax.port import torch_files
+from simcis_jax.errors import InputError, reading
+from simcis_jax.port import foreign, torch_files
 from simcis_jax.port.pickles import Call, Global
 
 FACTORY = Global('continual.trainer', 'deque_factory')
@@ -45,16 +45,17 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         InputError: the file is something else, or has more than `num_classes` classes.
         FileError: it cannot be read.
     """
-    bank = torch_files.read(
-        path,
-        pick=lambda top: [top],  # Nothing in it is a tensor.
-        allowed={
-            '.'.join(FACTORY): None,
-            'collections.defaultdict': lambda factory=None: _Queues(factory),
-            'functools.partial': lambda *_: _Partial(),
-            'collections.deque': deque,
-        },
-    )[0]
+    with foreign.naming_file(path):
+        bank = torch_files.read(
+            path,
+            pick=lambda top: [top],  # Nothing in it is a tensor.
+            allowed={
+                '.'.join(FACTORY): None,
+                'collections.defaultdict': lambda factory=None: _Queues(factory),
+                'functools.partial': lambda *_: _Partial(),
+                'collections.deque': deque,
+            },
+        )[0]
     try:
         arrays = {label: np.array(list(queue), np.float32) for label, queue in bank.items()}
         arrays = {label: array for label, array in arrays.items() if len(array)}
@@ -66,9 +67,9 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         raise InputError(
             f'{path}: queries must be stored, all of one dimension; it has {hidden_dim}.'
         )
-    foreign = sorted(set(arrays) - set(range(num_classes)), key=str)
-    if foreign:
-        raise InputError(f'{path} has queries of {foreign}; the model has {num_classes} classes.')
+    unknown = sorted(set(arrays) - set(range(num_classes)), key=str)
+    if unknown:
+        raise InputError(f'{path} has queries of {unknown}; the model has {num_classes} classes.')
     queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)
     for label, array in arrays.items():
@@ -103,7 +104,8 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
         FileError: it cannot be read.
     """
     try:
-        counts = json.loads(Path(path).read_text())
+        with reading(path):
+            counts = json.loads(Path(path).read_bytes())
     except ValueError:  # Neither text nor JSON.
         counts = None
     is_list = isinstance(counts, list) and all(isinstance(x, int | float) for x in counts)

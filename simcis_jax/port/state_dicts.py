@@ -11,9 +11,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from simcis_jax.errors import InputError
-from simcis_jax.port import torch_files, torch_weights
+from simcis_jax.errors import InputError, reading
+from simcis_jax.port import foreign, torch_files, torch_weights
 from simcis_jax.port.pickles import Call, Global
+from simcis_jax.runtime.files import replacing
 
 # Versions of the modules that load older state dicts otherwise: without these, the published code
 # renames the keys of its pixel decoder and says nothing, and detectron2 changes the variances.
@@ -32,19 +33,36 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         InputError: the file is broken, not safe, or holds something else.
         FileError: it cannot be read.
     """
-    if Path(path).suffix == '.safetensors':
-        state = _read_safetensors(path)
-    else:
-        state = torch_files.read(path, pick=_state_dict)
-    arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
-    if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
-        raise InputError(f'{path} holds no state dict, names of weights with their arrays.')
+    with foreign.naming_file(path):
+        if _is_safetensors(path):
+            state = _read_safetensors(path)
+        else:
+            state = torch_files.read(path, pick=_state_dict)
+        arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
+        if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
+            raise InputError(f'{path} holds no state dict, names of weights with their arrays.')
     if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
         state = torch_weights.imagenet_names(state)
-    wrong = [key for key, x in state.items() if x.dtype not in (np.float32, np.float16)]
-    if wrong:
-        raise InputError(f'{path}: {wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
+    with foreign.naming_model(path, state):
+        wrong = [key for key, x in state.items() if x.dtype not in (np.float32, np.float16)]
+        if wrong:
+            raise InputError(f'{wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
     return {key: value.astype(np.float32, copy=False) for key, value in state.items()}
+
+
+def to_params(
+    path: str | Path, state: Mapping[str, np.ndarray], *, backbone_only: bool = False
+) -> dict[str, Any]:
+    """Our parameters from what `read_state` has read, of the whole model or of the ResNet alone.
+
+    Raises:
+        InputError: a key is missing or unknown; known models of others are named.
+    """
+    with foreign.naming_model(path, state):
+        if not backbone_only:
+            return torch_weights.to_flax(state)
+        state = {key: value for key, value in state.items() if key.startswith('backbone.')}
+        return torch_weights.to_flax(state, torch_weights.BACKBONE)
 
 
 def read_backbone(path: str | Path) -> dict[str, Any]:
@@ -54,9 +72,7 @@ def read_backbone(path: str | Path) -> dict[str, Any]:
         InputError: as `read_state`, or a key of the ResNet is missing or unknown.
         FileError: the file cannot be read.
     """
-    state = read_state(path)
-    backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
-    return torch_weights.to_flax(backbone, torch_weights.BACKBONE)['resnet']
+    return to_params(path, read_state(path), backbone_only=True)['resnet']
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
@@ -65,12 +81,15 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     Args:
         path: a .safetensors, or a file that the published code loads.
         state: key -> array.
+
+    Raises:
+        FileError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix == '.safetensors':
-        part = path.with_name(path.name + '.part')
-        safetensors.numpy.save_file(dict(state), part, metadata={'format': 'pt'})
-        os.replace(part, path)
+        content = safetensors.numpy.save(dict(state), metadata={'format': 'pt'})
+        with replacing(path) as part:
+            part.write_bytes(content)
         return
     model, storages = torch_files.tensors(state)
     ordered = Global('collections', 'OrderedDict')
@@ -99,12 +118,23 @@ def _state_dict(top: Any) -> Any:
     return top
 
 
+def _is_safetensors(path: str | Path) -> bool:
+    """Whether a file begins as .safetensors do, whatever its name: the size of a header, and `{`.
+
+    What begins in no known way is believed its name.
+    """
+    with reading(path), open(path, 'rb') as file:
+        begin = file.read(9)
+        header = int.from_bytes(begin[:8], 'little')
+        if begin[8:] == b'{' and header < os.fstat(file.fileno()).st_size:
+            return True
+    return Path(path).suffix == '.safetensors' and not begin.startswith((b'PK', b'\x80'))
+
+
 def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    with open(path, 'rb'):  # Says it if there is no such file.
-        pass
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(
-            f'{path} is broken, or of another kind than .safetensors: {error}.'
+            f'{path} is broken, or of another kind than .safetensors: {error}; get it again.'
         ) from None

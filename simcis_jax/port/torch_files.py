@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -17,9 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from simcis_jax.errors import InputError
+from simcis_jax.errors import InputError, reading
 from simcis_jax.port import pickles
 from simcis_jax.port.pickles import Call, Global, Outside
+from simcis_jax.runtime.files import replacing
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
 STORAGES = {
@@ -144,13 +144,15 @@ def read(
         FileError: it cannot be read.
     """
     names = _allowed() | dict(allowed or {})
-    with open(path, 'rb') as file:
+    with reading(path), open(path, 'rb') as file:
         try:
             is_zip = file.read(4) == b'PK\x03\x04'
             file.seek(0)
             return (_read_zip if is_zip else _read_stream)(file, names, pick)
-        except zipfile.BadZipFile as error:
-            raise InputError(f'{path} is a broken zip file: {error}.') from None
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise InputError(
+                f'{path} is cut off or damaged ({error}); download or copy it again.'
+            ) from None
 
 
 def _storage(id: tuple, reader: Callable[[str], bytes]) -> Storage:
@@ -165,7 +167,14 @@ def _read_zip(file: BinaryIO, allowed: Mapping[str, Any], pick: Callable) -> Any
         records = set(archive.namelist())
         found = [name for name in records if name.split('/')[1:] == ['data.pkl']]
         if len(found) != 1:
-            raise InputError(f'{file.name} is a zip file, but not one of torch.save.')
+            raise InputError(
+                f'{file.name} is a zip file, but not one of torch.save; if it is an archive of '
+                'files, unpack it and give the weights in it.'
+            )
+        if found[0].removesuffix('data.pkl') + 'constants.pkl' in records:
+            raise InputError(
+                f'{file.name} is a TorchScript program; save the state dict of the model instead.'
+            )
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise InputError(f'{file.name} is compressed, which torch.save does not do.')
         folder = found[0].removesuffix('data.pkl')
@@ -238,10 +247,12 @@ def write(path: str | Path, value: Any, storages: list[np.ndarray] | None = None
         path: of the file.
         value: what `pickles.dumps` takes.
         storages: float32 arrays that it refers to.
+
+    Raises:
+        FileError: it cannot be written.
     """
     path = Path(path)
-    part = path.with_name(path.name + '.part')
-    with zipfile.ZipFile(part, 'w') as archive:
+    with replacing(path) as part, zipfile.ZipFile(part, 'w') as archive:
 
         def add(name, data):
             # torch.load maps numbers where they lie, so they begin at multiples of 64 bytes.
@@ -255,4 +266,3 @@ def write(path: str | Path, value: Any, storages: list[np.ndarray] | None = None
         for key, storage in enumerate(storages or []):
             add(f'data/{key}', np.ascontiguousarray(storage, '<f4').tobytes())
         add('version', '3\n')
-    os.replace(part, path)

@@ -161,7 +161,8 @@ def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterato
 
 
 def _check_complete(expected: Collection[str], given: Collection[str], what: str) -> None:
-    """Raises a ValueError if the names given are not the names expected."""
+    """Raises an InputError if the names given are not the names expected."""
+    problems = []
     for problem, names in (
         ('are missing', set(expected) - set(given)),
         ('have no counterpart', set(given) - set(expected)),
@@ -169,10 +170,12 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
         if names:
             few = sorted(names)[:LISTED]
             more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-            raise InputError(
-                f'{len(names)} {what} {problem}: {", ".join(few)}{more}; only a complete model '
-                'with ResNet-50 or -101 and selected queries can be converted.'
-            )
+            problems.append(f'{len(names)} {what} {problem}: {", ".join(few)}{more}')
+    if problems:
+        raise InputError(
+            f'{"; ".join(problems)}; only a complete model with ResNet-50 or -101 and selected '
+            'queries can be converted.'
+        )
 
 
 def imagenet_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -207,9 +210,16 @@ def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, 
                     f'{key} differs from {array.published[0]}: the box head is one shared module, '
                     'so all its copies must be equal; use the weights of an unmodified model.'
                 )
-        pieces = rearrange(value, array.layout, n=len(array.ours))
+        pieces = _split(array.published[0], value, array.layout, len(array.ours))
         params.update(zip(array.ours, map(np.ascontiguousarray, pieces), strict=True))
     return unflatten_dict(params, sep='/')
+
+
+def _split(key: str, value: np.ndarray, layout: str, count: int) -> np.ndarray:
+    axes = layout.split(' -> ')[0].replace('(n o)', 'o').replace('(n l)', 'l').split()
+    if value.ndim != len(axes) or value.shape[0] % count:
+        raise InputError(f'{key} has shape {value.shape}; it must have {len(axes)} axes.')
+    return rearrange(value, layout, n=count)
 
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from simcis_jax.data.category_list import category_entries
 from simcis_jax.errors import FileError
 from simcis_jax.evaluation import pictures
 from simcis_jax.prediction.predictor import Prediction
-from simcis_jax.training.workdir import write_atomically
+from simcis_jax.runtime.files import write_atomically
 from simcis_jax.types import Categories
 
 KINDS = ('panoptic', 'semantic', 'overlay')

@@ -14,7 +14,8 @@ from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import InputError
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import stage_folders
-from simcis_jax.training.workdir import StageFolder, read_metrics
+from simcis_jax.training.metrics_log import read_metrics
+from simcis_jax.training.workdir import StageFolder
 
 
 @dataclasses.dataclass(frozen=True)

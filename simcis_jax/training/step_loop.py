@@ -12,9 +12,9 @@ from simcis_jax.runtime.interruption import Interrupted, StopRequest
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import TrainingSettings
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.train_step import TrainState
-from simcis_jax.training.workdir import MetricsLog
 from simcis_jax.types import Batch
 
 # Metrics worth a place in the progress line; the log has them all.

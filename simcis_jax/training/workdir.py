@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import math
 import os
 import shutil
 import socket
@@ -28,6 +27,8 @@ from typing import Any
 from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
+from simcis_jax.runtime.files import write_atomically
+from simcis_jax.training.metrics_log import MetricsLog
 
 # What may differ when a run goes on: it changes neither the model nor its scores, or only as the
 # number of devices does, in the last digits.
@@ -40,25 +41,6 @@ MAY_CHANGE = (
     'training.skip_nonfinite',
     'evaluation.num_pictures',
 )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader finds either the old or the new one, never a part.
-
-    Raises:
-        FileError: it cannot be written, such as when the disk is full; the old one is still there.
-    """
-    part = path.with_name(path.name + '.part')
-    with writing(path):
-        try:
-            with part.open('w') as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,72 +128,6 @@ class StageFolder:
             write_atomically(self.root / 'evaluation.json', json.dumps(report, indent=2))
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The records of a metrics.jsonl in order; none if there is no such file.
-
-    A last line that is still being written is left out.
-
-    Raises:
-        InputError: a line holds something else.
-        FileError: the file cannot be read.
-    """
-    if not path.exists():
-        return []
-    with reading(path):
-        lines = path.read_text(errors='replace').splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith('}') and number == len(lines):
-            break
-        try:
-            record = json.loads(line)
-            numbers = [x for x in record.values() if x is not None]
-            valid = all(isinstance(x, int | float) for x in numbers)
-            valid = valid and all(isinstance(record[key], int) for key in ('stage', 'step'))
-        except (ValueError, AttributeError, KeyError):
-            valid = False
-        if not valid:
-            raise InputError(f'{path}: line {number} is no record of losses; delete this line.')
-        records.append(record)
-    return records
-
-
-class MetricsLog:
-    """Losses as JSON lines and as TensorBoard events."""
-
-    def __init__(self, workdir: Path, stage: int, first_step: int):
-        self._stage, self._path = stage, workdir / 'metrics.jsonl'
-        if self._path.exists():
-            # A killed run may have logged steps that its last checkpoint does not know.
-            known = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
-            write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in known))
-        self._file = self._path.open('a')
-        from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
-
-        self._events = SummaryWriter(
-            str(workdir / 'tensorboard' / f'stage_{stage}'), purge_step=first_step + 1
-        )
-
-    def _is_before(self, record: Mapping, first_step: int) -> bool:
-        return (record['stage'], record['step']) <= (self._stage, first_step)
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
-        self._events.close()
-
-    def write(self, step: int, numbers: Mapping[str, float], rate: float) -> None:
-        """Adds one record; what is not finite is null, for JSON knows no NaN."""
-        record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)}
-        record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
-        self._file.write(json.dumps(record) + '\n')
-        self._file.flush()
-        for name, value in numbers.items():
-            self._events.add_scalar(name, value, step)
-
-
 class Workdir:
     """The folder of one run; nothing is written before `claim`, and nobody else writes after it.
 
@@ -245,14 +161,16 @@ class Workdir:
             return
         path = self.root / 'config.json'
         if not path.exists() and self.root.exists():
-            others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
+            with reading(self.root):
+                others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
             if others:
                 raise InputError(
                     f'{self.root} is not empty and holds no config.json of a run; choose an empty '
                     'or new --workdir.'
                 )
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        with writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
         if path.exists():
             found = read_json(path, dict)
             difference = first_difference(found, self._config, may_change=MAY_CHANGE)

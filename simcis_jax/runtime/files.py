@@ -1,0 +1,41 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from simcis_jax.errors import writing
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives another path to write to; it takes the place of `path` unless something fails.
+
+    Raises:
+        FileError: it cannot be written, such as when the disk is full; an old file is still there.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
+    with writing(path):
+        try:
+            yield part
+            os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file so that a reader finds either the old or the new one, never a part.
+
+    Raises:
+        FileError: it cannot be written; the old one is still there.
+    """
+    with replacing(path) as part, part.open('w') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

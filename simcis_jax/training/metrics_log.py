@@ -1,0 +1,77 @@
+"""The losses while training, as JSON lines and as TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from simcis_jax.errors import InputError, reading
+from simcis_jax.runtime.files import write_atomically
+
+
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """The records of a metrics.jsonl in order; none if there is no such file.
+
+    A last line that is still being written is left out.
+
+    Raises:
+        InputError: a line holds something else.
+        FileError: the file cannot be read.
+    """
+    if not path.exists():
+        return []
+    with reading(path):
+        lines = path.read_text(errors='replace').splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith('}') and number == len(lines):
+            break
+        try:
+            record = json.loads(line)
+            numbers = [x for x in record.values() if x is not None]
+            valid = all(isinstance(x, int | float) for x in numbers)
+            valid = valid and all(isinstance(record[key], int) for key in ('stage', 'step'))
+        except (ValueError, AttributeError, KeyError):
+            valid = False
+        if not valid:
+            raise InputError(f'{path}: line {number} is no record of losses; delete this line.')
+        records.append(record)
+    return records
+
+
+class MetricsLog:
+    """Losses as JSON lines and as TensorBoard events."""
+
+    def __init__(self, workdir: Path, stage: int, first_step: int):
+        self._stage, self._path = stage, workdir / 'metrics.jsonl'
+        if self._path.exists():
+            # A killed run may have logged steps that its last checkpoint does not know.
+            known = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
+            write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in known))
+        self._file = self._path.open('a')
+        from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
+
+        self._events = SummaryWriter(
+            str(workdir / 'tensorboard' / f'stage_{stage}'), purge_step=first_step + 1
+        )
+
+    def _is_before(self, record: Mapping, first_step: int) -> bool:
+        return (record['stage'], record['step']) <= (self._stage, first_step)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+        self._events.close()
+
+    def write(self, step: int, numbers: Mapping[str, float], rate: float) -> None:
+        """Adds one record; what is not finite is null, for JSON knows no NaN."""
+        record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)}
+        record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
+        self._file.write(json.dumps(record) + '\n')
+        self._file.flush()
+        for name, value in numbers.items():
+            self._events.add_scalar(name, value, step)
