@@ -1,6 +1,9 @@
 """The command that segments a user's own images.
 
-    python -m simcis_jax.predict --checkpoint=runs/a/stage_3 --images='photos/*.jpg' --out=predicted
+    python -m simcis_jax.predict --checkpoint=runs/a --images photos --out=predicted
+
+`runs/a` stands for its newest finished stage, `photos` for all images in that folder and its
+folders. `runs/a/stage_3`, single files and patterns ('photos/*.jpg') are taken as well.
 
 In Python, `load` gives the same as a function of arrays:
 
@@ -10,12 +13,12 @@ In Python, `load` gives the same as a function of arrays:
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 from simcis_jax.data.decode import read_image
-from simcis_jax.errors import InputError, UserError
+from simcis_jax.errors import FileError, StorageError, UserError
+from simcis_jax.prediction.find_images import find_images
 from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
 from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
 from simcis_jax.runtime import command
@@ -25,25 +28,27 @@ from simcis_jax.runtime.threads import map_ahead
 __all__ = ['Prediction', 'Predictor', 'load', 'predict_files']
 
 
-def predict_files(predictor: Predictor, images: str, out: str | Path) -> dict[Path, str]:
+def predict_files(
+    predictor: Predictor, images: str | Path | Sequence[str | Path], out: str | Path
+) -> dict[Path, str]:
     """Segments image files; see `PredictionFolder` for what is written.
 
     Args:
         predictor: of `load`.
-        images: pattern of the files, such as 'photos/**/*.jpg'.
+        images: files, folders and patterns, one or several; see `find_images`.
         out: folder for the results.
 
     Returns:
-        The files that could not be read, each with the reason.
+        The files that could not be read or whose results could not be written, with the reasons.
 
     Raises:
-        InputError: no file fits the pattern.
-        FileError: results cannot be written.
+        InputError: there is no image.
+        FileError: a path does not exist, or nothing can be written to `out`.
     """
-    paths = _matching(images, Path(out))
+    paths = find_images([images] if isinstance(images, str | Path) else images, out)
     folder = PredictionFolder(out, predictor.categories, paths)
     progress = Progress('predicted', len(paths), 'images')
-    failed = {}
+    failed: dict[Path, str] = {}
 
     def read(path: Path) -> PreparedImage | tuple[Path, Exception]:
         try:
@@ -62,7 +67,12 @@ def predict_files(predictor: Predictor, images: str, out: str | Path) -> dict[Pa
 
     def write(item: tuple[PreparedImage, Prediction]) -> None:
         image, prediction = item
-        folder.add(image.key, image.image, prediction)
+        try:
+            folder.add(image.key, image.image, prediction)
+        except StorageError:
+            raise
+        except FileError as error:
+            failed[image.key] = str(error)
 
     try:
         for _ in map_ahead(write, predictor.predict(readable())):
@@ -73,16 +83,23 @@ def predict_files(predictor: Predictor, images: str, out: str | Path) -> dict[Pa
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command; images that cannot be read are listed at the end."""
+    """Runs the command; images without a result are listed at the end."""
     parser = command.make_parser('simcis_jax.predict', 'Segments images.')
     for name, required, words in (
-        ('checkpoint', True, 'Folder stage_N of a run.'),
-        ('images', True, "Pattern in quotes: 'photos/**/*.jpg'."),
+        ('checkpoint', True, 'Folder stage_N, or of a run: its newest finished stage.'),
         ('out', True, 'Folder for the results.'),
         ('config', False, 'Config file, where the run has none; its values can be set, too.'),
         ('categories', False, 'JSON with COCO categories, where the run has none.'),
     ):
         parser.add_argument(f'--{name}', type=command.path, required=required, help=words)
+    parser.add_argument(
+        '--images',
+        type=command.path,
+        required=True,
+        nargs='+',
+        action='extend',
+        help="Files; folders, with all images in and below them; patterns: 'photos/**/*.jpg'.",
+    )
     for name, kind in (
         ('object_mask_threshold', float),
         ('overlap_threshold', float),
@@ -91,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ('batch_size', int),
     ):
         parser.add_argument(f'--{name}', type=kind, help="Instead of the config's.")
-    options, overrides = command.split_overrides(parser, arguments)
+    options, overrides = command.split_overrides(
+        parser, arguments, hint='several files need a space: --images FILE FILE; '
+    )
     if overrides and not options.config:
         parser.error(f'{overrides[0]} changes a config, so it needs --config=FILE')
     values = {name: value for name, value in vars(options).items() if value is not None}
@@ -100,26 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def program() -> None:
         if options.config:
             values['config'] = command.read_config(options.config, overrides).to_dict()
-        predictor = load(checkpoint, **values)
-        failed = predict_files(predictor, images, out)
+        paths = find_images(images, out)  # A wrong path is told before the model is loaded.
+        failed = predict_files(load(checkpoint, **values), paths, out)
         print(f'{out}: {", ".join(KINDS)} and panoptic.json')
         if failed:
-            lines = ''.join(f'\n  {reason}' for reason in failed.values())
-            command.stop(f'{len(failed)} images could not be predicted:{lines}')
+            lines = ''.join(f'\n  {reason}' for _, reason in sorted(failed.items()))
+            command.stop(f'no result for {len(failed)} of the images:{lines}')
 
     command.start(program)
-
-
-def _matching(images: str, out: Path) -> list[Path]:
-    """The files of a pattern in order, without earlier results."""
-    found = sorted(path for path in map(Path, glob.glob(images, recursive=True)) if path.is_file())
-    results = [(out / kind).resolve() for kind in KINDS]
-    found = [p for p in found if not any(r in p.resolve().parents for r in results)]
-    if not found:
-        raise InputError(
-            f"--images={images} fits no file; give a pattern in quotes, such as 'photos/*.jpg'."
-        )
-    return found
 
 
 if __name__ == '__main__':

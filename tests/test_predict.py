@@ -1,8 +1,11 @@
 """Tests of `simcis_jax.predict`, on one tiny model with random weights."""
 
 import dataclasses
+import errno
 import json
+import shutil
 import struct
+from pathlib import Path
 
 import cv2
 import jax
@@ -15,9 +18,11 @@ from simcis_jax import predict, settings
 from simcis_jax.data import Shapes
 from simcis_jax.data.coco_panoptic import CocoPanoptic
 from simcis_jax.data.evaluation_batches import load_batches, plan_batches
+from simcis_jax.errors import StorageError
 from simcis_jax.evaluation.pictures import write_png
 from simcis_jax.prediction import predictor as predictor_module
 from simcis_jax.prediction.prediction_folder import PredictionFolder
+from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import StageFolder, Workdir
@@ -195,6 +200,48 @@ def test_broken_files_are_listed_with_reasons(predicted):
     assert 'broken.jpg (100 bytes) cannot be decoded' in failed[folder / 'broken.jpg']
 
 
+def test_a_result_that_cannot_be_written_is_listed_and_leaves_nothing(predictor, tmp_path):
+    (tmp_path / 'in').mkdir()
+    for name in ('a.png', 'b.png', 'c.png'):
+        write_png(tmp_path / 'in' / name, image_of(64, 64))
+    (tmp_path / 'out' / 'overlay' / 'b.png').mkdir(parents=True)  # The last of its results.
+    failed = predict.predict_files(predictor, tmp_path / 'in', tmp_path / 'out')
+    assert list(failed) == [tmp_path / 'in' / 'b.png']
+    assert 'overlay/b.png cannot be written' in failed[tmp_path / 'in' / 'b.png']
+    content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
+    assert [image['file_name'] for image in content['images']] == ['a.png', 'c.png']
+    for kind in ('panoptic', 'semantic'):
+        assert {p.name for p in (tmp_path / 'out' / kind).iterdir()} == {'a.png', 'c.png'}
+
+
+def test_a_full_disk_stops_and_keeps_what_is_done(predictor, tmp_path, monkeypatch):
+    (tmp_path / 'in').mkdir()
+    for number in range(24):
+        write_png(tmp_path / 'in' / f'{number:02}.png', image_of(64, 64))
+    write_bytes = Path.write_bytes
+
+    def write(path, data):
+        if path.parent.name == 'semantic' and path.stem >= '04':
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, 'write_bytes', write)
+    with pytest.raises(StorageError, match=r'04.png cannot be written \(No space left.*make room'):
+        predict.predict_files(predictor, tmp_path / 'in', tmp_path / 'out')
+    content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
+    assert [image['file_name'] for image in content['images']] == [f'0{i}.png' for i in range(4)]
+    assert len(list((tmp_path / 'out' / 'panoptic').iterdir())) == 4
+
+
+def test_a_run_stands_for_its_newest_finished_stage(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / 'run')
+    with StageCheckpoints(tmp_path / 'run' / 'stage_3' / 'checkpoints') as checkpoints:
+        checkpoints.save(1, run[1].new_state(run[1].stages[0], None))  # Not evaluated yet.
+    seen = predict.load(tmp_path / 'run').seen
+    assert set(np.flatnonzero(seen)) == set(run[1].stages[1].seen)
+    assert predict.load(tmp_path / 'run' / 'stage_3').seen.sum() == len(run[1].stages[2].seen)
+
+
 def test_a_second_prediction_leaves_out_the_results_of_the_first(predictor, predicted):
     folder, out, failed = predicted
     assert predict.predict_files(predictor, f'{folder}/**/*.*', out).keys() >= failed.keys()
@@ -248,7 +295,7 @@ def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
     assert end.value.code == 1
     printed = capsys.readouterr()
     assert 'predicted 2/2' in printed.out
-    assert '1 images could not be predicted' in printed.err and 'broken.jpg' in printed.err
+    assert 'no result for 1 of the images' in printed.err and 'broken.jpg' in printed.err
     content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
     assert len(content['images']) == 1
     assert content['annotations'][0]['segments_info'] == []  # Nothing is surer than 1.
@@ -262,14 +309,19 @@ def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
         (['--short_side=0'], 'evaluation.short_side=0 must be a whole number, at least 1.'),
         (['--overlap_threshold=2'], 'evaluation.overlap_threshold=2.0 must be a finite number'),
         (['--object_mask_threshold=nan'], 'evaluation.object_mask_threshold=nan must be'),
-        (['stray.jpg'], 'is the pattern of --images in quotes'),
-        (['--config.data.size=32'], 'unexpected'),
+        (['stray.jpg'], "unexpected 'stray.jpg'; several files need a space: --images FILE FILE"),
+        (['--images', 'nowhere.jpg'], '--images=nowhere.jpg does not exist'),
+        (['--out={images}/0.png'], '0.png cannot be written (File exists)'),
+        (['--categories=nowhere.json'], 'nowhere.json does not exist'),
+        (['--categories={images}'], 'is a folder, but a file is needed'),
+        (['--config.data.size=32'], 'changes a config, so it needs --config=FILE'),
         (['--config=nowhere.py'], 'nowhere.py does not exist'),
     ],
 )
 def test_bad_input_is_one_line(run, predicted, tmp_path, capsys, arguments, message):
     command = [f'--checkpoint={run[0]}/stage_2', f'--images={predicted[0]}/0.png']
     with pytest.raises(SystemExit):
+        arguments = [text.replace('{images}', str(predicted[0])) for text in arguments]
         predict.main([*command, f'--out={tmp_path}/out', *arguments])
     error = capsys.readouterr().err.splitlines()[-1]
     assert 'error: ' in error and message in error
@@ -300,7 +352,7 @@ def test_a_model_without_a_run_takes_classes_from_a_file_or_the_data_set(run, co
 
 
 def test_values_of_the_config_come_from_the_arguments():
-    config = predict.read_config('configs/shapes_cps_8_2.py', ['--config.protocol.base=6'])
+    config = command.read_config('configs/shapes_cps_8_2.py', ['--config.protocol.base=6'])
     assert config['protocol']['base'] == 6
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from simcis_jax.errors import FileError
+from simcis_jax.errors import FileError, writing
 from simcis_jax.evaluation import drawing
 from simcis_jax.evaluation.drawing import INK, PAPER, Box
 from simcis_jax.types import Categories
@@ -169,12 +169,8 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     ok, png = cv2.imencode('.png', colors)
     if not ok:
         raise FileError(f'Cannot encode a picture of shape {image.shape} as PNG for {path}.')
-    try:
+    with writing(path):
         Path(path).write_bytes(png.tobytes())
-    except OSError as error:
-        raise FileError(
-            f'{path} cannot be written: {error.strerror}; choose another folder.'
-        ) from error
 
 
 def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,6 +8,7 @@ overlay/NAME.png    a picture for people
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ import cv2
 import numpy as np
 
 from simcis_jax.data.category_list import category_entries
-from simcis_jax.errors import FileError
+from simcis_jax.errors import FileError, writing
 from simcis_jax.evaluation import pictures
 from simcis_jax.prediction.predictor import Prediction
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.types import Categories
 
 KINDS = ('panoptic', 'semantic', 'overlay')
+RESULTS = 'panoptic.json'
 
 
 class PredictionFolder:
@@ -39,8 +41,9 @@ class PredictionFolder:
     def __init__(self, root: str | Path, categories: Categories, images: Sequence[Path]):
         self.root, self._categories = Path(root), categories
         make_folder(self.root)
-        self.image_root = Path(os.path.commonpath([path.parent for path in images]))
-        names = [path.relative_to(self.image_root) for path in images]
+        places = [Path(os.path.abspath(path)) for path in images]
+        self.image_root = Path(os.path.commonpath([path.parent for path in places]))
+        names = [path.relative_to(self.image_root) for path in places]
         stems = [name.with_suffix('') for name in names]
         # One name for two images, as of x.jpg and x.png: then all keep their extensions.
         outputs = names if len(set(stems)) < len(stems) else stems
@@ -51,10 +54,11 @@ class PredictionFolder:
         self._entries = {}
 
     def add(self, path: Path, image: np.ndarray, prediction: Prediction) -> None:
-        """Writes the PNGs of one image [H, W, 3] uint8.
+        """Writes the PNGs of one image [H, W, 3] uint8, all or none.
 
         Raises:
-            FileError: a file cannot be written.
+            StorageError: nothing more can be written, such as when the disk is full.
+            FileError: a file of this image cannot be written.
         """
         number, name, output = self._names[path]
         segment_map, labels = prediction.segment_map, prediction.labels
@@ -66,10 +70,16 @@ class PredictionFolder:
             self._semantic(prediction),
             pictures.with_legend(overlay, legend),
         )
-        for kind, result in zip(KINDS, results, strict=True):
-            target = self.root / kind / output
-            make_folder(target.parent)
-            pictures.write_png(target, result)
+        targets = [self.root / kind / output for kind in KINDS]
+        try:
+            for target, result in zip(targets, results, strict=True):
+                make_folder(target.parent)
+                pictures.write_png(target, result)
+        except FileError:
+            for target in targets:
+                with contextlib.suppress(OSError):
+                    target.unlink()
+            raise
         height, width = segment_map.shape
         listed = {'id': number + 1, 'file_name': name, 'height': height, 'width': width}
         self._entries[number] = listed, output, self._segments(prediction)
@@ -86,7 +96,7 @@ class PredictionFolder:
             ],
             'categories': category_entries(self._categories),
         }
-        write_atomically(self.root / 'panoptic.json', json.dumps(content))
+        write_atomically(self.root / RESULTS, json.dumps(content))
 
     def _semantic(self, prediction: Prediction) -> np.ndarray:
         """[H, W] labels as grey values, of 16 bits (65535 = nothing) if 8 do not suffice."""
@@ -113,10 +123,6 @@ class PredictionFolder:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; raises OSError with one line if that is not possible."""
-    try:
+    """Makes a folder and those above it; raises FileError if that is not possible."""
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f'{path} cannot be made: {error.strerror}; choose another --out.'
-        ) from error

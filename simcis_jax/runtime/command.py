@@ -30,14 +30,20 @@ def path(text: str) -> str:
 
 
 def split_overrides(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, *, hint: str = ''
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Parses arguments among which there may be `--config.GROUP.KEY=VALUE`, returned second."""
+    """Parses arguments among which there may be `--config.GROUP.KEY=VALUE`, returned second.
+
+    Args:
+        parser: of all other arguments.
+        arguments: None = those of the program.
+        hint: begins what is said of an argument that is neither, such as '...; '.
+    """
     options, overrides = parser.parse_known_args(arguments)
     for text in overrides:
         if not text.startswith(CONFIG_FLAG):
             parser.error(
-                f'unexpected {text!r}; config values are set with --config.GROUP.KEY=VALUE'
+                f'unexpected {text!r}; {hint}config values are set with --config.GROUP.KEY=VALUE'
             )
     return options, overrides
 

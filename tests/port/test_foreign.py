@@ -100,7 +100,7 @@ def test_the_format_is_told_by_the_content(tmp_path, state):
          'a Swin transformer', 'only ResNet-50 and -101'),
         (['backbone.layers.0.blocks.0.attn.relative_position_bias_table',
           f'{PREDICTOR}.query_feat.weight'], 'a Swin transformer', 'only ResNet-50 and -101'),
-        (['blocks.0.attn.qkv.weight', 'cls_token'], 'a vision transformer', 'only ResNet-50'),
+        (['blocks.0.attn.qkv.weight', 'norm.weight'], 'a vision transformer', 'only ResNet-50'),
         (['stages.0.blocks.0.conv_dw.weight'], 'ConvNeXt', 'only ResNet-50'),
         (['conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.conv2.weight', 'fc.weight'],
          'ResNet-18 or -34', 'only ResNet-50'),
