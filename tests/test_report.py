@@ -233,7 +233,8 @@ def test_several_kinds_of_results_have_their_own_sections(tmp_path):
     [
         (None, 'has no config.json; give the --workdir'),
         ('{"a', 'is not JSON'),
-        ('[1]', 'is not the config of a run'),
+        ('[1]', 'holds a list; a JSON object is needed'),
+        ('{"data": 1}', 'is not the config of a run'),
     ],
 )
 def test_a_folder_that_is_not_a_run_is_a_one_line_error(tmp_path, capsys, content, message):
@@ -244,6 +245,24 @@ def test_a_folder_that_is_not_a_run_is_a_one_line_error(tmp_path, capsys, conten
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and error.startswith('error: ')
     assert message in error and str(tmp_path) in error and error.count('\n') == 1
+
+
+DAMAGED = ('config.json', 'metrics.jsonl', 'stage_2/evaluation.json', 'stage_2/predictions.png')
+
+
+@pytest.mark.parametrize('name', DAMAGED)
+@pytest.mark.parametrize(
+    'content', [b'', b'[]', b'"x"', b'{"per_class": {"sky": 1}}', b'{"a": [\n{"b": {}}', b'\xff\n}']
+)
+def test_a_damaged_file_is_one_line_that_names_it(tmp_path, capsys, name, content):
+    path = write_run(tmp_path / 'run', bank=False) / name
+    more = b'\n{}' if name == 'metrics.jsonl' else b''  # The log may end in a torn line.
+    path.write_bytes(content + more)
+    with pytest.raises(SystemExit) as stopped:
+        report.main([f'--workdir={tmp_path}/run'])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and error.startswith(f'error: {path}')
+    assert error.count('\n') == 1
 
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')

@@ -195,7 +195,7 @@ def load(
             f'{folder.root.parent} has no config.json of a run, so give the config that the model '
             'belongs to: --config=configs/NAME.py.'
         )
-    config = dict(read_json(recorded, dict) if config is None else config)
+    config = _recorded_config(recorded) if config is None else dict(config)
     config['evaluation'] = config.get('evaluation', {}) | {
         'batch_size': jax.local_device_count(),
         **evaluation,
@@ -217,6 +217,17 @@ def load(
         np.isin(np.arange(len(known)), seen) if values.protocol.mask_unseen else None,
         values.evaluation,
     )
+
+
+def _recorded_config(path: Path) -> dict[str, Any]:
+    config = read_json(path, dict)
+    try:
+        settings.from_config(config)
+    except InputError as error:
+        raise InputError(
+            f'{path} is not a config that this version reads; give one with --config=FILE. {error}'
+        ) from None
+    return config
 
 
 def _categories(recorded: Path, given: str | Path | None, values: Settings) -> Categories:

@@ -1,0 +1,77 @@
+"""A damaged file in the folder of a run is an error that names it and says the way out."""
+
+import json
+
+import pytest
+
+from simcis_jax.training.metrics_log import MetricsLog, read_metrics
+from simcis_jax.training.workdir import StageFolder, Workdir
+
+RECORD = '{"stage": 1, "step": 2, "total": 0.5, "csl": null}'
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '', '{', '[]', 'null', '{}', '{"per_class": []}', '{"per_class": {"sky": 1}}',
+        '{"per_class": {"sky": {"pq": "1"}}}', '{"per_class": {}, "pq": {"base": 1.0}}',
+        '{"per_class": {}, "stage": "1"}',
+    ],
+)  # fmt: skip
+def test_scores(tmp_path, content):
+    (tmp_path / 'evaluation.json').write_text(content)
+    with pytest.raises(ValueError, match='evaluation.json is damaged .* delete it and repeat the'):
+        StageFolder(tmp_path).read_report()
+
+
+def test_scores_in_a_folder_or_none(tmp_path):
+    assert StageFolder(tmp_path).read_report() is None
+    (tmp_path / 'evaluation.json').mkdir()
+    with pytest.raises(OSError, match='evaluation.json is a folder, but a file is needed'):
+        StageFolder(tmp_path).read_report()
+
+
+@pytest.mark.parametrize('name', ['pq', 'iou'])
+def test_a_class_may_be_called_as_a_metric(tmp_path, name):
+    report = {'stage': 1, 'pq': {'all': None}, 'per_class': {name: {'pq': 1.5, 'tp': 1}}}
+    (tmp_path / 'evaluation.json').write_text(json.dumps(report))
+    assert StageFolder(tmp_path).read_report() == report
+
+
+@pytest.mark.parametrize(
+    'line', ['\0\0\0', '{"stage": 1', '[]', '{"stage": 1}', '{"stage": 1, "step": null}',
+             '{"stage": 1, "step": 1, "total": "0.5"}'],
+)  # fmt: skip
+def test_a_line_of_the_log(tmp_path, line):
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(f'{RECORD}\n{line}\n{RECORD}\n')
+    with pytest.raises(ValueError, match=r'metrics.jsonl: line 2 is no record .* delete this line'):
+        read_metrics(path)
+
+
+def test_a_log_that_ends_in_a_torn_line_is_continued(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    assert read_metrics(path) == []
+    path.write_text(f'{RECORD}\n{RECORD[:30]}')
+    assert read_metrics(path) == [json.loads(RECORD)]
+    with MetricsLog(tmp_path, stage=1, first_step=2) as log:
+        log.write(3, {'total': float('nan')}, 1.0)
+    lines = path.read_text().splitlines()
+    assert lines[0] == RECORD and json.loads(lines[1])['total'] is None and len(lines) == 2
+
+
+@pytest.mark.parametrize('content', ['{"data"', '[1]'])
+def test_the_config(tmp_path, content):
+    (tmp_path / 'config.json').write_text(content)
+    with Workdir(tmp_path, {}) as workdir, pytest.raises(ValueError, match='config.json'):
+        workdir.claim()
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / 'run').touch()
+    for name in ('run', 'run/below'):
+        with (
+            Workdir(tmp_path / name, {}) as workdir,
+            pytest.raises(OSError, match='run.* (is|be) '),
+        ):
+            workdir.claim()
