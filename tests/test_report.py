@@ -252,7 +252,7 @@ DAMAGED = ('config.json', 'metrics.jsonl', 'stage_2/evaluation.json', 'stage_2/p
 
 @pytest.mark.parametrize('name', DAMAGED)
 @pytest.mark.parametrize(
-    'content', [b'', b'[]', b'"x"', b'{"per_class": {"sky": 1}}', b'{"a": [\n{"b": {}}', b'\xff\n}']
+    'content', [b'', b'[]', b'"x"', b'{"per_class": 1}', b'{"a": [\n{"b": {}}', b'\xff\n}']
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, capsys, name, content):
     path = write_run(tmp_path / 'run', bank=False) / name
