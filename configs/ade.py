@@ -12,7 +12,7 @@ same results.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from simcis_jax.configs import common
 
 
 def panoptic() -> ConfigDict:

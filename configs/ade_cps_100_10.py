@@ -5,7 +5,7 @@
 The paper's PQ (table 1): base 42.2, novel 30.1, all 38.1, average over stages 40.5.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

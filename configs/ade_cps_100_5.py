@@ -5,7 +5,7 @@
 The paper's PQ (table 1): base 42.1, novel 21.9, all 35.4, average over stages 38.7.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

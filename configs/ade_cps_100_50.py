@@ -5,7 +5,7 @@
 The paper's PQ (table 1): base 44.7, novel 30.8, all 40.0, average over stages 42.7.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

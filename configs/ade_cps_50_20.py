@@ -6,7 +6,7 @@ The paper's PQ (table 2): base 51.6, novel 31.9, all 38.5.
 The hyperparameters of this split are not published; those of 100-10 are used.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

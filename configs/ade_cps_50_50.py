@@ -6,7 +6,7 @@ The paper's PQ (table 2): base 52.1, novel 30.7, all 37.9.
 The hyperparameters of this split are not published; those of 100-10 are used.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

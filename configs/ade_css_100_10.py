@@ -6,7 +6,7 @@ The paper's mIoU (table 3, `miou_reference` here): base 49.7, novel 27.4, all 42
 stages 49.2.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

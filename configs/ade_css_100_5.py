@@ -6,7 +6,7 @@ The paper's mIoU (table 3, `miou_reference` here): base 46.7, novel 22.8, all 38
 stages 47.4.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

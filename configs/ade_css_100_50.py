@@ -6,7 +6,7 @@ The paper's mIoU (table 3, `miou_reference` here): base 54.9, novel 36.0, all 48
 stages 52.0.
 """
 
-from configs import ade
+from simcis_jax.configs import ade
 
 
 def get_config():

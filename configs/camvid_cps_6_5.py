@@ -6,7 +6,7 @@
 DIR contains images/SPLIT, panoptic_SPLIT and panoptic_SPLIT.json for the splits train and val.
 """
 
-from configs import common
+from simcis_jax.configs import common
 
 
 def get_config():

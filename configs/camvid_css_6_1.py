@@ -6,7 +6,7 @@
 Only the protocol differs from camvid_css_6_5.
 """
 
-from configs import camvid_css_6_5
+from simcis_jax.configs import camvid_css_6_5
 
 
 def get_config():

@@ -7,7 +7,7 @@ DIR contains images/SPLIT and semantic_SPLIT for the splits train and val. Netwo
 those of camvid_cps_6_5, targets and metrics those of semantic segmentation.
 """
 
-from configs import camvid_cps_6_5
+from simcis_jax.configs import camvid_cps_6_5
 
 
 def get_config():

@@ -6,7 +6,7 @@ The paper's PQ (table 9): base 39.5, novel 23.7, all 33.6. The hyperparameters o
 this split are not published; those of ADE20K 100-5 are used.
 """
 
-from configs import ade_cps_100_5
+from simcis_jax.configs import ade_cps_100_5
 
 
 def get_config():

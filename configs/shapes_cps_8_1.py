@@ -6,7 +6,7 @@ Only the protocol differs from shapes_cps_8_2, so runs of both can share the fir
 as many stages there is more forgetting, so the experiments compare methods on this config.
 """
 
-from configs import shapes_cps_8_2
+from simcis_jax.configs import shapes_cps_8_2
 
 
 def get_config():

@@ -3,7 +3,7 @@
 python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes_cps_8_2
 """
 
-from configs import common
+from simcis_jax.configs import common
 
 
 def get_config():

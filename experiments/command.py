@@ -2,8 +2,8 @@
 
     python -m experiments.NAME --data=shapes --workdir=runs/shapes [--seeds=0,1,2] [--dry_run]
 
-`--config.GROUP.KEY=VALUE` changes a value in all runs; `--config=FILE` replaces the settings by a
-config of your own. Runs that are finished in --workdir, by any experiment, are reused.
+`--config.GROUP.KEY=VALUE` changes a value in all runs; `--config=NAME|FILE` replaces the settings
+by another config. Runs that are finished in --workdir, by any experiment, are reused.
 """
 
 from __future__ import annotations
@@ -27,22 +27,25 @@ from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
 from simcis_jax.runtime.files import write_atomically
 
-CONFIGS = Path(__file__).parent.parent / 'configs'
 # Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}
 
 
 def make_parser(experiment: Experiment) -> argparse.ArgumentParser:
     """The parser of the flags of all experiments."""
-    parser = argparse.ArgumentParser(
-        prog=f'experiments.{experiment.name}', description=experiment.title, allow_abbrev=False
+    parser = command.make_parser(f'experiments.{experiment.name}', experiment.title)
+    parser.add_argument(
+        '--workdir', type=command.path, required=True, help='Folder for all runs and tables.'
     )
-    parser.add_argument('--workdir', required=True, help='Folder for all runs and tables.')
     parser.add_argument(
         '--data', choices=sorted(experiment.settings), help='Data set; selects the settings.'
     )
-    parser.add_argument('--config', help='Config file to use instead of --data.')
-    parser.add_argument('--data_root', help='Folder of the data set, or of prepared data sets.')
+    parser.add_argument(
+        '--config', type=command.path, help='Config name or file to use instead of --data.'
+    )
+    parser.add_argument(
+        '--data_root', type=command.path, help='Folder of the data set, or of prepared data sets.'
+    )
     parser.add_argument('--seeds', default='0,1,2', help='Seeds, separated by commas.')
     parser.add_argument('--settings', help='Run only these configs, separated by commas.')
     parser.add_argument(
@@ -75,23 +78,19 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
     """Turns command-line arguments into runs.
 
     Raises:
-        InputError: a flag or config key is unknown, or a value is invalid.
+        InputError: a config key is unknown, or a value is invalid.
         FileError: the data set of --config cannot be read.
     """
-    options, overrides = make_parser(experiment).parse_known_args(arguments)
-    unknown = [text for text in overrides if not text.startswith('--config.')]
-    if unknown:
-        raise InputError(f'{unknown[0]} is unknown; --help lists the flags.')
+    options, overrides = command.split_overrides(make_parser(experiment), arguments)
     if (options.data is None) == (options.config is None):
-        raise InputError('give either --data, one of the known data sets, or --config=FILE.')
+        raise InputError('give either --data, one of the known data sets, or --config.')
     is_custom = options.data is None
     settings = [Setting(options.config)] if is_custom else experiment.settings[options.data]
     if options.settings:
         settings = _select_settings(settings, options.settings.split(','))
     runs = []
     for setting in settings:
-        path = Path(setting.config if is_custom else CONFIGS / f'{setting.config}.py')
-        config = read_config(path, overrides, options.data_root)
+        config = read_config(setting.config, overrides, options.data_root)
         num_classes = count_classes(config) if is_custom else DATA[options.data]
         variants = experiment.variants_of(config, num_classes)
         if options.variants:
@@ -124,15 +123,15 @@ def _select_settings(settings: Sequence[Setting], names: Sequence[str]) -> list[
     return [setting for setting in settings if setting.name in names]
 
 
-def read_config(path: Path, overrides: Sequence[str], data_root: str | None) -> ConfigDict:
-    """The config of a file with overrides from the command line.
+def read_config(name: str, overrides: Sequence[str], data_root: str | None) -> ConfigDict:
+    """A config with overrides from the command line.
 
     Args:
-        path: path of the config file.
+        name: name of a packaged config, or path of a config file.
         overrides: arguments '--config.GROUP.KEY=VALUE'.
         data_root: folder of the data set, or the folder that contains the prepared data set.
     """
-    config = command.read_config(path, overrides)
+    config = command.read_config(name, overrides)
     if data_root:
         folder = Path(data_root)
         is_prepared = config.data.name == 'prepared'

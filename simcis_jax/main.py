@@ -1,8 +1,9 @@
 """The command: config in, stages trained and evaluated, table out.
 
-    python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes
+    python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes
 
-Any value can be changed on the command line: --config.method.name=finetune. The same command
+A config is one of the package by its name, or a file of your own by its path. Any value can be
+changed on the command line: --config.method.name=finetune. The same command
 continues an interrupted run; on a finished run it prints the table. --mode=evaluate scores the
 newest finished stage again, for example the one of training.init_from.
 """
@@ -14,10 +15,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from simcis_jax import settings
-from simcis_jax.runtime import command, interruption, parallel
+from simcis_jax.runtime import command, devices, interruption, parallel
+from simcis_jax.training.optimizer import count_parameters
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 
@@ -40,14 +43,25 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     with Workdir(workdir, config, writes=parallel.is_main()) as folder:
-        trainer = Trainer(settings.from_config(config), folder)
+        values = settings.from_config(config)
+        if parallel.is_main():
+            devices.print_devices(values.model['dtype'])
+        trainer = Trainer(values, folder)
+        if parallel.is_main():
+            trainable, total = count_parameters(jax.eval_shape(trainer.initialize)[0])
+            print(f'parameters: {trainable:,} trainable, {total:,} in total', flush=True)
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.main', 'Trains and evaluates the stages of a config.')
-    parser.add_argument('--config', type=command.path, required=True, help='Config file.')
+    parser.add_argument(
+        '--config',
+        type=command.path,
+        required=True,
+        help='Name of a config of the package, such as shapes_cps_8_2, or path of a file.',
+    )
     parser.add_argument('--workdir', type=command.path, required=True, help='Folder of the run.')
     parser.add_argument(
         '--mode',
@@ -66,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.distributed:
             parallel.start_processes()
             if not parallel.is_main():
-                sys.stdout = open(os.devnull, 'w')
+                sys.stdout = open(os.devnull, 'w', encoding='utf-8')
         interruption.stop_at_once()
         run(command.read_config(options.config, overrides), options.workdir, options.mode)
 

@@ -21,7 +21,7 @@ from simcis_jax.errors import FileError, StorageError, UserError
 from simcis_jax.prediction.find_images import find_images
 from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
 from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
-from simcis_jax.runtime import command
+from simcis_jax.runtime import command, devices
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
@@ -88,7 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, required, words in (
         ('checkpoint', True, 'Folder stage_N, or of a run: its newest finished stage.'),
         ('out', True, 'Folder for the results.'),
-        ('config', False, 'Config file, where the run has none; its values can be set, too.'),
+        (
+            'config',
+            False,
+            'Config name or file, where the run has none; its values can be set, too.',
+        ),
         ('categories', False, 'JSON with COCO categories, where the run has none.'),
     ):
         parser.add_argument(f'--{name}', type=command.path, required=required, help=words)
@@ -120,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.config:
             values['config'] = command.read_config(options.config, overrides).to_dict()
         paths = find_images(images, out)  # A wrong path is told before the model is loaded.
+        devices.print_devices()
         failed = predict_files(load(checkpoint, **values), paths, out)
         print(f'{out}: {", ".join(KINDS)} and panoptic.json')
         if failed:

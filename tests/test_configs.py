@@ -41,7 +41,7 @@ PUBLISHED = {
 
 
 def load(name):
-    return importlib.import_module(f'configs.{name}')
+    return importlib.import_module(f'simcis_jax.configs.{name}')
 
 
 @pytest.mark.parametrize('name', NAMES)

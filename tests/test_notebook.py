@@ -14,7 +14,7 @@ import pytest
 from shrunken_params import shrunken_params
 from tiny import tiny_config
 
-from configs import shapes_cps_8_2
+from simcis_jax.configs import shapes_cps_8_2
 from simcis_jax.port import torch_files, torch_weights
 from simcis_jax.training.checkpointing import StageCheckpoints
 
@@ -102,7 +102,7 @@ def test_a_bare_machine_clones_and_installs(make_client, tmp_path, monkeypatch):
     monkeypatch.delenv('PYTHONPATH')
     monkeypatch.setenv('PIP_NO_INDEX', '1')  # What it would download is there.
     notebook = read_notebook('install', EXPECTED='cpu', REPOSITORY=str(ROOT))
-    source = 'import simcis_jax, configs.common; print(simcis_jax.__file__)'
+    source = 'import simcis_jax.configs.common; print(simcis_jax.__file__)'
     notebook.cells.append(nbformat.v4.new_code_cell(source, id='imported'))
     make_client(notebook).execute()
     package = tmp_path / 'repository' / 'simcis_jax' / '__init__.py'

@@ -1,6 +1,6 @@
 """The built-in run in miniature: everything is there, only small."""
 
-from configs import shapes_cps_8_2
+from simcis_jax.configs import shapes_cps_8_2
 
 
 def tiny_config(**changes):

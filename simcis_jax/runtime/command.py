@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from simcis_jax.errors import InputError, UserError
+from simcis_jax.errors import InputError, MissingFileError, UserError
 from simcis_jax.runtime.allocator import configure_malloc
 from simcis_jax.runtime.compilation import enable_compilation_cache
 
+CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout a link to the top's.
 CONFIG_FLAG = '--config.'  # Begins an argument that changes a value of the config.
 
 
@@ -48,22 +51,49 @@ def split_overrides(
     return options, overrides
 
 
-def read_config(file: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a file, changed by `--config.GROUP.KEY=VALUE` arguments.
+def find_config(name: str) -> Path:
+    """The file of a config.
+
+    Args:
+        name: of a file in `configs/`, such as 'shapes_cps_8_2'; with a slash or `.py`, a path.
 
     Raises:
-        InputError: there is no such file, it has no such key, or a value has another type.
+        MissingFileError: there is no such config.
     """
-    if not Path(file).is_file():
-        raise InputError(f'the config {file} does not exist; see configs/ for those that do.')
-    values, arguments = flags.FlagValues(), ['config', f'--config={file}', *overrides]
-    # Without `sys_argv` it would take the values of this program's own command line.
-    config_flags.DEFINE_config_file(
-        'config', None, lock_config=True, flag_values=values, sys_argv=arguments
+    is_path = '/' in name or name.endswith('.py')
+    file = Path(name) if is_path else CONFIGS / f'{name}.py'
+    if file.is_file():
+        return file
+    known = sorted(path.stem for path in CONFIGS.glob('*.py'))
+    nearest = difflib.get_close_matches(Path(name).stem, known) or known
+    raise MissingFileError(
+        f'the config {name} does not exist; --config takes the path of a file or a name out of '
+        f'{CONFIGS}: {", ".join(nearest)}.'
     )
+
+
+def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a name or file, changed by `--config.GROUP.KEY=VALUE` arguments.
+
+    Raises:
+        MissingFileError: there is no such config.
+        InputError: it is not a config, has no such key, or a value has another type.
+    """
+    file = find_config(name)
+    make_config = runpy.run_path(str(file)).get('get_config')
+    if make_config is None:
+        raise InputError(
+            f'{file} is not a config: it does not define get_config(), as {CONFIGS}/common.py does.'
+        )
+    config = make_config()
+    values, arguments = flags.FlagValues(), ['config', *overrides]
     try:
+        # Without `sys_argv` it would take the values of this program's own command line.
+        config_flags.DEFINE_config_dict(
+            'config', config, lock_config=True, flag_values=values, sys_argv=arguments
+        )
         values(arguments)
-    except AttributeError as error:  # An override of a key that the config does not have.
+    except (AttributeError, KeyError) as error:  # A group or key that the config does not have.
         cause = error.args[0]  # The config's own error, whose text has the nearest key.
         text = ' '.join(str(*getattr(cause, 'args', [cause])).split())
         raise InputError(f'unknown config key {text}') from None

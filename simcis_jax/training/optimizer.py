@@ -35,6 +35,14 @@ def parameter_groups(params: Mapping) -> Mapping:
     return flax.traverse_util.unflatten_dict({p: group(p) for p in flat}, sep='/')
 
 
+def count_parameters(params: Mapping) -> tuple[int, int]:
+    """How many numbers the parameters hold: those that are trained, and all."""
+    groups = flax.traverse_util.flatten_dict(parameter_groups(params))
+    sizes = {path: x.size for path, x in flax.traverse_util.flatten_dict(params).items()}
+    trainable = sum(size for path, size in sizes.items() if groups[path] != 'frozen')
+    return trainable, sum(sizes.values())
+
+
 def make_optimizer(params: Mapping, settings: OptimizerSettings) -> optax.GradientTransformation:
     """AdamW with gradient clipping, for a learning rate of 1.
 

@@ -191,8 +191,9 @@ def test_variants_are_selected_by_whole_words(module, words, labels):
     assert [run.variant.label for run in runs] == labels
 
 
-def test_a_custom_config_replaces_the_settings():
-    arguments = ['--config=configs/shapes_cps_8_2.py', '--workdir=sweep', '--seeds=0']
+@pytest.mark.parametrize('config', ['shapes_cps_8_2', 'configs/shapes_cps_8_2.py'])
+def test_a_custom_config_replaces_the_settings(config):
+    arguments = [f'--config={config}', '--workdir=sweep', '--seeds=0']
     runs = command.make_plan(components.EXPERIMENT, arguments).runs
     assert {run.setting for run in runs} == {'shapes_cps_8_2'} and len(runs) == 5
 
@@ -200,7 +201,6 @@ def test_a_custom_config_replaces_the_settings():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--data=shapes', '--seed=1'], '--seed=1 is unknown'),
         ([], 'give either --data'),
         (['--data=shapes', '--variants=Sim,nothing', '--settings=shapes'], 'is none of'),
         (['--data=shapes', '--variants=nothing'], '--variants=nothing matches no variant'),
@@ -210,6 +210,20 @@ def test_a_custom_config_replaces_the_settings():
 def test_bad_arguments_are_one_line(arguments, message):
     with pytest.raises(ValueError, match=message):
         command.make_plan(components.EXPERIMENT, [*arguments, '--workdir=sweep'])
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        command.make_plan(components.EXPERIMENT, ['--data=shapes', '--seed=1', '--workdir=sweep'])
+    assert "unexpected '--seed=1'" in capsys.readouterr().err
+
+
+def test_a_folder_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    arguments = ['--data=shapes', '--workdir=~/sweep', '--data_root=~/data', '--seeds=0']
+    found = command.make_plan(components.EXPERIMENT, arguments)
+    assert str(found.workdir) == '/home/someone/sweep'
+    assert found.runs[0].config['data']['root'] == '/home/someone/data'
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,7 @@ def test_every_published_setting_has_the_papers_numbers():
         metric = 'pq' if 'cps' in setting.name else 'miou_reference'
         rows = paper.read(setting.table, setting.protocol, metric)
         assert {'SimCIS', 'joint', 'fine-tuning', 'ECLIPSE'} <= set(rows), setting
-        page = __import__(f'configs.{setting.name}', fromlist=['_']).__doc__
+        page = __import__(f'simcis_jax.configs.{setting.name}', fromlist=['_']).__doc__
         ours = rows['SimCIS']
         for number in (ours.base, ours.novel, ours.all):
             assert f' {number}' in page, setting.name

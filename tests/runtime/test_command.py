@@ -34,3 +34,50 @@ def test_an_unknown_argument_is_an_error(capsys):
     with pytest.raises(SystemExit):
         command.split_overrides(command.make_parser('test', ''), ['--confg.a=1'])
     assert "unexpected '--confg.a=1'" in capsys.readouterr().err
+
+
+def test_a_bare_name_is_a_config_of_the_package(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = command.read_config('shapes_cps_8_2', ['--config.protocol.base=10'])
+    assert (config.data.name, config.protocol.base) == ('shapes', 10)
+
+
+def test_a_file_anywhere_is_a_config_and_may_build_on_those_of_the_package(tmp_path):
+    file = tmp_path / 'mine.py'
+    file.write_text(
+        'from simcis_jax.configs import common\n'
+        'def get_config():\n'
+        '    config = common.get_config()\n'
+        '    config.protocol.base = 7\n'
+        '    return config\n'
+    )
+    assert command.read_config(str(file)).protocol.base == 7
+
+
+@pytest.mark.parametrize(
+    ('name', 'near'),
+    [('ade_cps_100_11', 'ade_cps_100_10'), ('cfg/ade_cps_100_5.py', 'ade_cps_100_5')],
+)
+def test_an_unknown_config_names_the_nearest_and_where_they_are(name, near):
+    with pytest.raises(FileError, match=rf'{name} does not exist; .*/configs: {near},'):
+        command.read_config(name)
+
+
+def test_a_file_without_a_config_is_refused(tmp_path):
+    (tmp_path / 'mine.py').write_text('config = {}\n')
+    with pytest.raises(InputError, match=r'mine\.py is not a config: .* get_config\(\)'):
+        command.read_config(f'{tmp_path}/mine.py')
+
+
+@pytest.mark.parametrize(
+    ('change', 'nearest'), [('modl.dtype=1', 'model'), ('model.dtpe=1', 'dtype')]
+)
+def test_an_unknown_key_names_the_nearest(change, nearest):
+    with pytest.raises(InputError, match=f'unknown config key .*"{nearest}"'):
+        command.read_config('shapes_cps_8_2', [f'--config.{change}'])
+
+
+def test_a_fault_in_a_config_file_keeps_its_traceback(tmp_path):
+    (tmp_path / 'mine.py').write_text('def get_config():\n    return [].nothing\n')
+    with pytest.raises(AttributeError, match='nothing'):
+        command.read_config(f'{tmp_path}/mine.py')

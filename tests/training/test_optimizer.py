@@ -17,6 +17,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port.torch_weights import to_flax
 from simcis_jax.training.optimizer import (
     OptimizerSettings,
+    count_parameters,
     learning_rate,
     make_optimizer,
     parameter_groups,
@@ -54,6 +55,14 @@ def test_every_published_parameter_is_in_its_published_group():
     for path, group in groups.items():
         number = int(numbers[path].flat[0])
         assert group == (kinds[number] if number >= 0 else 'frozen'), path
+
+
+def test_frozen_parameters_are_counted_apart():
+    params = {
+        'conv': {'kernel': np.zeros((3, 3, 4, 8))},
+        'norm': {'frozen_scale': np.zeros(8), 'frozen_bias': np.zeros(8)},
+    }
+    assert count_parameters(params) == (288, 304)
 
 
 @pytest.mark.parametrize('queries', ['selected', 'learned'])

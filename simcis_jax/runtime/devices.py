@@ -1,0 +1,75 @@
+"""What a program runs on, as the first lines of its output."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+import simcis_jax
+
+# How accelerators show: the extra of the package, the name, device files, environment variables.
+ACCELERATORS = (
+    ('cuda', 'an NVIDIA GPU', ('/dev/nvidia[0-9]*', '/dev/nvidiactl'), ()),
+    ('tpu', 'a TPU', ('/dev/accel[0-9]*',), ('TPU_ACCELERATOR_TYPE', 'TPU_NAME', 'COLAB_TPU_ADDR')),
+)
+
+
+def print_devices(precision: str | None = None) -> None:
+    """Prints the versions and devices, and a warning where an accelerator is left unused.
+
+    Args:
+        precision: of the network, `model.dtype`.
+    """
+    print(describe(jax.devices(), jax.process_count(), precision))
+    warning = unused_accelerator(
+        jax.default_backend(), jax.config.jax_platforms or '', os.environ, glob.glob
+    )
+    if warning:
+        print(f'warning: {warning}')
+
+
+def describe(devices: Sequence[jax.Device], num_processes: int, precision: str | None) -> str:
+    """One line: versions, backend, number and kind of devices, precision."""
+    kinds = ', '.join(dict.fromkeys(device.device_kind for device in devices))
+    parts = [
+        f'simcis_jax {simcis_jax.__version__}',
+        f'JAX {jax.__version__}',
+        f'backend {devices[0].platform}',
+        f'{len(devices)} device{"s" * (len(devices) > 1)} ({kinds})',
+    ]
+    if num_processes > 1:
+        parts.append(f'{num_processes} processes')
+    if precision:
+        parts.append(f'precision {precision}')
+    return ', '.join(parts)
+
+
+def unused_accelerator(
+    backend: str,
+    platforms: str,
+    environment: Mapping[str, str],
+    find_files: Callable[[str], Sequence[str]],
+) -> str | None:
+    """A warning if JAX runs on the CPU of a machine that has an accelerator; None otherwise.
+
+    Args:
+        backend: the one that JAX chose.
+        platforms: those that the user allows; nobody who asks for the CPU is warned.
+        environment: variables of the process.
+        find_files: the files that match a pattern.
+    """
+    is_hidden = environment.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    if backend != 'cpu' or platforms.split(',')[0] == 'cpu':
+        return None
+    for extra, name, patterns, variables in ACCELERATORS:
+        if extra == 'cuda' and is_hidden:
+            continue
+        if any(map(find_files, patterns)) or any(map(environment.get, variables)):
+            return (
+                f'this machine has {name}, but JAX runs on the CPU; install what it needs with '
+                f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu if this is meant."
+            )
+    return None
