@@ -34,7 +34,7 @@ def read(table: str, setting: str | None = None, metric: str | None = None) -> d
         setting: protocol, such as '100-5'; None for all.
         metric: 'pq' or 'miou_reference'; None for all.
     """
-    with PATH.open(newline='') as file:
+    with PATH.open(encoding='utf-8', newline='') as file:
         lines = list(csv.DictReader(file, delimiter='\t'))
     return {
         line['row']: PaperRow(

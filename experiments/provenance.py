@@ -58,11 +58,11 @@ def record_provenance(folder: Path) -> Iterator[None]:
 def read(folder: Path) -> dict:
     """The provenance of a run; empty if none was recorded."""
     path = folder / 'provenance.json'
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text('utf-8')) if path.is_file() else {}
 
 
 def first_stage_source(folder: Path) -> str:
     """Name of the run that trained the first stage; '-' if the run trained it itself."""
     path = folder / 'config.json'
-    source = json.loads(path.read_text())['training']['init_from'] if path.is_file() else ''
+    source = json.loads(path.read_text('utf-8'))['training']['init_from'] if path.is_file() else ''
     return Path(source).parent.name if source else '-'

@@ -209,7 +209,7 @@ def _rates(setting: str, workdir: Path) -> tuple[float, float]:
     """Median steps per second of a setting's runs in stage 1 and in later stages, or NaN."""
     rates = ([], [])
     for path in workdir.glob(f'{setting}+*/metrics.jsonl'):
-        for line in path.read_text().splitlines():
+        for line in path.read_text('utf-8').splitlines():
             record = json.loads(line) if line.endswith('}') else {}
             if record.get('steps_per_second'):
                 rates[record['stage'] > 1].append(record['steps_per_second'])

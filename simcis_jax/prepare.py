@@ -151,7 +151,8 @@ def _write(root: Path, folder: Path, splits: Mapping[str, Download], skip_bad: b
             description='Images with one segment map and the classes of its segments.',
         )
         if skipped:
-            (part / 'skipped.txt').write_text(''.join(f'{line}\n' for line in skipped))
+            text = ''.join(f'{line}\n' for line in skipped)
+            (part / 'skipped.txt').write_text(text, 'utf-8', 'surrogateescape')
         part.rename(folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
@@ -184,7 +185,7 @@ def _check_and_describe(root: Path, folder: Path, splits: Mapping[str, Download]
     """What is in the folder, in words; it must be what the download holds."""
     skipped, sizes = [], {}
     if (folder / 'skipped.txt').exists():
-        skipped = (folder / 'skipped.txt').read_text().splitlines()
+        skipped = (folder / 'skipped.txt').read_text('utf-8', 'surrogateescape').splitlines()
     for split, images in splits.items():
         sizes[split] = len(prepared.Prepared(folder, split))
         lost = sum(line.startswith(f'{split}: ') for line in skipped)

@@ -27,7 +27,7 @@ _NUM_CLASSES, _NUM_THINGS = 150, 100
 def _read_classes() -> tuple[types.Categories, np.ndarray]:
     """The classes, and the label [101] of each category of the instance maps (0 is none)."""
     table = importlib.resources.files('simcis_jax.data').joinpath('ade20k_classes.tsv')
-    rows = [line.split('\t') for line in table.read_text().splitlines()[1:]]
+    rows = [line.split('\t') for line in table.read_text('utf-8').splitlines()[1:]]
     label_of_instance = np.full(_NUM_THINGS + 1, -1, np.int32)
     for label, instance, _, _ in rows:
         if instance != '-':

@@ -37,7 +37,7 @@ def make_page(run: RunFolder) -> str:
                 element('meta', name='viewport', content='width=device-width, initial-scale=1'),
                 element('meta', name='color-scheme', content='light dark'),
                 element('title', f'{run.name} · simcis_jax'),
-                element('style', STYLE.read_text()),
+                element('style', STYLE.read_text('utf-8')),
             ),
             element(
                 'body',

@@ -32,10 +32,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds either the old or the new one, never a part.
 
+    It is UTF-8; what was no text in the name of a file is written as the bytes that it was.
+
     Raises:
         FileError: it cannot be written; the old one is still there.
     """
-    with replacing(path) as part, part.open('w') as file:
+    with (
+        replacing(path) as part,
+        part.open('w', encoding='utf-8', errors='surrogateescape') as file,
+    ):
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -28,7 +28,7 @@ def write(folder: Path) -> None:
             files[str(path.relative_to(folder))] = [path.stat().st_size, checksum(path)]
             with path.open('rb') as file:
                 os.fsync(file.fileno())
-    with (folder / NAME).open('w') as file:
+    with (folder / NAME).open('w', encoding='utf-8') as file:
         json.dump(files, file, indent=0)
         file.flush()
         os.fsync(file.fileno())
@@ -37,7 +37,7 @@ def write(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a folder that has a manifest, in words; None if nothing is."""
     try:
-        listed = json.loads((folder / NAME).read_text())
+        listed = json.loads((folder / NAME).read_text('utf-8'))
         files = [(name, size, expected) for name, (size, expected) in listed.items()]
     except FileNotFoundError:
         return f'{NAME} is missing'

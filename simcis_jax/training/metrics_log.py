@@ -50,7 +50,7 @@ class MetricsLog:
             # A killed run may have logged steps that its last checkpoint does not know.
             known = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
             write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in known))
-        self._file = self._path.open('a')
+        self._file = self._path.open('a', encoding='utf-8')
         from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
 
         self._events = SummaryWriter(

@@ -185,7 +185,7 @@ class Workdir:
 
     def _take_lock(self) -> None:
         """The lock is the kernel's: it is gone as soon as the process is, however it ended."""
-        lock = (self.root / 'lock').open('a+')
+        lock = (self.root / 'lock').open('a+', encoding='utf-8')
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
