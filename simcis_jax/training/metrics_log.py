@@ -23,7 +23,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     if not path.exists():
         return []
     with reading(path):
-        lines = path.read_text(errors='replace').splitlines()
+        lines = path.read_text('utf-8', errors='replace').splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.endswith('}') and number == len(lines):
