@@ -79,7 +79,7 @@ ASCII_LOCALE = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'
 def test_class_names_of_any_script_work_in_an_ascii_locale(finished, tmp_path):
     run, photo = tmp_path / 'run', tmp_path / 'photo.png'
     cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))
-    one_stage = ('--config.protocol.base=12', '--config.training.base_steps=2')
+    two_stages = ('--config.protocol.base=10', '--config.training.base_steps=2')
 
     def output_of(process):
         text, _ = process.communicate()
@@ -87,7 +87,7 @@ def test_class_names_of_any_script_work_in_an_ascii_locale(finished, tmp_path):
         return text
 
     pipes = {'environment': ASCII_LOCALE, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT}
-    printed = output_of(commands.start_run(run, *one_stage, program=('-c', RENAMED), **pipes))
+    printed = output_of(commands.start_run(run, *two_stages, program=('-c', RENAMED), **pipes))
     assert 'sky ?' in printed and printed.isascii()
     predict = ('-m', 'simcis_jax.predict')
     arguments = (f'--checkpoint={run}/stage_1', f'--images={photo}', f'--out={tmp_path}/out')
