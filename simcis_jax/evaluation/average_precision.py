@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,16 +27,18 @@ class Instances(NamedTuple):
 
 
 def encoded(
-    masks: np.ndarray,
+    masks: Iterable[np.ndarray],
     labels: np.ndarray,
     *,
     scores: np.ndarray | None = None,
     crowd: np.ndarray | None = None,
 ) -> Instances:
-    """Instances of masks [n, H, W] bool and labels [n], with scores [n] or crowd flags [n]."""
-    columns = np.asfortranarray(np.moveaxis(masks, 0, -1), np.uint8)
+    """Instances of n masks [H, W] bool and labels [n], with scores [n] or crowd flags [n].
+
+    Masks are encoded one by one: those of a crowded image together may not fit into memory.
+    """
     return Instances(
-        masks=run_lengths.encode(columns),
+        masks=[run_lengths.encode(np.asfortranarray(mask, np.uint8)) for mask in masks],
         labels=np.asarray(labels),
         scores=np.zeros(len(labels)) if scores is None else np.asarray(scores, np.float64),
         crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
@@ -80,8 +82,7 @@ def _index(images: Sequence[Instances], num_classes: int) -> COCO:
     for image_id, instances in enumerate(images):
         height, width = instances.masks[0]['size'] if instances.masks else (0, 0)
         entries.append({'id': image_id, 'height': height, 'width': width})
-        areas = run_lengths.area(instances.masks)
-        for mask, label, score, crowd, area in zip(*instances, areas, strict=True):
+        for mask, label, score, crowd in zip(*instances, strict=True):
             annotations.append(
                 {
                     'id': len(annotations) + 1,
@@ -90,7 +91,8 @@ def _index(images: Sequence[Instances], num_classes: int) -> COCO:
                     'segmentation': mask,
                     'score': float(score),
                     'iscrowd': int(crowd),
-                    'area': float(area),
+                    # The library measures at most 255 masks at once.
+                    'area': float(run_lengths.area(mask)),
                 }
             )
     index = COCO()

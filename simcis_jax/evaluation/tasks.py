@@ -236,7 +236,7 @@ class InstanceTask:
         counted = seen & np.asarray(self.categories.is_thing)
         segments = np.flatnonzero((example.labels >= 0) & counted[example.labels])
         true = encoded(
-            example.segment_map == (segments + 1)[:, None, None],
+            (example.segment_map == segment + 1 for segment in segments),
             example.labels[segments],
             crowd=example.crowd[segments],
         )

@@ -114,3 +114,32 @@ def test_ap_equals_plain_loops(seed):
         assert result['ap50'][label] == pytest.approx(expected[0])
         assert result['ap75'][label] == pytest.approx(expected[5])
         assert result['ap'][label] == pytest.approx(np.mean(expected))
+
+
+def test_ap_of_an_image_with_more_instances_than_a_byte_counts():
+    # Bars of three pixels, of which 300 are found: with 2 or 3 of the pixels, or in a wrong place.
+    rng = np.random.default_rng(0)
+    rows, columns = np.unravel_index(np.arange(349), (10, 35))
+    masks = np.zeros((349, 10, 140), bool)
+    for mask, row, column in zip(masks, rows, columns, strict=True):
+        mask[row, 4 * column : 4 * column + 3] = True
+    labels = rng.integers(0, 4, 349)
+    chosen = rng.permutation(349)[:300]
+    found = masks[chosen]
+    found[:150, :, 2::4] = False
+    found[250:] = np.roll(found[250:], 2, axis=2)
+    confidence = rng.random(300)
+    assert np.bincount(labels[chosen]).max() <= 100
+    result = average_precision(
+        [(encoded(found, labels[chosen], scores=confidence), encoded(masks, labels))], 4
+    )
+    rows = (
+        list(zip(found, labels[chosen], confidence, strict=True)),
+        list(zip(masks, labels, strict=True)),
+    )
+    for label in range(4):
+        expected = [ap_by_loops([rows], label, threshold) for threshold in THRESHOLDS]
+        assert 0 < expected[5] < expected[0] < 100
+        assert result['ap50'][label] == pytest.approx(expected[0])
+        assert result['ap75'][label] == pytest.approx(expected[5])
+        assert result['ap'][label] == pytest.approx(np.mean(expected))
