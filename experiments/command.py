@@ -142,7 +142,7 @@ def read_config(name: str, overrides: Sequence[str], data_root: str | None) -> C
 def count_classes(config: ConfigDict) -> int:
     """Number of classes of the data set of a config; opens the data set."""
     data = config.data
-    return len(open_source(data.name, data.val_split, root=data.root, size=data.size).categories)
+    return len(open_source(data.name, data.train_split, root=data.root, size=data.size).categories)
 
 
 def write(plan: Plan, results: Results, *, with_analysis: bool = True) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.sweep import Run
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resized_crop, resized_shape
-from simcis_jax.data.category_list import read_json
+from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
 from simcis_jax.model.mask2former import Mask2Former
@@ -51,6 +51,7 @@ def validation_examples(run: Run, num_images: int) -> list[Example]:
         root=data['root'],
         size=data['size'],
         num_images=data['num_val_images'],
+        categories=read_categories(run.folder / 'categories.json'),
     )
     indices = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
     return [center_crop(source[int(index)], data['size']) for index in indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simcis_jax import types
 from simcis_jax.data.coco_panoptic import coco_panoptic_split
 from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.data.shapes import Shapes
@@ -12,7 +13,13 @@ SOURCES = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 
 
 def open_source(
-    name: str, split: str, *, root: str = '', size: int = 64, num_images: int = 0
+    name: str,
+    split: str,
+    *,
+    root: str = '',
+    size: int = 64,
+    num_images: int = 0,
+    categories: types.Categories | None = None,
 ) -> Source:
     """Opens one split of a data set.
 
@@ -22,9 +29,12 @@ def open_source(
         root: folder of the data set; not read by 'shapes'.
         size: side of the images that 'shapes' draws.
         num_images: how many images 'shapes' draws; 0 = its default.
+        categories: of the training split, which give the labels of every split; None = this is the
+            training split. 'prepared' and 'shapes' have one list for all splits.
 
     Raises:
-        InputError: no data set has this name, or it needs a root and has none.
+        InputError: no data set has this name, it needs a root and has none, or the split has other
+            categories than the training split.
         FileNotFoundError: a file or folder is missing.
     """
     if name == 'shapes':
@@ -36,9 +46,9 @@ def open_source(
             f'data.name={name!r} needs the folder of the data set: --config.data.root='
         )
     if name == 'semantic_folder':
-        return SemanticFolder(root, split)
+        return SemanticFolder(root, split, categories)
     if name == 'prepared':
         from simcis_jax.data.prepared import Prepared  # TFDS is slow to import.
 
         return Prepared(root, split)
-    return coco_panoptic_split(root, split)
+    return coco_panoptic_split(root, split, categories)

@@ -54,10 +54,8 @@ def flag(entry: Mapping[str, Any], name: str, where: str, *, default: int | None
     return bool(value)
 
 
-def parse_categories(
-    entries: Sequence[Mapping[str, Any]], where: str
-) -> tuple[types.Categories, dict[int, int]]:
-    """Category entries as `types.Categories`, sorted by id, and the label of each id.
+def parse_categories(entries: Sequence[Mapping[str, Any]], where: str) -> types.Categories:
+    """Category entries as `types.Categories`, sorted by id.
 
     Args:
         entries: `{'id': int, 'name': str, 'isthing': 0 or 1, 'color': [r, g, b]}`; colours that
@@ -91,7 +89,7 @@ def parse_categories(
             )
     if not ordered:
         raise InputError(f'{where}: the list of categories is empty; list at least one.')
-    categories = types.Categories(
+    return types.Categories(
         names=tuple(entry['name'] for entry in ordered),
         is_thing=tuple(bool(entry['isthing']) for entry in ordered),
         colors=tuple(
@@ -100,7 +98,6 @@ def parse_categories(
         ),
         ids=tuple(entry['id'] for entry in ordered),
     )
-    return categories, {entry['id']: label for label, entry in enumerate(ordered)}
 
 
 def category_entries(categories: types.Categories) -> list[dict[str, Any]]:
@@ -124,7 +121,55 @@ def read_categories(path: str | os.PathLike) -> types.Categories:
     content = read_json(path, (list, dict))
     if isinstance(content, dict):
         content = field(content, 'categories', list, f'{path}')
-    return parse_categories(content, f'{path}')[0]
+    return parse_categories(content, f'{path}')
+
+
+def conflict(
+    listed: types.Categories, known: types.Categories, *, in_listed: str, in_known: str
+) -> str | None:
+    """The first category of a list that another list does not have, or has as another class.
+
+    Colours may differ, and `known` may be the longer list.
+
+    Args:
+        listed: the categories to look for.
+        known: the categories to find them in, by id.
+        in_listed: words that say where `listed` comes from.
+        in_known: the same of `known`.
+
+    Returns:
+        The difference in words; None if there is none.
+    """
+    expected = _in_words(known)
+    for category_id, words in _in_words(listed).items():
+        if words != expected.get(category_id):
+            return (
+                f'category {category_id} is {words} {in_listed} and '
+                f'{expected.get(category_id, "missing")} {in_known}'
+            )
+    return None
+
+
+def check_validation_categories(
+    listed: types.Categories, training: types.Categories, where: object
+) -> None:
+    """Checks the categories that a validation split lists; it may leave some out.
+
+    Raises:
+        InputError: one is not a category of the training split.
+    """
+    found = conflict(listed, training, in_listed='here', in_known='in the training split')
+    if found:
+        raise InputError(
+            f'{where}: the categories are not those of the training split: {found}; give every '
+            'class the same id, name and thing flag in both lists.'
+        )
+
+
+def _in_words(categories: types.Categories) -> dict[int, str]:
+    """Name and kind of each category by its id."""
+    columns = zip(categories.ids, categories.names, categories.is_thing, strict=True)
+    return {i: f'{name!r} ({"a thing" if thing else "stuff"})' for i, name, thing in columns}
 
 
 def _made_up_color(label: int) -> tuple[int, int, int]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import field, flag, parse_categories, read_json
+from simcis_jax.data.category_list import (
+    check_validation_categories,
+    field,
+    flag,
+    parse_categories,
+    read_json,
+)
 from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
@@ -37,12 +44,13 @@ class CocoPanoptic:
         images: folder of the images.
         panoptic: folder of the PNGs, whose colour R + 256 G + 65536 B is a segment's id.
         annotations: the JSON file.
-        categories: COCO category entries that replace those of the JSON.
+        categories: of the training split, which give the labels; those of the JSON must be among
+            them. None = this is the training split.
         image_file: the file below `images` of an image id, where the JSON has another.
 
     Raises:
         MissingFileError: a file or folder is missing.
-        InputError: the JSON or a picture breaks the format.
+        InputError: the JSON or a picture breaks the format, or has other categories.
     """
 
     def __init__(
@@ -51,17 +59,19 @@ class CocoPanoptic:
         panoptic: str | os.PathLike,
         annotations: str | os.PathLike,
         *,
-        categories: Sequence[Mapping[str, Any]] | None = None,
+        categories: types.Categories | None = None,
         image_file: Callable[[str], str] | None = None,
     ):
         self._images = _existing_folder(images)
         self._panoptic = _existing_folder(panoptic)
         path = pathlib.Path(annotations)
         content = read_json(path, dict)
-        if categories is None:
-            categories = field(content, 'categories', list, f'{path}')
-        self.categories, label_of = parse_categories(categories, f'{path}')
+        listed = parse_categories(field(content, 'categories', list, f'{path}'), f'{path}')
+        if categories is not None:
+            check_validation_categories(listed, categories, path)
+        self.categories = categories or listed
         self.name = path.stem
+        label_of = {category_id: label for label, category_id in enumerate(self.categories.ids)}
         records = _read_records(content, label_of, path)
         if image_file is not None:
             records = [r._replace(image_file=image_file(str(r.image_id))) for r in records]
@@ -99,34 +109,43 @@ class CocoPanoptic:
         return len(decode.read_bytes(self._images / self._records[index].image_file))
 
 
-def coco_panoptic_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
+def coco_panoptic_split(
+    root: str | os.PathLike, split: str, categories: types.Categories | None = None
+) -> CocoPanoptic:
     """Opens the layout root/images/SPLIT, root/panoptic_SPLIT, root/panoptic_SPLIT.json."""
-    root = pathlib.Path(root)
-    return CocoPanoptic(
-        root / 'images' / split, root / f'panoptic_{split}', root / f'panoptic_{split}.json'
-    )
+    panoptic = pathlib.Path(root) / f'panoptic_{split}'
+    images = pathlib.Path(root) / 'images' / split
+    return CocoPanoptic(images, panoptic, _json_beside(panoptic), categories=categories)
 
 
-def coco_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
+def coco_split(
+    root: str | os.PathLike, split: str, categories: types.Categories | None = None
+) -> CocoPanoptic:
     """Opens COCO as it is unpacked: root/train2017, root/annotations/panoptic_train2017[.json]."""
-    root = pathlib.Path(root)
-    panoptic = root / 'annotations' / f'panoptic_{split}2017'
-    return CocoPanoptic(root / f'{split}2017', panoptic, panoptic.with_suffix('.json'))
+    panoptic = pathlib.Path(root) / 'annotations' / f'panoptic_{split}2017'
+    images = pathlib.Path(root) / f'{split}2017'
+    return CocoPanoptic(images, panoptic, _json_beside(panoptic), categories=categories)
 
 
-def cityscapes_split(root: str | os.PathLike, split: str) -> CocoPanoptic:
+def cityscapes_split(
+    root: str | os.PathLike, split: str, categories: types.Categories | None = None
+) -> CocoPanoptic:
     """Opens Cityscapes: root/leftImg8bit/SPLIT/CITY, root/gtFine/cityscapes_panoptic_SPLIT[.json].
 
     The JSON and its PNGs are those that cityscapesScripts makes; they name no image files.
     """
-    root = pathlib.Path(root)
-    panoptic = root / 'gtFine' / f'cityscapes_panoptic_{split}'
+    panoptic = pathlib.Path(root) / 'gtFine' / f'cityscapes_panoptic_{split}'
     return CocoPanoptic(
-        root / 'leftImg8bit' / split,
+        pathlib.Path(root) / 'leftImg8bit' / split,
         panoptic,
-        panoptic.with_suffix('.json'),
+        _json_beside(panoptic),
+        categories=categories,
         image_file=lambda image_id: f'{image_id.partition("_")[0]}/{image_id}_leftImg8bit.png',
     )
+
+
+def _json_beside(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(f'{folder.name}.json')
 
 
 def _existing_folder(path: str | os.PathLike) -> pathlib.Path:

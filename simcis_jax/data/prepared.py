@@ -48,7 +48,7 @@ class Prepared:
         metadata = self._folder / 'metadata.json'
         content = read_json(metadata, dict)
         entries = field(content, 'categories', list, f'{metadata}')
-        self.categories, _ = parse_categories(entries, f'{metadata}')
+        self.categories = parse_categories(entries, f'{metadata}')
         classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')

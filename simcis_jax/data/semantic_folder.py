@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import pathlib
-from concurrent import futures
 
 import numpy as np
 
 from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import field, parse_categories, read_json
+from simcis_jax.data.category_list import (
+    check_validation_categories,
+    field,
+    parse_categories,
+    read_json,
+)
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
+from simcis_jax.runtime.progress import Progress
+from simcis_jax.runtime.threads import map_ahead
 
 VOID = 255  # Label of pixels that belong to no class.
 _EXTENSIONS = ('.jpg', '.jpeg', '.png')
@@ -29,15 +35,30 @@ class SemanticFolder:
 
     Construction decodes every label PNG once, which checks them and tells the classes of an image.
 
+    Args:
+        root: folder of the data set.
+        split: 'train', 'val' or what the folders are called.
+        categories: of the training split, which this split must list as well; None = this is the
+            training split.
+        num_threads: threads that decode labels.
+
     Raises:
         MissingFileError: a folder, an image or the categories are missing.
-        InputError: labels or categories break the format.
+        InputError: labels or categories break the format, or the categories are not those of the
+            training split.
     """
 
-    def __init__(self, root: str | os.PathLike, split: str, *, num_threads: int = 4):
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str,
+        categories: types.Categories | None = None,
+        *,
+        num_threads: int = 4,
+    ):
         root = pathlib.Path(root)
         self.name = f'{root.name}_{split}'
-        self.categories = _categories(root, split)
+        self.categories = _categories(root, split, categories)
         images = _files_by_stem(root / 'images' / split)
         labels = _files_by_stem(root / f'semantic_{split}')
         if unpaired := sorted(images.keys() ^ labels.keys()):
@@ -48,9 +69,14 @@ class SemanticFolder:
                 'need one name, but for the extension.'
             )
         self._files = [(images[stem], labels[stem]) for stem in sorted(images)]
-        with futures.ThreadPoolExecutor(num_threads) as pool:
-            found = list(pool.map(self._present, range(len(self._files))))
-        self._classes, self._sizes = zip(*found, strict=True) if found else ((), ())
+        progress = Progress(f'{self.name} labels', len(self), 'images', only_if_slow=True)
+        found = []
+        for present in map_ahead(self._present, range(len(self)), num_threads=num_threads):
+            found.append(present)
+            progress.advance()
+        self._classes, self._sizes, has_void = zip(*found, strict=True)
+        if categories is None and len(self.categories) > 1:
+            self._check_not_binary(root / f'semantic_{split}', any(has_void))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -73,10 +99,21 @@ class SemanticFolder:
         """Bytes of the image file."""
         return len(decode.read_bytes(self._files[index][0]))
 
-    def _present(self, index: int) -> tuple[frozenset[int], tuple[int, int]]:
+    def _present(self, index: int) -> tuple[frozenset[int], tuple[int, int], bool]:
+        """Classes and size of an image, and whether some of its pixels are void."""
         labels = self._labels(index)
-        counts = np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]
-        return frozenset(np.flatnonzero(counts).tolist()), labels.shape
+        counts = np.bincount(labels.ravel(), minlength=VOID + 1)
+        present = frozenset(np.flatnonzero(counts[:VOID]).tolist())
+        return present, labels.shape, bool(counts[VOID])
+
+    def _check_not_binary(self, folder: pathlib.Path, has_void: bool) -> None:
+        """Refuses masks of 0 and 255, which would teach the first class and nothing else."""
+        if has_void and frozenset().union(*self._classes) == {0}:
+            raise InputError(
+                f'{folder} has the labels 0 and {VOID} alone, and {VOID} is void; '
+                f'{self.categories.names[1]!r} has label 1: write {VOID} as 1 where it marks a '
+                'class.'
+            )
 
     def _labels(self, index: int) -> np.ndarray:
         """The labels [H, W] of an image, each a class or VOID."""
@@ -114,7 +151,9 @@ def semantic_example(image: np.ndarray, labels: np.ndarray, image_id: str | int)
     )
 
 
-def _categories(root: pathlib.Path, split: str) -> types.Categories:
+def _categories(
+    root: pathlib.Path, split: str, training: types.Categories | None
+) -> types.Categories:
     listed, panoptic = root / 'categories.json', root / f'panoptic_{split}.json'
     if listed.is_file() or not panoptic.is_file():
         if not listed.is_file():
@@ -130,13 +169,22 @@ def _categories(root: pathlib.Path, split: str) -> types.Categories:
         )
     # Semantic segmentation has no use for the thing flag, so it may be left out.
     entries = [{'isthing': 0} | entry if isinstance(entry, dict) else entry for entry in entries]
-    categories, _ = parse_categories(entries, f'{path}')
+    categories = parse_categories(entries, f'{path}')
     if len(categories) > VOID:
         raise InputError(
             f'{path} lists {len(categories)} classes; at most {VOID} are possible, label {VOID} is '
             'void.'
         )
-    return categories
+    if training is None:
+        return categories
+    check_validation_categories(categories, training, path)
+    if len(categories) < len(training):
+        raise InputError(
+            f'{path} lists {len(categories)} classes and that of the training split '
+            f'{len(training)}; a label is a position in the list, so both splits need one list: '
+            f'write it to {listed}.'
+        )
+    return training
 
 
 def _files_by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:

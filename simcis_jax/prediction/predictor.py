@@ -235,7 +235,7 @@ def _categories(recorded: Path, given: str | Path | None, values: Settings) -> C
         return read_categories(given or recorded)
     data = values.data
     try:
-        source = open_source(data.name, data.val_split, root=data.root, size=data.size)
+        source = open_source(data.name, data.train_split, root=data.root, size=data.size)
     except UserError as error:
         raise InputError(
             f'{recorded} does not exist, and the data set that has the class names cannot be '

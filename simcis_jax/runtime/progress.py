@@ -18,14 +18,24 @@ class Progress:
     """Counts finished units of work and prints the progress.
 
     On a terminal the line is updated in place; elsewhere a new line is printed at most every
-    `interval` seconds.
+    `interval` seconds. With `only_if_slow`, work of less than one second prints nothing.
     """
 
-    def __init__(self, title: str, total: int, unit: str, *, done: int = 0, interval: float = 10.0):
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        interval: float = 10.0,
+        only_if_slow: bool = False,
+    ):
         self._title, self._total, self._unit, self._interval = title, total, unit, interval
         self._first, self._done = done, done
         self._start = self._printed = time.monotonic()
         self._live = sys.stdout.isatty()
+        self._silent_until = self._start + (1.0 if only_if_slow else 0.0)
 
     @property
     def rate(self) -> float:
@@ -42,6 +52,8 @@ class Progress:
         """Counts, and prints if there are numbers, the total is reached or a line is due."""
         self._done += count
         now = time.monotonic()
+        if now < self._silent_until:
+            return
         is_due = now - self._printed >= (0.5 if self._live else self._interval)
         if not (numbers or is_due or self._done >= self._total):
             return

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simcis_jax.data import coco_panoptic, source
+from simcis_jax.types import Categories
 
 IDS = np.array([[0, 7, 7, 7], [300, 300, 7, 7], [70000, 70000, 70000, 70000]])
 
@@ -102,15 +103,46 @@ def test_the_bytes_of_an_image_are_those_of_its_file(tmp_path):
         open_split(root).image_bytes(0)
 
 
-def test_categories_can_be_given(tmp_path):
-    root = write(tmp_path)
-    images = coco_panoptic.CocoPanoptic(
-        root / 'images/val',
-        root / 'panoptic_val',
-        root / 'panoptic_val.json',
-        categories=[{'id': k, 'name': str(k), 'isthing': 0} for k in (1, 2, 9)],
-    )
-    np.testing.assert_array_equal(images[0].labels, [1, 1, 2])
+def training_categories(*names, **changes):
+    """Those of a training split: `write` lists the last three of four."""
+    names = names or ('sky', 'car', 'bus', 'road')
+    columns = {'is_thing': (False, True, True, False), 'ids': (1, 2, 4, 9), **changes}
+    return Categories(names, colors=((0, 0, 0),) * 4, **columns)
+
+
+def test_labels_are_those_of_the_training_split(tmp_path):
+    root, training = write(tmp_path), training_categories()
+    alone, images = (coco_panoptic.coco_panoptic_split(root, 'val', c) for c in (None, training))
+    np.testing.assert_array_equal(alone[0].labels, [0, 0, 2])
+    np.testing.assert_array_equal(images[0].labels, [1, 1, 3])
+    assert images.classes_of(0) == {1, 3} and images.categories == training
+
+
+@pytest.mark.parametrize(
+    ('training', 'words'),
+    [
+        (
+            training_categories('sky', 'cart', 'bus', 'road'),
+            "category 2 is 'car' (a thing) here and 'cart' (a thing) in the training split",
+        ),
+        (
+            training_categories(is_thing=(False,) * 4),
+            "category 2 is 'car' (a thing) here and 'car' (stuff) in the training split",
+        ),
+        (
+            training_categories(ids=(1, 2, 3, 4)),
+            "category 4 is 'bus' (a thing) here and 'road' (stuff) in the training split",
+        ),
+        (
+            training_categories(ids=(1, 2, 4, 8)),
+            "category 9 is 'road' (stuff) here and missing in the training split",
+        ),
+    ],
+)
+def test_categories_that_contradict_the_training_split_are_refused(tmp_path, training, words):
+    with pytest.raises(ValueError) as error:
+        coco_panoptic.coco_panoptic_split(write(tmp_path), 'val', training)
+    assert_one_line(error, 'panoptic_val.json', words)
 
 
 def test_a_pickled_source_reads_the_same(tmp_path):

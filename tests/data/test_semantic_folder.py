@@ -73,6 +73,48 @@ def test_categories_may_come_from_the_panoptic_json(tmp_path):
     assert categories.names == ('sky', 'car', 'road') and all(categories.is_thing)
 
 
+def write_panoptic(root, entries):
+    """A split whose classes stand in its own JSON."""
+    write(root, categories=None)
+    (root / 'panoptic_val.json').write_text(json.dumps({'categories': entries}))
+    return root
+
+
+def test_both_splits_list_the_same_classes(tmp_path):
+    training = SemanticFolder(write(tmp_path / 'whole'), 'val').categories
+    root = write_panoptic(tmp_path / 'part', CATEGORIES)
+    assert SemanticFolder(root, 'val', training).categories == training
+    entries = [{**CATEGORIES[0], 'name': 'street'}, *CATEGORIES[1:]]
+    (root / 'panoptic_val.json').write_text(json.dumps({'categories': entries}))
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(root, 'val', training)
+    assert_one_line(
+        error, 'panoptic_val.json', "category 30 is 'street' (stuff) here and 'road' (stuff) in"
+    )
+
+
+def test_a_shorter_list_of_classes_would_shift_the_labels(tmp_path):
+    entries = [*CATEGORIES, {'id': 1, 'name': 'sea', 'isthing': 0}]
+    training = SemanticFolder(write(tmp_path / 'whole', categories=entries), 'val').categories
+    root = write_panoptic(tmp_path / 'part', CATEGORIES)
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(root, 'val', training)
+    assert_one_line(error, 'lists 3 classes and that of the training split 4', 'categories.json')
+
+
+def test_masks_of_0_and_255_are_refused_as_training_data(tmp_path):
+    root = write(tmp_path, labels=np.where(LABELS == 255, 255, 0))
+    cv2.imwrite(str(root / 'semantic_val/a.png'), np.zeros((2, 2), np.uint8))
+    with pytest.raises(ValueError) as error:
+        SemanticFolder(root, 'val')
+    assert_one_line(error, 'semantic_val has the labels 0 and 255 alone', "'car' has label 1")
+    training = SemanticFolder(write(tmp_path / 'train'), 'val').categories
+    assert len(SemanticFolder(root, 'val', training)) == 2
+    # One class and void is what such labels mean.
+    (root / 'categories.json').write_text(json.dumps(CATEGORIES[:1]))
+    assert len(SemanticFolder(root, 'val')) == 2
+
+
 def test_without_categories_the_error_says_what_to_write(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         SemanticFolder(write(tmp_path, categories=None), 'val')
