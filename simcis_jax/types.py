@@ -49,6 +49,12 @@ class Categories:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Name and kind of each class, for messages."""
+        kinds = ('a thing' if is_thing else 'stuff' for is_thing in self.is_thing)
+        return tuple(f'{name!r} ({kind})' for name, kind in zip(self.names, kinds, strict=True))
+
 
 @flax.struct.dataclass
 class Targets:

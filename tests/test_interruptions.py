@@ -18,6 +18,7 @@ from simcis_jax import main
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
+from simcis_jax.types import Categories
 
 
 def at_step(patch, number, action):
@@ -144,18 +145,19 @@ def test_two_processes_may_not_use_a_folder_at_once(tmp_path):
     workdir = tmp_path / 'run'
     code = (
         'import sys, time; from simcis_jax.training.workdir import Workdir\n'
-        'workdir = Workdir(sys.argv[1], {}); workdir.claim()\n'
+        'from simcis_jax.types import Categories\n'
+        'workdir = Workdir(sys.argv[1], {}); workdir.claim(Categories((), (), ()))\n'
         'print("claimed", flush=True); time.sleep(600)'
     )
     other = subprocess.Popen([sys.executable, '-c', code, workdir], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b'claimed\n'
         with pytest.raises(OSError, match=rf'run is used by another .*process {other.pid} on'):
-            Workdir(workdir, {}).claim()
+            Workdir(workdir, {}).claim(Categories((), (), ()))
     finally:
         other.kill()
         other.wait()
     with Workdir(workdir, {}) as mine:
-        mine.claim()
+        mine.claim(Categories((), (), ()))
     with Workdir(workdir, {}) as mine:  # The lock ends with the block.
-        mine.claim()
+        mine.claim(Categories((), (), ()))

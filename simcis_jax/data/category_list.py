@@ -140,8 +140,8 @@ def conflict(
     Returns:
         The difference in words; None if there is none.
     """
-    expected = _in_words(known)
-    for category_id, words in _in_words(listed).items():
+    expected = dict(zip(known.ids, known.words, strict=True))
+    for category_id, words in zip(listed.ids, listed.words, strict=True):
         if words != expected.get(category_id):
             return (
                 f'category {category_id} is {words} {in_listed} and '
@@ -164,12 +164,6 @@ def check_validation_categories(
             f'{where}: the categories are not those of the training split: {found}; give every '
             'class the same id, name and thing flag in both lists.'
         )
-
-
-def _in_words(categories: types.Categories) -> dict[int, str]:
-    """Name and kind of each category by its id."""
-    columns = zip(categories.ids, categories.names, categories.is_thing, strict=True)
-    return {i: f'{name!r} ({"a thing" if thing else "stuff"})' for i, name, thing in columns}
 
 
 def _made_up_color(label: int) -> tuple[int, int, int]:

@@ -18,13 +18,14 @@ from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.types import Categories
 
 # Random parameters and the memory before the first stage, for a number of classes.
 Initialize = Callable[[int], tuple[Any, Any]]
 
 
 def finished_stage(
-    path: str, stages: Sequence[Stage], names: Sequence[str], initialize: Initialize
+    path: str, stages: Sequence[Stage], categories: Categories, initialize: Initialize
 ) -> StageFolder:
     """The folder of a finished stage, whose model is known to fit.
 
@@ -35,7 +36,7 @@ def finished_stage(
     Args:
         path: of the folder.
         stages: of this run.
-        names: of its classes.
+        categories: of its data set.
         initialize: what the model and the memory look like.
 
     Raises:
@@ -62,7 +63,7 @@ def finished_stage(
                 f'this run has learned {len(learned)} of {len(stages[-1].seen)}, among them label '
                 f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
             )
-        _check_names(folder, names)
+        _check_classes(folder, categories)
         params, memory = jax.eval_shape(lambda: initialize(num_known))
         checkpoints.check('params', params, 'model.* as it was there')
         checkpoints.check('memory', memory, 'method.bank_size as it was there')
@@ -99,16 +100,18 @@ def inherit(
         target.write_report(source.read_report())
 
 
-def _check_names(folder: StageFolder, names: Sequence[str]) -> None:
+def _check_classes(folder: StageFolder, categories: Categories) -> None:
+    """Checks that each label stands for one class there and here; ids may differ."""
     path = folder.root.parent / 'categories.json'
     if not path.is_file():  # Converted models know no names.
         return
-    for label, (known, name) in enumerate(zip(read_categories(path).names, names, strict=False)):
-        if known != name:
+    learned = read_categories(path)
+    for label, (known, now) in enumerate(zip(learned.words, categories.words, strict=False)):
+        if known != now:
             raise InputError(
-                f'training.init_from={folder.root}: label {label} is {known!r} in {path} and '
-                f'{name!r} in this data set. The model would take one class for the other: give '
-                'new classes ids above those of the old ones, and keep the old names.'
+                f'training.init_from={folder.root}: label {label} is {known} in {path} and '
+                f'{now} in this data set. The model would take one class for the other: give '
+                'new classes ids above those of the old ones, and keep old names and thing flags.'
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data import open_source
-from simcis_jax.data.category_list import category_entries
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluation.evaluator import Evaluator
@@ -43,14 +43,12 @@ class Trainer:
         self.settings, self.workdir, self.stop = settings, workdir, StopRequest()
         training = settings.training
         data = settings.data
-        self.train_source, self.val_source = (
-            open_source(data.name, split, root=data.root, size=data.size, num_images=num_images)
-            for split, num_images in (
-                (data.train_split, data.num_train_images),
-                (data.val_split, data.num_val_images),
-            )
-        )
+        open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
+        self.train_source = open_split(data.train_split, num_images=data.num_train_images)
         self.categories = self.train_source.categories
+        self.val_source = open_split(
+            data.val_split, num_images=data.num_val_images, categories=self.categories
+        )
         protocol = settings.protocol
         self.stages = protocol.stages(len(self.categories))
         check_images(self.train_source, self.stages, settings)
@@ -130,14 +128,13 @@ class Trainer:
         inherited = None
         if training.init_from:
             inherited = starting_point.finished_stage(
-                training.init_from, self.stages, self.categories.names, self.initialize
+                training.init_from, self.stages, self.categories, self.initialize
             )
         else:
             params, _ = jax.eval_shape(self.initialize)
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
-        self.workdir.claim()
-        self.workdir.write_categories(category_entries(self.categories))
+        self.workdir.claim(self.categories)
         if inherited is not None:
             starting_point.inherit(self.workdir, inherited, len(self.categories), self.initialize)
         parallel.wait_for_all('workdir')

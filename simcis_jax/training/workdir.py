@@ -1,7 +1,7 @@
 """What a run leaves in its folder, and how the same command finds it again.
 
 config.json                 the resolved config; another config is refused
-categories.json             the classes, as COCO lists them
+categories.json             the classes, as COCO lists them; other classes are refused
 lock                        held by the process that uses the folder
 metrics.jsonl, tensorboard/ losses while training
 stage_N/checkpoints/        the last two checkpoints of a stage
@@ -20,15 +20,21 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from simcis_jax.data.category_list import read_json
+from simcis_jax.data.category_list import (
+    category_entries,
+    conflict,
+    read_categories,
+    read_json,
+)
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.training.metrics_log import MetricsLog
+from simcis_jax.types import Categories
 
 # What may differ when a run goes on: it changes neither the model nor its scores, or only as the
 # number of devices does, in the last digits.
@@ -150,11 +156,17 @@ class Workdir:
             self._lock.close()
             self._lock = None
 
-    def claim(self) -> None:
+    def claim(self, categories: Categories) -> None:
         """Makes the folder this config's, or finds that it is; locks it until the `with` ends.
 
+        The classes are recorded, so that the model can be used where the data set is not.
+
+        Args:
+            categories: of the data set of the run.
+
         Raises:
-            InputError: the folder holds a run of another config, or files that are no run.
+            InputError: the folder holds a run of another config or with other classes, or files
+                that are no run.
             FileError: another process uses the folder.
         """
         if not self.writes:
@@ -171,17 +183,32 @@ class Workdir:
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-        if path.exists():
-            found = read_json(path, dict)
+        found = read_json(path, dict) if path.exists() else None
+        if found is not None:
             difference = first_difference(found, self._config, may_change=MAY_CHANGE)
             if difference:
                 raise InputError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
                     '--workdir, or repeat that config to continue it.'
                 )
-            if found == self._config:
-                return
-        write_atomically(path, json.dumps(self._config, indent=2))
+        self._check_categories(categories)
+        if found != self._config:
+            write_atomically(path, json.dumps(self._config, indent=2))
+        entries = json.dumps(category_entries(categories), indent=2)
+        write_atomically(self.root / 'categories.json', entries)
+
+    def _check_categories(self, categories: Categories) -> None:
+        path = self.root / 'categories.json'
+        if not path.exists():
+            return
+        learned, there, here = read_categories(path), f'in {path}', 'in the data set now'
+        difference = conflict(learned, categories, in_listed=there, in_known=here)
+        difference = difference or conflict(categories, learned, in_listed=here, in_known=there)
+        if difference:
+            raise InputError(
+                f'{self.root} holds a run with other classes: {difference}; choose another '
+                '--workdir, or restore the data set to continue it.'
+            )
 
     def _take_lock(self) -> None:
         """The lock is the kernel's: it is gone as soon as the process is, however it ended."""
@@ -198,11 +225,6 @@ class Workdir:
         lock.write(f'process {os.getpid()} on {socket.gethostname()}')
         lock.flush()
         self._lock = lock
-
-    def write_categories(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Records the classes, so that the model can be used where the data set is not."""
-        if self.writes:
-            write_atomically(self.root / 'categories.json', json.dumps(entries, indent=2))
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""

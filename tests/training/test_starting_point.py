@@ -1,5 +1,6 @@
 """Runs that start from what another program trained."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,21 +12,24 @@ from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.data import open_source
+from simcis_jax.data.category_list import category_entries
 from simcis_jax.settings import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays
 from simcis_jax.training.starting_point import with_backbone
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
+from simcis_jax.types import Categories
 
 CLASSES = 12
-SHAPES = open_source('shapes', 'val', num_images=1).categories.names
+SHAPES = open_source('shapes', 'val', num_images=1).categories
 
 
-def write_categories(folder, names):
-    """What a run records of its classes."""
-    entries = [{'id': label, 'name': name, 'isthing': 1} for label, name in enumerate(names)]
-    (folder / 'categories.json').write_text(json.dumps(entries))
+def write_categories(folder, number=CLASSES, **changes):
+    """What a run records of its first classes; `changes` are columns of `Categories`."""
+    columns = dataclasses.asdict(SHAPES) | changes
+    categories = Categories(**{name: tuple(column[:number]) for name, column in columns.items()})
+    (folder / 'categories.json').write_text(json.dumps(category_entries(categories)))
 
 
 @pytest.fixture(scope='module')
@@ -68,7 +72,7 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
 
 def test_a_finished_run_takes_on_classes_that_no_one_foresaw(finished, tmp_path, monkeypatch):
     folder, params, bank = save_stage_2(tmp_path / 'old', CLASSES - 2)
-    write_categories(tmp_path / 'old', SHAPES[: CLASSES - 2])
+    write_categories(tmp_path / 'old', CLASSES - 2, ids=range(1, CLASSES + 1))
     for name in ('stage_1', 'stage_2'):
         (tmp_path / 'old' / name).mkdir(exist_ok=True)
         shutil.copy(finished[0] / name / 'evaluation.json', tmp_path / 'old' / name)
@@ -114,10 +118,19 @@ def test_new_classes_come_last(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
-def test_classes_keep_their_labels(tmp_path):
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'names': (*SHAPES.names[:3], 'lamp', *SHAPES.names[4:])}, "'lamp' .a thing."),
+        ({'is_thing': (*SHAPES.is_thing[:3], False, *SHAPES.is_thing[4:])}, "'{}' .stuff."),
+    ],
+)
+def test_classes_keep_their_labels(tmp_path, changes, words):
     folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
-    write_categories(tmp_path, (*SHAPES[:3], 'lamp', *SHAPES[4:10]))
-    with pytest.raises(ValueError, match=f"label 3 is 'lamp' in .* and '{SHAPES[3]}' in this data"):
+    write_categories(tmp_path, CLASSES - 2, **changes)
+    name = SHAPES.names[3]
+    message = f"label 3 is {words.format(name)} in .* and '{name}' .a thing. in this data"
+    with pytest.raises(ValueError, match=message):
         main.run(config_from(folder, **{'protocol.added': (2,)}), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
