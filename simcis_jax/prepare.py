@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -49,6 +50,7 @@ NUM_IMAGES = {
 class Download(Protocol):
     """One split of a data set as it was downloaded."""
 
+    name: str
     categories: types.Categories
 
     def __len__(self) -> int:
@@ -57,6 +59,10 @@ class Download(Protocol):
 
     def read(self, index: int) -> tuple[bytes, Example]:
         """The encoded image at an index, and the example it belongs to."""
+        ...
+
+    def annotation_bytes(self, index: int) -> bytes:
+        """All that decides the example at an index, but for the pixels of its image."""
         ...
 
 
@@ -93,25 +99,34 @@ def prepare(
     lines = []
     for dataset in KINDS[kind]:
         dataset = name or dataset
-        splits = {split: _open(kind, dataset, source, split, allow_partial) for split in SPLITS}
+        splits, categories = {}, None
+        for split in SPLITS:
+            splits[split] = _open(kind, dataset, source, split, categories, allow_partial)
+            categories = splits['train'].categories
         _check_counts(dataset, splits, allow_partial)
         root = Path(data_dir) / dataset
         with _locked(root):
             folder = root / prepared.VERSION
+            checksums = {split: _checksum(images) for split, images in splits.items()}
             if not folder.exists():
-                _write(root, folder, splits, skip_bad)
-            lines.append(_check_and_describe(root, folder, splits))
+                _write(root, folder, splits, checksums, skip_bad)
+            lines.append(_check_and_describe(root, folder, splits, checksums))
     return lines
 
 
 def _open(
-    kind: str, dataset: str, source: str | os.PathLike, split: str, allow_partial: bool
+    kind: str,
+    dataset: str,
+    source: str | os.PathLike,
+    split: str,
+    categories: types.Categories | None,
+    allow_partial: bool,
 ) -> Download:
     if kind == 'cityscapes':
-        return cityscapes_split(source, split)
+        return cityscapes_split(source, split, categories)
     if kind == 'coco_panoptic':
         is_coco = (Path(source) / 'annotations').is_dir()
-        return (coco_split if is_coco else coco_panoptic_split)(source, split)
+        return (coco_split if is_coco else coco_panoptic_split)(source, split, categories)
     content = dataset.removeprefix('ade20k_')
     return Ade20k(source, split, content, allow_partial=allow_partial)
 
@@ -128,7 +143,32 @@ def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: b
             )
 
 
-def _write(root: Path, folder: Path, splits: Mapping[str, Download], skip_bad: bool) -> None:
+def _checksum(images: Download) -> str:
+    """A checksum of the categories and annotations of a split."""
+    digest = hashlib.sha256(repr(images.categories).encode())
+    progress = Progress(f'{images.name} annotations', len(images), 'images', only_if_slow=True)
+    read = functools.partial(_annotation_digest, images)
+    for part in map_ahead(read, range(len(images)), num_threads=os.cpu_count() or 1):
+        digest.update(part)
+        progress.advance()
+    return digest.hexdigest()
+
+
+def _annotation_digest(images: Download, index: int) -> bytes:
+    try:
+        content = images.annotation_bytes(index)
+    except UserError:  # Writing the image says what is wrong, or skips it.
+        content = b''
+    return hashlib.sha256(content).digest()
+
+
+def _write(
+    root: Path,
+    folder: Path,
+    splits: Mapping[str, Download],
+    checksums: Mapping[str, str],
+    skip_bad: bool,
+) -> None:
     """Writes a version beside its place, and moves it there when it is whole."""
     incomplete = root / 'incomplete'
     shutil.rmtree(incomplete, ignore_errors=True)  # Of a preparation that was killed.
@@ -148,6 +188,7 @@ def _write(root: Path, folder: Path, splits: Mapping[str, Download], skip_bad: b
             part,
             splits['train'].categories,
             written,
+            checksums,
             description='Images with one segment map and the classes of its segments.',
         )
         if skipped:
@@ -181,20 +222,28 @@ def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
         return str(error)
 
 
-def _check_and_describe(root: Path, folder: Path, splits: Mapping[str, Download]) -> str:
+def _check_and_describe(
+    root: Path, folder: Path, splits: Mapping[str, Download], checksums: Mapping[str, str]
+) -> str:
     """What is in the folder, in words; it must be what the download holds."""
     skipped, sizes = [], {}
     if (folder / 'skipped.txt').exists():
         skipped = (folder / 'skipped.txt').read_text('utf-8', 'surrogateescape').splitlines()
     for split, images in splits.items():
-        sizes[split] = len(prepared.Prepared(folder, split))
+        found = prepared.Prepared(folder, split)
+        sizes[split] = len(found)
         lost = sum(line.startswith(f'{split}: ') for line in skipped)
         if sizes[split] + lost != len(images):
             raise InputError(
                 f'{folder} holds {sizes[split]} {split} images, the download {len(images)}: it was '
                 'prepared from another one; remove it to prepare it anew.'
             )
-    categories = splits['train'].categories
+        if found.checksum != checksums[split]:
+            raise InputError(
+                f'{folder} was not prepared from these annotations of {split}: they have changed, '
+                'or it keeps no checksum of them; remove it to prepare it anew.'
+            )
+    categories = found.categories
     words = ', '.join(f'{size} {split}' for split, size in sizes.items())
     if skipped:
         words += f' images, {len(skipped)} skipped (see {folder / "skipped.txt"})'

@@ -78,7 +78,7 @@ def test_another_config_may_not_use_the_folder(finished):
     [
         (
             {'name': 'lawn'},
-            r"category 1 is 'lawn' \(stuff\) in .*categories.json and 'grass' \(stuff\) in the data",
+            r"category 1 is 'lawn' \(stuff\) in .*json and 'grass' \(stuff\) in the data",
         ),
         (
             {'isthing': 1},

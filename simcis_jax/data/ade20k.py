@@ -106,7 +106,7 @@ class Ade20k:
         image = decode.decode_image(encoded, f'{self._images.where}/{stem}.jpg')
         where = f'{self._labels.where}/{stem}.png'
         labels = decode.decode_labels(self._labels.read(f'{stem}.png'), where)
-        decode.check_same_size(labels, where, image, f'{stem}.jpg')
+        decode.check_same_size(labels.shape, where, image.shape, f'{stem}.jpg')
         if labels.max() > _NUM_CLASSES:
             raise InputError(
                 f'{where} has label {labels.max()}; labels of ADE20K are 1 to {_NUM_CLASSES}, and '
@@ -116,10 +116,16 @@ class Ade20k:
             return encoded, semantic_example(image, (labels - 1).astype(np.uint8), stem)
         where = f'{self._instances.where}/{stem}.png'
         instances = decode.decode_colors(self._instances.read(f'{stem}.png'), where)
-        decode.check_same_size(instances, where, image, f'{stem}.jpg')
+        decode.check_same_size(instances.shape, where, image.shape, f'{stem}.jpg')
         segment_map, segment_labels = panoptic_segments(labels, instances, where)
         crowd = np.zeros(len(segment_labels), bool)
         return encoded, Example(image, segment_map, segment_labels, crowd, stem)
+
+    def annotation_bytes(self, index: int) -> bytes:
+        """The name of an image and its PNGs: changes with the annotations."""
+        stem = self._stems[index]
+        files = filter(None, (self._labels, self._instances))
+        return b''.join((stem.encode(), *(part.read(f'{stem}.png') for part in files)))
 
     def __getitem__(self, index: int) -> Example:
         return self.read(index)[1]

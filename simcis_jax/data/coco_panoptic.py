@@ -19,6 +19,7 @@ from simcis_jax.data.category_list import (
     parse_categories,
     read_json,
 )
+from simcis_jax.data.picture_size import check_listed_size
 from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
@@ -75,7 +76,7 @@ class CocoPanoptic:
         records = _read_records(content, label_of, path)
         if image_file is not None:
             records = [r._replace(image_file=image_file(str(r.image_id))) for r in records]
-        self._records = records
+        self._records, self._json = records, path
 
     def __len__(self) -> int:
         return len(self._records)
@@ -91,9 +92,16 @@ class CocoPanoptic:
         image = decode.decode_image(encoded, path)
         panoptic_path = self._panoptic / record.panoptic_file
         colors = decode.decode_colors(decode.read_bytes(panoptic_path), panoptic_path)
-        decode.check_same_size(colors, panoptic_path, image, record.image_file)
+        decode.check_same_size(colors.shape, panoptic_path, image.shape, record.image_file)
         segment_map = _segment_map(_segment_ids(colors), record.segment_ids, panoptic_path)
         return encoded, Example(image, segment_map, record.labels, record.crowd, record.image_id)
+
+    def annotation_bytes(self, index: int) -> bytes:
+        """The PNG of an image and what the JSON says of it: changes with the annotations."""
+        record = self._records[index]
+        png = decode.read_bytes(self._panoptic / record.panoptic_file)
+        listed = record.segment_ids.tobytes(), record.labels.tobytes(), record.crowd.tobytes()
+        return b''.join((record.image_file.encode(), *listed, png))
 
     def classes_of(self, index: int) -> frozenset[int]:
         """Classes with at least one non-crowd segment in an image, from the JSON."""
@@ -103,6 +111,12 @@ class CocoPanoptic:
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image, from the JSON."""
         return self._records[index].size
+
+    def check_files(self, index: int) -> None:
+        """Checks that both pictures of an image exist and have the size that the JSON lists."""
+        record = self._records[index]
+        for path in (self._images / record.image_file, self._panoptic / record.panoptic_file):
+            check_listed_size(path, record.size, self._json)
 
     def image_bytes(self, index: int) -> int:
         """Bytes of the image file."""

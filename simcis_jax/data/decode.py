@@ -10,6 +10,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -91,17 +92,19 @@ def decode_colors(encoded: bytes, where: object) -> np.ndarray:
     return decode_image(encoded, where)
 
 
-def size(picture: np.ndarray) -> str:
-    """Width x height of [H, W, ...] for messages."""
-    return f'{picture.shape[1]}x{picture.shape[0]}'
+def size_text(shape: Sequence[int]) -> str:
+    """Width x height of a shape [H, W, ...] for messages."""
+    return f'{shape[1]}x{shape[0]}'
 
 
-def check_same_size(labels: np.ndarray, where: object, image: np.ndarray, image_name: str) -> None:
-    """Raises ValueError if annotations [H, W, ...] and image [H, W, 3] differ in size."""
-    if labels.shape[:2] != image.shape[:2]:
+def check_same_size(
+    labels: Sequence[int], where: object, image: Sequence[int], image_name: str
+) -> None:
+    """Raises InputError if the shapes of annotations [H, W, ...] and image [H, W, ...] differ."""
+    if tuple(labels[:2]) != tuple(image[:2]):
         raise InputError(
-            f'{where} is {size(labels)} and {image_name} is {size(image)} pixels (width x height); '
-            'both must be equal: write the PNG at the size of the image.'
+            f'{where} is {size_text(labels)} and {image_name} is {size_text(image)} pixels '
+            '(width x height); both must be equal: write the PNG at the size of the image.'
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from simcis_jax.data import augment
+from simcis_jax.data import augment, decode
 from simcis_jax.data.source import Example, Source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime.threads import map_ahead
@@ -112,7 +112,8 @@ def load_batches(
         if example.image.shape[:2] != original:
             raise InputError(
                 f'Image {example.image_id!r} of {source.name!r} is '
-                f'{_text(example.image.shape)} pixels and listed as {_text(original)} '
+                f'{decode.size_text(example.image.shape)} pixels and listed as '
+                f'{decode.size_text(original)} '
                 '(width x height); correct the list.'
             )
         return example, augment.resize_image(example.image, *size)
@@ -171,7 +172,3 @@ def canvas_side(side: int) -> int:
     while octave < side:
         octave *= 2
     return octave * 3 // 4 if octave > SMALLEST_CANVAS and side <= octave * 3 // 4 else octave
-
-
-def _text(shape: Sequence[int]) -> str:
-    return f'{shape[1]}x{shape[0]}'

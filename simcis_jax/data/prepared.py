@@ -1,8 +1,9 @@
 """Prepared data sets: TFDS data sets in ArrayRecord, written and read without TensorFlow.
 
 A record holds the image file as it was, the segment map, label and crowd flag of each segment.
-`metadata.json` holds the categories, and classes and size of each image: stages and evaluations are
-laid out without touching a record. Any other reader of TFDS data sets can read them, too.
+`metadata.json` holds the categories, classes and size of each image, and a checksum of the
+annotations that a split was made of: stages and evaluations are laid out without touching a record.
+Any other reader of TFDS data sets can read them, too.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Prepared:
         classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
+        # Of the annotations that it was made of; older data sets have none.
+        self.checksum = content.get('checksums', {}).get(split)
         self._classes = [frozenset(labels) for labels in classes[split]]
         self._sizes = [(height, width) for height, width in sizes[split]]
         # Pictures are decoded by our own rules.
@@ -93,6 +96,9 @@ class Prepared:
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image in pixels, without reading it."""
         return self._sizes[index]
+
+    def check_files(self, index: int) -> None:
+        """Nothing to check: every file was read when the data set was prepared."""
 
     def image_bytes(self, index: int) -> int:
         """Bytes of the image file that the record holds."""
@@ -198,14 +204,24 @@ def write_metadata(
     folder: pathlib.Path,
     categories: types.Categories,
     splits: Mapping[str, WrittenSplit],
+    checksums: Mapping[str, str],
     *,
     description: str,
 ) -> None:
-    """Writes what TFDS and `Prepared` need to read the files in `folder`, named after a version."""
+    """Writes what TFDS and `Prepared` need to read the files in `folder`, named after a version.
+
+    Args:
+        folder: of the version.
+        categories: of all splits.
+        splits: what was written of each.
+        checksums: of the annotations of each.
+        description: of the data set.
+    """
     metadata = {
         'categories': category_entries(categories),
         'classes': {split: written.classes for split, written in splits.items()},
         'sizes': {split: written.sizes for split, written in splits.items()},
+        'checksums': dict(checksums),
     }
     tfds.folder_dataset.write_metadata(
         data_dir=folder,

@@ -15,6 +15,7 @@ from simcis_jax.data.category_list import (
     parse_categories,
     read_json,
 )
+from simcis_jax.data.picture_size import picture_size
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
 from simcis_jax.runtime.progress import Progress
@@ -84,7 +85,7 @@ class SemanticFolder:
     def __getitem__(self, index: int) -> Example:
         image_path, labels_path = self._files[index]
         image, labels = decode.read_image(image_path), self._labels(index)
-        decode.check_same_size(labels, labels_path, image, image_path.name)
+        decode.check_same_size(labels.shape, labels_path, image.shape, image_path.name)
         return semantic_example(image, labels, image_path.stem)
 
     def classes_of(self, index: int) -> frozenset[int]:
@@ -94,6 +95,12 @@ class SemanticFolder:
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image."""
         return self._sizes[index]
+
+    def check_files(self, index: int) -> None:
+        """Checks that an image exists and is as large as its labels."""
+        image_path, labels_path = self._files[index]
+        size = picture_size(image_path)
+        decode.check_same_size(self._sizes[index], labels_path, size, image_path.name)
 
     def image_bytes(self, index: int) -> int:
         """Bytes of the image file."""

@@ -103,6 +103,9 @@ class Shapes:
         del index
         return self._size, self._size
 
+    def check_files(self, index: int) -> None:
+        """Nothing to check: images are drawn."""
+
     def image_bytes(self, index: int) -> int:
         """Bytes of an image as a PNG."""
         return png_bytes(self[index].image)

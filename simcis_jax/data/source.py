@@ -45,6 +45,15 @@ class Source(Protocol):
         """Height and width of an image, without decoding it."""
         ...
 
+    def check_files(self, index: int) -> None:
+        """Checks, without decoding, that an image and its annotations exist at the listed size.
+
+        Raises:
+            FileError: a file is missing or cannot be read.
+            InputError: it has another size, or is no picture.
+        """
+        ...
+
     def image_bytes(self, index: int) -> int:
         """Bytes of the image file; of an image that has none, as a PNG."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,27 @@ import numpy as np
 from simcis_jax.continual import protocol
 from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
+from simcis_jax.data import open_source
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
-from simcis_jax.settings import Settings
+from simcis_jax.settings import DataSettings, Settings
 from simcis_jax.types import Batch, StageArrays
+
+
+def open_splits(data: DataSettings) -> tuple[Source, Source]:
+    """The training and the validation split; labels of both are positions in one list of classes.
+
+    Raises:
+        InputError: the splits contradict each other, or one breaks its format.
+        FileError: a file or folder is missing or cannot be read.
+    """
+    open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
+    training = open_split(data.train_split, num_images=data.num_train_images)
+    validation = open_split(
+        data.val_split, num_images=data.num_val_images, categories=training.categories
+    )
+    return training, validation
 
 
 def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArrays:

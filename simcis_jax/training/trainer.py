@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from simcis_jax.continual.stages import Stage
-from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluation.evaluator import Evaluator
@@ -20,12 +18,13 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
 from simcis_jax.runtime.progress import Progress, duration
 from simcis_jax.settings import Settings
-from simcis_jax.training import accumulation, replay, starting_point
+from simcis_jax.training import accumulation, data_checks, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.stage_data import (
     check_images,
+    open_splits,
     stage_arrays,
     statistics_batches,
     training_batches,
@@ -42,16 +41,12 @@ class Trainer:
     def __init__(self, settings: Settings, workdir: Workdir):
         self.settings, self.workdir, self.stop = settings, workdir, StopRequest()
         training = settings.training
-        data = settings.data
-        open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
-        self.train_source = open_split(data.train_split, num_images=data.num_train_images)
+        self.train_source, self.val_source = open_splits(settings.data)
         self.categories = self.train_source.categories
-        self.val_source = open_split(
-            data.val_split, num_images=data.num_val_images, categories=self.categories
-        )
         protocol = settings.protocol
         self.stages = protocol.stages(len(self.categories))
         check_images(self.train_source, self.stages, settings)
+        data_checks.check_scorable(self.val_source, settings.evaluation.tasks)
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
@@ -122,7 +117,8 @@ class Trainer:
         """Checks all that can be checked, then takes over stages; returns how many, or 0.
 
         Raises:
-            InputError: the network does not fit the images, or what it starts from.
+            InputError: the network does not fit the images, or what it starts from; a picture is
+                missing or has another size than is listed; the folder holds another run.
         """
         training = self.settings.training
         inherited = None
@@ -134,6 +130,9 @@ class Trainer:
             params, _ = jax.eval_shape(self.initialize)
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
+        data_checks.check_files((self.train_source, self.val_source))
+        for line in data_checks.absent_classes(self.train_source, self.val_source):
+            print(line, flush=True)
         self.workdir.claim(self.categories)
         if inherited is not None:
             starting_point.inherit(self.workdir, inherited, len(self.categories), self.initialize)
