@@ -12,19 +12,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from simcis_jax import types
 from simcis_jax.data import prepared
 from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
-from simcis_jax.data.source import Example
+from simcis_jax.data.download import Download, checksum
 from simcis_jax.errors import FileError, InputError, UserError
 from simcis_jax.runtime import command
 from simcis_jax.runtime.progress import Progress
@@ -45,25 +43,6 @@ NUM_IMAGES = {
     'coco_panoptic': {'train': 118_287, 'val': 5_000},
     'cityscapes': {'train': 2_975, 'val': 500},
 }
-
-
-class Download(Protocol):
-    """One split of a data set as it was downloaded."""
-
-    name: str
-    categories: types.Categories
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def read(self, index: int) -> tuple[bytes, Example]:
-        """The encoded image at an index, and the example it belongs to."""
-        ...
-
-    def annotation_bytes(self, index: int) -> bytes:
-        """All that decides the example at an index, but for the pixels of its image."""
-        ...
 
 
 def prepare(
@@ -107,7 +86,7 @@ def prepare(
         root = Path(data_dir) / dataset
         with _locked(root):
             folder = root / prepared.VERSION
-            checksums = {split: _checksum(images) for split, images in splits.items()}
+            checksums = {split: checksum(images) for split, images in splits.items()}
             if not folder.exists():
                 _write(root, folder, splits, checksums, skip_bad)
             lines.append(_check_and_describe(root, folder, splits, checksums))
@@ -141,25 +120,6 @@ def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: b
             raise InputError(
                 f'{dataset} has {expected} {split} images, found were {len(images)}; {way_out}.'
             )
-
-
-def _checksum(images: Download) -> str:
-    """A checksum of the categories and annotations of a split."""
-    digest = hashlib.sha256(repr(images.categories).encode())
-    progress = Progress(f'{images.name} annotations', len(images), 'images', only_if_slow=True)
-    read = functools.partial(_annotation_digest, images)
-    for part in map_ahead(read, range(len(images)), num_threads=os.cpu_count() or 1):
-        digest.update(part)
-        progress.advance()
-    return digest.hexdigest()
-
-
-def _annotation_digest(images: Download, index: int) -> bytes:
-    try:
-        content = images.annotation_bytes(index)
-    except UserError:  # Writing the image says what is wrong, or skips it.
-        content = b''
-    return hashlib.sha256(content).digest()
 
 
 def _write(

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 
@@ -155,6 +156,95 @@ def test_what_was_prepared_from_another_download_is_refused(tmp_path):
     make_tree(tmp_path / 'source', num_train=6)
     with pytest.raises(ValueError, match='holds 4 train images, the download 6.*remove it'):
         prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+
+
+def correct_json(root):
+    """What was called a person is a robot, a class of its own."""
+    path = root / 'panoptic_train.json'
+    content = json.loads(path.read_text())
+    content['categories'].append({'id': 201, 'name': 'robot', 'isthing': 1})
+    for annotation in content['annotations']:
+        for segment in annotation['segments_info']:
+            segment['category_id'] = {1: 201}.get(segment['category_id'], segment['category_id'])
+    path.write_text(json.dumps(content))
+    return 'train'
+
+
+def swap_labels(root):
+    """The classes of two segments of one image are exchanged, the categories stay."""
+    path = root / 'panoptic_val.json'
+    content = json.loads(path.read_text())
+    first, second, *_ = content['annotations'][0]['segments_info']
+    first['category_id'], second['category_id'] = 1, 200
+    path.write_text(json.dumps(content))
+    return 'val'
+
+
+def move_pixels(root):
+    """The JSON stays, one picture of segments is another."""
+    path = next((root / 'panoptic_val').iterdir())
+    cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
+    return 'val'
+
+
+@pytest.mark.parametrize('correct', [correct_json, swap_labels, move_pixels])
+def test_what_was_prepared_from_other_annotations_is_refused(tmp_path, correct):
+    root = make_coco(tmp_path / 'source', official=False)
+    (line,) = prepare('coco_panoptic', root, tmp_path, name='mine')
+    assert prepare('coco_panoptic', root, tmp_path, name='mine') == [line]
+    split = correct(root)
+    with pytest.raises(ValueError, match=f'not prepared from these annotations of {split}.*remove'):
+        prepare('coco_panoptic', root, tmp_path, name='mine')
+    shutil.rmtree(tmp_path / 'mine')
+    (line,) = prepare('coco_panoptic', root, tmp_path, name='mine')
+    assert f'{4 if correct is correct_json else 3} classes' in line
+
+
+def test_changed_labels_of_ade20k_are_noticed_and_a_new_picture_is_not(tmp_path):
+    root = make_tree(tmp_path / 'source')
+    lines = prepare('ade20k_panoptic', root, tmp_path, allow_partial=True)
+    image = root / 'ADEChallengeData2016/images/training/ADE_train_00000001.jpg'
+    cv2.imwrite(str(image), cv2.imread(str(image)) // 2)
+    assert prepare('ade20k_panoptic', root, tmp_path, allow_partial=True) == lines
+    path = root / 'annotations_instance/validation/ADE_val_00000002.png'
+    cv2.imwrite(str(path), 0 * cv2.imread(str(path)))
+    with pytest.raises(ValueError, match='not prepared from these annotations of val'):
+        prepare('ade20k_panoptic', root, tmp_path, allow_partial=True)
+
+
+def test_an_old_data_set_without_checksums_opens_and_is_not_taken_for_a_new_one(tmp_path):
+    root = make_coco(tmp_path / 'source', official=False)
+    prepare('coco_panoptic', root, tmp_path, name='mine')
+    path = tmp_path / 'mine/1.0.0/metadata.json'
+    content = json.loads(path.read_text())
+    del content['checksums']
+    path.write_text(json.dumps(content))
+    assert len(open_source('prepared', 'train', root=str(tmp_path / 'mine'))) == 3
+    with pytest.raises(ValueError, match='keeps no checksum of them; remove it'):
+        prepare('coco_panoptic', root, tmp_path, name='mine')
+
+
+@pytest.mark.parametrize('make', [make_coco, make_cityscapes])
+def test_labels_of_val_are_those_of_train_where_val_lists_fewer_classes(tmp_path, make):
+    root = make(tmp_path / 'source')
+    kind = 'coco_panoptic' if make is make_coco else 'cityscapes'
+    (path,) = root.rglob('*panoptic_val*.json')
+    content = json.loads(path.read_text())
+    last = content['categories'].pop(0)['id']
+    left = content['categories'][-1]['id']
+    for annotation in content['annotations']:
+        for segment in annotation['segments_info']:
+            segment['category_id'] = left
+    path.write_text(json.dumps(content))
+    prepare(kind, root, tmp_path, allow_partial=True)
+    images = open_source('prepared', 'val', root=str(tmp_path / kind))
+    for index in range(len(images)):
+        assert {images.categories.ids[label] for label in images[index].labels} == {left}
+    content['categories'][0]['id'] = last
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='categories are not those of the training split'):
+        prepare(kind, root, tmp_path / 'again', allow_partial=True)
+    assert not (tmp_path / 'again').exists()
 
 
 def test_a_bad_file_ends_the_preparation_and_leaves_nothing(tmp_path):

@@ -54,7 +54,8 @@ class Prepared:
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
         # Of the annotations that it was made of; older data sets have none.
-        self.checksum = content.get('checksums', {}).get(split)
+        known = field({'checksums': {}} | content, 'checksums', dict, f'{metadata}')
+        self.checksum = known.get(split)
         self._classes = [frozenset(labels) for labels in classes[split]]
         self._sizes = [(height, width) for height, width in sizes[split]]
         # Pictures are decoded by our own rules.

@@ -45,7 +45,7 @@ def write(root, counts):
         )
         for split, count in counts.items()
     }
-    prepared.write_metadata(folder, CATEGORIES, written, description='Tiny.')
+    prepared.write_metadata(folder, CATEGORIES, written, {}, description='Tiny.')
     return root / 'tiny'
 
 
@@ -87,7 +87,7 @@ def test_an_example_without_segments_is_read(tmp_path):
     folder = tmp_path / '1.0.0'
     folder.mkdir()
     written = prepared.write_split(folder, 'tiny', 'val', [record])
-    prepared.write_metadata(folder, CATEGORIES, {'val': written}, description='')
+    prepared.write_metadata(folder, CATEGORIES, {'val': written}, {}, description='')
     images = prepared.Prepared(folder, 'val')
     assert images[0].labels.shape == (0,) and images.classes_of(0) == frozenset()
 

@@ -1,0 +1,56 @@
+"""What every data set looks like as it was downloaded, before it is prepared."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from typing import Protocol
+
+from simcis_jax import types
+from simcis_jax.data.source import Example
+from simcis_jax.errors import UserError
+from simcis_jax.runtime.progress import Progress
+from simcis_jax.runtime.threads import map_ahead
+
+
+class Download(Protocol):
+    """One split of a data set as it was downloaded."""
+
+    name: str
+    categories: types.Categories
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def read(self, index: int) -> tuple[bytes, Example]:
+        """The encoded image at an index, and the example it belongs to."""
+        ...
+
+    def annotation_bytes(self, index: int) -> bytes:
+        """All that decides the example at an index, but for the pixels of its image."""
+        ...
+
+
+def checksum(download: Download) -> str:
+    """A checksum of categories and annotations; it reads every annotation file."""
+    digest = hashlib.sha256(repr(download.categories).encode())
+    progress = Progress(f'{download.name} annotations', len(download), 'images', only_if_slow=True)
+    parts = map_ahead(
+        functools.partial(_annotation_digest, download),
+        range(len(download)),
+        num_threads=os.cpu_count() or 1,
+    )
+    for part in parts:
+        digest.update(part)
+        progress.advance()
+    return digest.hexdigest()
+
+
+def _annotation_digest(download: Download, index: int) -> bytes:
+    try:
+        content = download.annotation_bytes(index)
+    except UserError:  # Preparing it says what is wrong, or leaves it out.
+        content = b''
+    return hashlib.sha256(content).digest()
