@@ -120,6 +120,9 @@ class Trainer:
             InputError: the network does not fit the images, or what it starts from; a picture is
                 missing or has another size than is listed; the folder holds another run.
         """
+        data_checks.check_files((self.train_source, self.val_source))
+        for line in data_checks.absent_classes(self.train_source, self.val_source):
+            print(line, flush=True)
         training = self.settings.training
         inherited = None
         if training.init_from:
@@ -130,9 +133,6 @@ class Trainer:
             params, _ = jax.eval_shape(self.initialize)
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
-        data_checks.check_files((self.train_source, self.val_source))
-        for line in data_checks.absent_classes(self.train_source, self.val_source):
-            print(line, flush=True)
         self.workdir.claim(self.categories)
         if inherited is not None:
             starting_point.inherit(self.workdir, inherited, len(self.categories), self.initialize)
