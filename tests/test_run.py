@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import cv2
 import numpy as np
@@ -71,33 +70,6 @@ def test_a_finished_run_prints_its_table_and_trains_nothing(finished, capsys, mo
 def test_another_config_may_not_use_the_folder(finished):
     with pytest.raises(ValueError, match=r'another config: training\.seed is 0 there and 1 now'):
         main.run(tiny_config(**{'training.seed': 1}), str(finished[0]))
-
-
-@pytest.mark.parametrize(
-    ('changes', 'words'),
-    [
-        (
-            {'name': 'lawn'},
-            r"category 1 is 'lawn' \(stuff\) in .*json and 'grass' \(stuff\) in the data",
-        ),
-        (
-            {'isthing': 1},
-            r"category 1 is 'grass' \(a thing\) in .* and 'grass' \(stuff\) in the data",
-        ),
-        ({'id': 12}, r"category 12 is 'grass' \(stuff\) in .* and missing in the data"),
-        (None, r"category 1 is 'grass' \(stuff\) in the data set now and missing in"),
-    ],
-)
-def test_other_classes_may_not_use_the_folder(finished, tmp_path, changes, words):
-    for name in ('config.json', 'categories.json'):
-        shutil.copy(finished[0] / name, tmp_path)
-    entries = json.loads((tmp_path / 'categories.json').read_text())
-    entries[1:2] = [] if changes is None else [entries[1] | changes]
-    text = json.dumps(entries)
-    (tmp_path / 'categories.json').write_text(text)
-    with pytest.raises(ValueError, match=f'holds a run with other classes: {words}'):
-        main.run(tiny_config(), str(tmp_path))
-    assert (tmp_path / 'categories.json').read_text() == text
 
 
 def test_the_last_checkpoint_of_a_stage_stays(finished):

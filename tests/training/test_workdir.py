@@ -1,0 +1,72 @@
+"""What a run remembers of its data set."""
+
+import dataclasses
+import json
+
+import pytest
+
+from simcis_jax.data.category_list import read_categories
+from simcis_jax.training.workdir import Workdir
+from simcis_jax.types import Categories
+
+LEARNED = Categories(
+    names=('sky', 'grass', 'ball'),
+    is_thing=(False, False, True),
+    colors=((1, 2, 3),) * 3,
+    ids=(3, 5, 9),
+)
+
+
+def claim(folder, categories, config=None):
+    with Workdir(folder, config or {}) as workdir:
+        workdir.claim(categories)
+
+
+def changed(**columns):
+    return dataclasses.replace(LEARNED, **columns)
+
+
+@pytest.mark.parametrize(
+    ('now', 'words'),
+    [
+        (
+            changed(names=('sky', 'lawn', 'ball')),
+            r"category 5 is 'grass' \(stuff\) in .*json and 'lawn' \(stuff\) in the data set now",
+        ),
+        (
+            changed(is_thing=(False, True, True)),
+            r"category 5 is 'grass' \(stuff\) in .*json and 'grass' \(a thing\) in the data set",
+        ),
+        (
+            changed(ids=(3, 6, 9)),
+            r"category 5 is 'grass' \(stuff\) in .*json and missing in the data set now",
+        ),
+        (
+            Categories(
+                (*LEARNED.names, 'sea'), (*LEARNED.is_thing, False), ((0, 0, 0),) * 4, (3, 5, 9, 7)
+            ),
+            r"category 7 is 'sea' \(stuff\) in the data set now and missing in .*json",
+        ),
+    ],
+)
+def test_a_folder_is_refused_to_other_classes_and_not_changed(tmp_path, now, words):
+    claim(tmp_path, LEARNED)
+    before = {path.name: path.read_text() for path in tmp_path.glob('*.json')}
+    with pytest.raises(ValueError, match=f'holds a run with other classes: {words}.*restore the'):
+        claim(tmp_path, now, {'data': {'root': 'elsewhere'}})
+    assert {path.name: path.read_text() for path in tmp_path.glob('*.json')} == before
+
+
+def test_the_same_classes_go_on_and_may_change_their_colours(tmp_path):
+    claim(tmp_path, LEARNED, {'data': {'root': 'a'}})
+    now = changed(colors=((7, 8, 9),) * 3)
+    claim(tmp_path, now, {'data': {'root': 'b'}})
+    assert read_categories(tmp_path / 'categories.json') == now
+    assert json.loads((tmp_path / 'config.json').read_text()) == {'data': {'root': 'b'}}
+
+
+def test_a_start_that_was_killed_before_the_classes_were_written_goes_on(tmp_path):
+    claim(tmp_path, LEARNED)
+    (tmp_path / 'categories.json').unlink()
+    claim(tmp_path, changed(names=('sky', 'lawn', 'ball')))
+    assert read_categories(tmp_path / 'categories.json').names[1] == 'lawn'
