@@ -50,7 +50,7 @@ def changed(**columns):
     ],
 )
 def test_a_folder_is_refused_to_other_classes_and_not_changed(tmp_path, now, words):
-    claim(tmp_path, LEARNED)
+    claim(tmp_path, LEARNED, {'data': {'root': 'here'}})
     before = {path.name: path.read_text() for path in tmp_path.glob('*.json')}
     with pytest.raises(ValueError, match=f'holds a run with other classes: {words}.*restore the'):
         claim(tmp_path, now, {'data': {'root': 'elsewhere'}})
