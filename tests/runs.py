@@ -1,12 +1,28 @@
-"""What a run left behind, for comparing runs."""
+"""Acting in the middle of a run, and comparing what runs left behind."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
+from simcis_jax.data.pipeline import TrainIterator
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.types import Batch
+
+
+def at_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[Batch], Batch]) -> None:
+    """The number-th training batch from now on (1 = the next) becomes `action(batch)`."""
+    next_batch, calls = TrainIterator.__next__, []
+
+    def hook(iterator):
+        batch = next_batch(iterator)
+        calls.append(1)
+        return action(batch) if len(calls) == number else batch
+
+    patch.setattr(TrainIterator, '__next__', hook)
 
 
 def newest_state(workdir: Path, stage: int = 3) -> dict:

@@ -16,20 +16,8 @@ from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
-
-
-def at_step(patch, number, action):
-    """Calls `action(batch)`, which returns a batch, before the number-th step of a run."""
-    put_batch, calls = Trainer.train_step_inputs, []
-
-    def hook(self, batch):
-        calls.append(1)
-        return put_batch(self, action(batch) if len(calls) == number else batch)
-
-    patch.setattr(Trainer, 'train_step_inputs', hook)
 
 
 def newest_step(workdir, stage):
@@ -43,7 +31,7 @@ def test_a_crash_loses_the_steps_since_the_last_checkpoint(finished, tmp_path, m
         raise RuntimeError('the machine is gone')
 
     with monkeypatch.context() as patch:
-        at_step(patch, 9, crash)
+        runs.at_step(patch, 9, crash)
         with pytest.raises(RuntimeError):
             main.run(tiny_config(), str(tmp_path))
     assert newest_step(tmp_path, 2) == 2
@@ -58,7 +46,7 @@ def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monk
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        at_step(patch, 5, terminate)
+        runs.at_step(patch, 5, terminate)
         with pytest.raises(SystemExit) as stopped:
             main.run(tiny_config(), str(tmp_path))
     assert stopped.value.code == 143
@@ -117,7 +105,7 @@ def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch
         return batch.replace(targets=batch.targets.replace(boxes=boxes))
 
     with monkeypatch.context() as patch:
-        at_step(patch, 3, poison)
+        runs.at_step(patch, 3, poison)
         with pytest.raises(FloatingPointError) as stopped:
             main.run(tiny_config(**changes), str(tmp_path))
     message = str(stopped.value)
@@ -132,7 +120,7 @@ def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch
 
     changes['training.skip_nonfinite'] = 1
     with monkeypatch.context() as patch:
-        at_step(patch, 1, poison)
+        runs.at_step(patch, 1, poison)
         main.run(tiny_config(**changes), str(tmp_path))
     assert 'total not finite: left out, 1 of 1' in capsys.readouterr().out
     np.testing.assert_array_equal(poisoned[1].image, poisoned[0].image)

@@ -32,7 +32,7 @@ from simcis_jax.training.stage_data import (
 from simcis_jax.training.step_loop import run_steps
 from simcis_jax.training.train_step import TrainState, make_statistics_step, make_train_step
 from simcis_jax.training.workdir import Workdir
-from simcis_jax.types import Batch, StageArrays
+from simcis_jax.types import StageArrays
 
 
 class Trainer:
@@ -183,7 +183,8 @@ class Trainer:
             print(f'stage {stage.number} replays {replay.summary(replayed)}', flush=True)
         damaged = discard_damaged(folder.checkpoints) if folder.writes else []
         parallel.wait_for_all('checkpoints')
-        print(*damaged, sep='\n', end='\n' * bool(damaged))
+        for line in damaged:
+            print(line, flush=True)
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
                 shapes = jax.eval_shape(lambda: self.new_state(stage, previous))
@@ -200,7 +201,7 @@ class Trainer:
             ):
                 return run_steps(
                     lambda state, batch: self.train_step(
-                        state, teacher, self.train_step_inputs(batch), arrays
+                        state, teacher, parallel.put_batch(self.mesh, batch), arrays
                     ),
                     state,
                     data,
@@ -214,10 +215,6 @@ class Trainer:
                     ),
                     stop=self.stop,
                 )
-
-    def train_step_inputs(self, batch: Batch) -> Batch:
-        """This process's rows of a batch, put on its devices."""
-        return parallel.put_batch(self.mesh, batch)
 
     def begin_stage(
         self,

@@ -67,16 +67,12 @@ def test_replayed_images_change_what_is_learned(replaying, finished):
 
 def test_an_interrupted_stage_goes_on_with_the_same_images(replaying, tmp_path, monkeypatch):
     trainer, config, whole, replayed = replaying
-    put_batch, calls = Trainer.train_step_inputs, []
 
-    def crash(self, batch):
-        calls.append(1)
-        if len(calls) == 4:
-            raise RuntimeError('the machine is gone')
-        return put_batch(self, batch)
+    def crash(_):
+        raise RuntimeError('the machine is gone')
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, 'train_step_inputs', crash)
+        runs.at_step(patch, 4, crash)
         with pytest.raises(RuntimeError):
             train_stage_2(trainer, config, tmp_path / 'run')
     assert train_stage_2(trainer, config, tmp_path / 'run') == replayed
