@@ -36,9 +36,7 @@ ALLOWED = {
         'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation',
         'training',
     },
-    'reporting': {
-        'errors', 'runtime', 'continual', 'settings', 'data', 'evaluation', 'training',
-    },
+    'reporting': {'errors', 'runtime', 'settings', 'data', 'evaluation', 'training'},
 }  # fmt: skip
 
 

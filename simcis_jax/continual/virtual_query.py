@@ -39,21 +39,36 @@ def stored(bank: QueryBank) -> tuple[int, int]:
     return number, num_bytes + bank.written.nbytes + bank.counts.nbytes
 
 
+def places(written: Array, labels: Array, bank_size: int) -> tuple[Array, Array]:
+    """Where to store queries of these labels [N]: class and slot, each [N] int32.
+
+    No two queries get the same place, for JAX does not say which of two writes wins. What is not
+    to be stored has class C, out of range: label -1, and all but the last K of one class.
+
+    Args:
+        written: [C] int32, queries ever stored of each class.
+        labels: [N] int32; -1 = do not store.
+        bank_size: K.
+    """
+    num_classes = len(written)
+    one_hot = labels[:, None] == jnp.arange(num_classes)
+    label = jnp.maximum(labels, 0)
+    rank = jnp.take_along_axis(jnp.cumsum(one_hot, axis=0) - 1, label[:, None], axis=1)[:, 0]
+    overwritten = rank < one_hot.sum(axis=0)[label] - bank_size
+    rows = jnp.where((labels < 0) | overwritten, num_classes, labels)
+    return rows, (written[label] + rank) % bank_size
+
+
 def enqueue(bank: QueryBank, queries: Array, labels: Array) -> QueryBank:
     """Stores queries [N, D] by their labels [N], in order; label -1 = do not store.
 
     Of more than K queries of one class the last K are kept, as if stored one by one.
     """
     num_classes, bank_size, _ = bank.queries.shape
-    one_hot = labels[:, None] == jnp.arange(num_classes)
-    added = one_hot.sum(axis=0)
-    label = jnp.maximum(labels, 0)
-    rank = jnp.take_along_axis(jnp.cumsum(one_hot, axis=0) - 1, label[:, None], axis=1)[:, 0]
-    overwritten = rank < added[label] - bank_size
-    row = jnp.where((labels < 0) | overwritten, num_classes, labels)  # Out of range: dropped.
-    slot = (bank.written[label] + rank) % bank_size
+    rows, slots = places(bank.written, labels, bank_size)
+    added = jax.nn.one_hot(labels, num_classes, dtype=jnp.int32).sum(axis=0)
     return bank.replace(
-        queries=bank.queries.at[row, slot].set(queries, mode='drop'),
+        queries=bank.queries.at[rows, slots].set(queries, mode='drop'),
         written=bank.written + added,
     )
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simcis_jax.continual.stages import class_order
-from simcis_jax.data.category_list import read_json
+from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.errors import InputError
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import stage_folders
@@ -75,13 +74,11 @@ def read_run(workdir: str | Path) -> RunFolder:
         pictures={
             f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
         },
-        bank=_newest_bank(folders, reports, config),
+        bank=_newest_bank(folders),
     )
 
 
-def _newest_bank(
-    folders: Sequence[StageFolder], reports: Sequence[Mapping], config: Mapping
-) -> Bank | None:
+def _newest_bank(folders: Sequence[StageFolder]) -> Bank | None:
     """The query bank of the newest checkpoint that has a memory; None if there is no bank."""
     for folder in reversed(folders):
         if not folder.newest_checkpoint:
@@ -94,16 +91,6 @@ def _newest_bank(
         if not {'queries', 'written', 'counts'} <= set(memory):
             return None  # The memory of another method is not a bank.
         arrays = {name: np.asarray(memory[name]) for name in ('queries', 'written', 'counts')}
-        names = _class_names(reports, config, len(arrays['written']))
+        names = read_categories(folder.root.parent / 'categories.json').names
         return Bank(folder.number, step, names=names, **arrays)
     return None
-
-
-def _class_names(reports: Sequence[Mapping], config: Mapping, num_classes: int) -> tuple[str, ...]:
-    """Names of the labels; a class that was not scored yet is called by its label."""
-    names = [f'label {label}' for label in range(num_classes)]
-    learned = list(reports[-1]['per_class']) if reports else []
-    order = class_order(config.get('protocol', {}).get('order', 'origin'), num_classes)
-    for label, name in zip(order, learned, strict=False):
-        names[label] = name
-    return tuple(names)

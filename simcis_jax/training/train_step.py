@@ -54,15 +54,16 @@ def merged_targets(
 
 
 def teacher_predictions(
-    model: Mask2Former, teacher_params: Any, batch: Batch, allowed: Array | None
+    model: Mask2Former, teacher_params: Any, batch: Batch, stage: StageArrays, mask_unseen: bool
 ) -> Predictions | None:
     """The detached predictions of the teacher for a batch; None if there is no teacher.
 
-    `allowed` [C] bool are the classes whose prototypes select queries; None = all.
+    The teacher has learned the past classes; with `mask_unseen`, only these select its queries.
     """
     if teacher_params is None:
         return None
-    return jax.lax.stop_gradient(model.apply({'params': teacher_params}, batch.image, allowed))
+    selecting = stage.past if mask_unseen else None
+    return jax.lax.stop_gradient(model.apply({'params': teacher_params}, batch.image, selecting))
 
 
 def make_train_step(
@@ -99,10 +100,7 @@ def make_train_step(
         rows = parallel.first_row(num_images) + jnp.arange(num_images)
 
         def add_targets(batch: Batch) -> tuple[Predictions | None, Targets]:
-            # The teacher has learned the past classes; only these select its queries.
-            teacher = teacher_predictions(
-                model, teacher_params, batch, stage.past if mask_unseen else None
-            )
+            teacher = teacher_predictions(model, teacher_params, batch, stage, mask_unseen)
             return teacher, merged_targets(teacher, batch.targets, stage, method)
 
         # Losses are divided by the number of targets in the global batch, so targets come first.
@@ -214,9 +212,7 @@ def make_statistics_step(
     """
 
     def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
-        teacher = teacher_predictions(
-            model, teacher_params, batch, stage.past if mask_unseen else None
-        )
+        teacher = teacher_predictions(model, teacher_params, batch, stage, mask_unseen)
         targets = merged_targets(teacher, batch.targets, stage, method)
         targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
         return jax.lax.psum(method.statistics(targets, stage), parallel.AXIS)

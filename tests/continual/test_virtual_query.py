@@ -81,6 +81,18 @@ def test_storing_many_queries_at_once_equals_storing_them_one_by_one():
     jax.tree.map(np.testing.assert_array_equal, at_once, one_by_one)
 
 
+def test_no_two_queries_are_written_to_one_place():
+    # Class 0 gets 5 and class 1 gets 3 queries at once, where each has 3 slots.
+    labels = jnp.array([0, 1, 0, -1, 0, 1, 4, 0, -1, 1, 0])
+    written = jnp.array([4, 1, 0, 0, 0])
+    rows, slots = map(np.asarray, virtual_query.places(written, labels, SLOTS))
+    kept = np.flatnonzero(rows < CLASSES)
+    np.testing.assert_array_equal(kept, [1, 4, 5, 6, 7, 9, 10])
+    np.testing.assert_array_equal(rows[kept], labels[kept])
+    # Class 0 keeps its 7th, 8th and 9th query, class 1 its 2nd to 4th, class 4 its 1st.
+    np.testing.assert_array_equal(slots[kept], [1, 0, 2, 0, 1, 0, 2])
+
+
 def test_sampling_weights_equal_the_published_code():
     golden = golden_weights.load('train_t2_pan_100-10')
     past = np.arange(150) < 100

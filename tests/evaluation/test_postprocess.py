@@ -215,6 +215,33 @@ def test_semantic_inference_equals_plain_loops(seed):
     np.testing.assert_array_equal(label_map, expected)
 
 
+def exact_share():
+    """Class logits [2, 2] and masks [2, 1, 8]: query 1 wins exactly 4 of its 5 pixels."""
+    rows = np.array([[[0, 0, 0, 0, 1, 1, 1, 1]], [[1, 1, 1, 1, 1, 0, 0, 0]]])
+    return jnp.array([[3.0, -9.0], [-9.0, 2.0]]), jnp.asarray(rows * 20.0 - 10.0)
+
+
+@pytest.mark.parametrize(('overlap_threshold', 'kept'), [(0.8, True), (0.8001, False)])
+def test_a_query_that_keeps_exactly_its_share_of_pixels_is_kept(overlap_threshold, kept):
+    settings = dict(object_mask_threshold=0.4, overlap_threshold=overlap_threshold)
+    result = panoptic_inference(*exact_share(), is_thing=jnp.ones(2, bool), **settings)
+    np.testing.assert_array_equal(result.labels, [0, 1 if kept else -1])
+    np.testing.assert_array_equal(result.segment_map, [[2 * kept] * 4 + [1] * 4])
+    label_map = semantic_inference(*exact_share(), **settings)
+    np.testing.assert_array_equal(label_map, [[1 if kept else 2] * 4 + [0] * 4])
+
+
+def test_a_query_of_exactly_the_threshold_is_kept_in_semantic_inference_only():
+    masks = jnp.full((1, 1, 2), 10.0)
+    class_logits = jnp.array([[0.0, -9.0]])  # A probability of one half.
+    result = panoptic_inference(
+        class_logits, masks, is_thing=jnp.ones(2, bool), object_mask_threshold=0.5
+    )
+    np.testing.assert_array_equal(result.labels, [-1])
+    label_map = semantic_inference(class_logits, masks, object_mask_threshold=0.5)
+    np.testing.assert_array_equal(label_map, [[0, 0]])
+
+
 def test_a_single_seen_class_has_class_score_one():
     class_logits, masks = random_scene(1)
     result = panoptic_inference(
