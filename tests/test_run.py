@@ -4,6 +4,7 @@ import json
 import re
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import runs
@@ -59,6 +60,11 @@ def test_the_bank_is_in_the_checkpoint(finished):
     filled = np.abs(np.asarray(bank['queries'])).sum(axis=(1, 2)) > 0
     np.testing.assert_array_equal(filled, written > 0)
     assert (np.asarray(bank['counts'])[10:] == 0).all()  # Stage 3 counts past classes only.
+
+
+def test_every_stage_has_random_numbers_of_its_own(finished):
+    keys = [runs.newest_state(finished[0], stage)['rest']['key'] for stage in (1, 2, 3)]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
 
 
 def test_a_finished_run_prints_its_table_and_trains_nothing(finished, capsys, monkeypatch):

@@ -3,12 +3,15 @@
 import resource
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simcis_jax.continual import virtual_query
 from simcis_jax.training import manifest
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
+from simcis_jax.training.train_step import TrainState
 
 PARAMS = {'layer': {'kernel': np.arange(4096, dtype=np.float32).reshape(64, 64)}}
 
@@ -46,6 +49,23 @@ def flip(path):
 
 def files_of(step):
     return sorted(path for path in step.rglob('*') if path.is_file() and path.stat().st_size)
+
+
+def test_a_state_comes_back_with_every_part(tmp_path):
+    state = TrainState(
+        step=jnp.int32(3),
+        params={'kernel': jnp.arange(6.0).reshape(2, 3)},
+        opt_state=({'mu': jnp.full(3, 0.5)}, jnp.int32(7)),
+        memory=virtual_query.create(2, 3, 4).replace(written=jnp.array([5, 1])),
+        key=jax.random.key(11),
+        skipped=jnp.int32(2),
+    )
+    with StageCheckpoints(tmp_path / 'checkpoints') as checkpoints:
+        checkpoints.save(3, state)
+        checkpoints.wait()
+        restored = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
+    assert (restored.key == state.key).all()
+    jax.tree.map(np.testing.assert_array_equal, restored.replace(key=None), state.replace(key=None))
 
 
 def test_what_is_whole_stays(folder):

@@ -1,6 +1,7 @@
 """What a stage is made of."""
 
 import collections
+import dataclasses
 
 import jax
 import numpy as np
@@ -43,6 +44,15 @@ def test_a_survey_sees_at_most_its_limit_from_all_over_the_data_set(images, stag
     assert sum(int(real.sum()) for _, real in batches) == number
     if limit == 4:  # 30 images, all of them with a base class or nearly so: one in eight.
         assert number >= 3
+
+
+def test_stages_with_the_same_images_show_them_in_different_order(images, stages):
+    again = dataclasses.replace(stages[1], index=stages[1].index + 1)
+    first, second = (
+        training_batches(images, stage, tiny_settings()).at(0) for stage in (stages[1], again)
+    )
+    assert (first[1] != second[1]).any()
+    assert (first[0].image != second[0].image).any()
 
 
 def test_an_epoch_shows_stage_and_memory_once_with_the_labels_that_each_has(images, stages):

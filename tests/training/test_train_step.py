@@ -1,4 +1,6 @@
-"""One update: the same numbers however the batch is divided."""
+"""One update of the train state, and one count of class statistics."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,19 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.train_step import TrainState, make_train_step
+from simcis_jax.training.train_step import (
+    MATCHING,
+    REPLAY,
+    SAMPLING,
+    TrainState,
+    image_keys,
+    make_statistics_step,
+    make_train_step,
+    teach,
+)
 from simcis_jax.types import Batch, StageArrays, Targets
 
-CLASSES, SIZE, IMAGES = 6, 32, 4
+CLASSES, SIZE, IMAGES = 8, 32, 4  # 4 classes are past, 2 current, 2 not seen yet.
 
 
 def random_batch(rng):
@@ -32,58 +43,89 @@ def random_batch(rng):
     return Batch(image, Targets(segment_map, labels, boxes, np.zeros(IMAGES, np.int32)))
 
 
-@pytest.fixture(scope='module')
-def update():
-    """Runs one step of a later stage: teacher, CSL, replayed decoder, virtual queries."""
-    config = settings.from_config(
-        tiny_config(
-            **{
-                'model.hidden_dim': 16,
-                'method.decoder_kl_weight': 2.0,
-                'method.pseudo_label_score': 0.0,
-                'method.pseudo_label_overlap': 0.0,
-                'method.num_virtual_queries': 3,
-            }
-        ).to_dict()
-    )
-    model = Mask2Former(CLASSES, **config.model)
-    mesh = parallel.make_mesh(IMAGES)
-    rng = np.random.default_rng(0)
-    batch = random_batch(rng)
-    params = jax.jit(model.init)(jax.random.key(0), batch.image)['params']
-    teacher = jax.tree.map(lambda x: x + 0.01 * rng.normal(size=x.shape).astype(x.dtype), params)
-    memory = config.method.init_memory(CLASSES, 16)
-    stored = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
-    memory = virtual_query.enqueue(memory, stored, jnp.arange(8) % 4)
-    past = np.arange(CLASSES) < 4
-    stage = StageArrays(past, ~past, jnp.int32(10), jnp.float32(1e-3))
+class Update:
+    """One step of a later stage: teacher, CSL, replayed decoder, virtual queries."""
 
-    def run(num_microbatches):
-        step = make_train_step(
-            model,
-            config.method,
-            mesh,
-            weights=config.weights,
-            sampling=config.sampling,
-            optimizer=config.optimizer,
+    def __init__(self, **changes):
+        config = settings.from_config(
+            tiny_config(
+                **{
+                    'model.hidden_dim': 16,
+                    'method.decoder_kl_weight': 2.0,
+                    'method.pseudo_label_score': 0.0,
+                    'method.pseudo_label_overlap': 0.0,
+                    'method.num_virtual_queries': 3,
+                }
+                | changes
+            ).to_dict()
+        )
+        self.config, self.method = config, config.method
+        self.model = Mask2Former(CLASSES, **config.model)
+        self.mesh = parallel.make_mesh(IMAGES)
+        rng = np.random.default_rng(0)
+        self.batch = random_batch(rng)
+        params = jax.jit(self.model.init)(jax.random.key(0), self.batch.image)['params']
+        self.teacher = jax.tree.map(
+            lambda x: x + 0.01 * rng.normal(size=x.shape).astype(x.dtype), params
+        )
+        memory = config.method.init_memory(CLASSES, 16)
+        stored = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
+        memory = virtual_query.enqueue(memory, stored, jnp.arange(8) % 4)
+        labels = np.arange(CLASSES)
+        past, current = labels < 4, (labels >= 4) & (labels < 6)
+        self.stage = StageArrays(past, current, jnp.int32(10), jnp.float32(1e-3))
+        opt_state = make_optimizer(params, config.optimizer).init(params)
+        key = jax.random.key(1)
+        self.state = TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
+        self.step = functools.cache(self.step)
+
+    def step(self, num_microbatches):
+        """The compiled step."""
+        return make_train_step(
+            self.model,
+            self.method,
+            self.mesh,
+            weights=self.config.weights,
+            sampling=self.config.sampling,
+            optimizer=self.config.optimizer,
             num_microbatches=num_microbatches,
         )
-        state = TrainState(
-            jnp.int32(0),
-            params,
-            make_optimizer(params, config.optimizer).init(params),
-            memory,
-            jax.random.key(1),
-            jnp.int32(0),
-        )
-        state = jax.tree.map(jnp.copy, state)  # The step donates it.
-        return step(
-            *parallel.put_replicated(mesh, (state, teacher)),
-            parallel.put_batch(mesh, batch),
-            parallel.put_replicated(mesh, stage),
+
+    def __call__(self, num_microbatches=1, batch=None):
+        """The state after the step, and its metrics."""
+        state = jax.tree.map(jnp.copy, self.state)  # The step donates it.
+        return self.step(num_microbatches)(
+            *parallel.put_replicated(self.mesh, (state, self.teacher)),
+            parallel.put_batch(self.mesh, batch or self.batch),
+            parallel.put_replicated(self.mesh, self.stage),
         )
 
-    return run
+    @functools.cached_property
+    def predict(self):
+        """The compiled network, of parameters and the classes that select queries."""
+        return jax.jit(
+            lambda params, selecting: self.model.apply(
+                {'params': params}, self.batch.image, selecting
+            )
+        )
+
+
+def test_every_image_step_and_stream_has_its_own_random_numbers():
+    def numbers(step, stream, rows=(0, 1, 2, 3), key=5):
+        keys = image_keys(jax.random.key(key), jnp.int32(step), jnp.array(rows), stream)
+        return np.asarray(jax.random.key_data(keys))
+
+    drawn = [numbers(step, stream) for step in (0, 1, 2) for stream in (MATCHING, SAMPLING, REPLAY)]
+    drawn.append(numbers(0, MATCHING, key=6))
+    drawn = np.concatenate(drawn)
+    assert len(np.unique(drawn, axis=0)) == len(drawn)
+    # An image has the same ones on whatever device it is.
+    np.testing.assert_array_equal(numbers(1, REPLAY, rows=(2, 3)), numbers(1, REPLAY)[2:])
+
+
+@pytest.fixture(scope='module')
+def update():
+    return Update()
 
 
 def test_accumulated_parts_give_the_update_of_the_whole_batch(update):
@@ -100,6 +142,79 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(update):
         np.testing.assert_allclose(new, old, rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(state.memory.written, whole_state.memory.written)
     np.testing.assert_allclose(state.memory.queries, whole_state.memory.queries, atol=1e-5)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_counters(update):
+    boxes = np.full_like(update.batch.targets.boxes, np.nan)
+    batch = update.batch.replace(targets=update.batch.targets.replace(boxes=boxes))
+    state, metrics = update(batch=batch)
+    assert np.isnan(metrics['total'])
+    assert (state.step, state.skipped, metrics['skipped_steps']) == (1, 1, 1)
+    good, _ = update()
+    assert (good.step, good.skipped) == (1, 0)
+    for part in ('params', 'opt_state', 'memory'):
+        before, kept, changed = (
+            jax.tree.leaves(getattr(s, part)) for s in (update.state, state, good)
+        )
+        assert any((a != b).any() for a, b in zip(before, changed, strict=True)), part
+        for a, b in zip(before, kept, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=part)
+
+
+def test_the_teacher_selects_by_past_classes(update):
+    def positions(mask_unseen):
+        predictions = teach(update.model, update.teacher, update.batch, update.stage, mask_unseen)
+        return predictions.selection.positions
+
+    by_past, by_seen, by_all = (
+        update.predict(update.teacher, selecting).selection.positions
+        for selecting in (update.stage.past, update.stage.seen, np.ones(CLASSES, bool))
+    )
+    assert (by_past != by_seen).any() and (by_seen != by_all).any()
+    np.testing.assert_array_equal(jax.jit(lambda: positions(True))(), by_past)
+    np.testing.assert_array_equal(jax.jit(lambda: positions(False))(), by_all)
+
+
+def test_the_student_selects_by_the_classes_seen_so_far(update):
+    state, _ = update()
+    new = (state.memory.queries != update.state.memory.queries).any(axis=-1)
+    stored = state.memory.queries[new]
+    assert len(stored) > IMAGES
+
+    def distances(selecting):
+        """Of each stored query to the nearest that is selected by these classes."""
+        queries = update.predict(update.state.params, selecting).selection.queries.reshape(-1, 16)
+        return jnp.abs(stored[:, None] - queries).max(axis=-1).min(axis=-1)
+
+    assert distances(update.stage.seen).max() < 1e-5
+    assert distances(update.stage.past).max() > 1e-2
+    assert distances(np.ones(CLASSES, bool)).max() > 1e-2
+
+
+def test_rows_that_are_not_real_do_not_count_in_the_class_statistics(update):
+    step = make_statistics_step(update.model, update.method, update.mesh)
+    real = np.array([True, False, False, True])
+    everything, some, others = (
+        step(update.teacher, update.batch, rows, update.stage)
+        for rows in (np.ones(IMAGES, bool), real, ~real)
+    )
+    assert some.sum() > 0 and others.sum() > 0
+    np.testing.assert_array_equal(some + others, everything)
+
+
+def test_a_step_in_bfloat16_is_close_to_one_in_float32_and_keeps_float32_where_it_matters(update):
+    low = Update(**{'model.dtype': 'bfloat16'})
+    state, metrics = low()
+    _, exact = update()
+    for name in ('class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl', 'total'):
+        assert metrics[name] != exact[name], name
+        np.testing.assert_allclose(metrics[name], exact[name], rtol=0.05, err_msg=name)
+    assert all(np.isfinite(x) for x in metrics.values())
+    # Selection, matching and losses read the predictions.
+    predictions = jax.eval_shape(low.predict, low.teacher, low.stage.past)
+    for part in (predictions, state.params, state.opt_state, state.memory, metrics):
+        for x in jax.tree.leaves(part):
+            assert x.dtype in (jnp.float32, jnp.int32), x
 
 
 @pytest.mark.parametrize('microbatch_size, parts', [(0, 1), (4, 1), (2, 2), (1, 4)])

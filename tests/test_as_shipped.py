@@ -1,0 +1,44 @@
+"""Training, evaluation and resuming as users run them; other tests hardly let XLA optimise."""
+
+import json
+import shutil
+
+import commands
+import numpy as np
+import pytest
+import runs
+
+
+def run_as_shipped(finished, workdir):
+    """Runs the stages after the first one of the finished run, with XLA's default flags."""
+    start = f'--config.training.init_from={finished[0]}/stage_1'
+    assert commands.start_run(workdir, start, environment={'XLA_FLAGS': ''}).wait() == 0
+
+
+@pytest.fixture(scope='module')
+def shipped(finished, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp('shipped') / 'run'
+    run_as_shipped(finished, workdir)
+    return workdir
+
+
+def test_the_first_losses_and_the_scores_are_those_of_the_unoptimised_program(finished, shipped):
+    def first_losses(workdir):
+        records = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+        losses = next(record for record in records if record['stage'] == 2)
+        return {name: x for name, x in losses.items() if name != 'steps_per_second'}
+
+    assert first_losses(shipped) == pytest.approx(first_losses(finished[0]), rel=1e-3)
+    results = json.loads((shipped / 'results.json').read_text())
+    for ours, expected in zip(results['stages'], finished[1]['stages'], strict=True):
+        for metric in ('pq', 'miou', 'ap'):
+            assert ours[metric] == pytest.approx(expected[metric], abs=0.5), metric
+
+
+def test_a_resumed_run_ends_with_the_same_bits(finished, shipped, tmp_path):
+    workdir = shutil.copytree(shipped, tmp_path / 'run')
+    (workdir / 'stage_3' / 'evaluation.json').unlink()
+    shutil.rmtree(workdir / 'stage_3' / 'checkpoints' / '4')
+    run_as_shipped(finished, workdir)
+    runs.assert_same(workdir, shipped)
+    assert all(np.isfinite(x).all() for x in runs.leaves(workdir))
