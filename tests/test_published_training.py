@@ -332,7 +332,7 @@ def test_virtual_queries_are_drawn_with_the_published_weights(step):
     compare(step, 'vq/sample_weights')
 
 
-def test_the_survey_counts_the_published_pseudo_labels(step):
+def test_class_statistics_count_the_published_pseudo_labels(step):
     if 'collect/psd_num' not in step.golden:
         pytest.skip('Counts were not recorded.')
     compare(step, 'collect/')

@@ -160,6 +160,17 @@ def test_a_probability_must_be_above_the_score_threshold():
     np.testing.assert_array_equal(targets.segment_map, [[0, 0, 1, 1]])
 
 
+def test_only_classes_that_the_teacher_may_name_share_the_ranking_score():
+    # Their softmax is 0.70 for the first query and 0.58 for the second; with the third class in it
+    # the first would have 0.53.
+    probabilities = np.array([[0.05, 1e-9, 0.5], [0.28, 0.3, 0.5]])
+    logits, masks, truth = small_case(
+        np.log(probabilities / (1 - probabilities)), [[[1, 1, 0, 0]], [[0, 0, 1, 1]]]
+    )
+    targets = add(logits, masks, truth, np.arange(3) < 2, PseudoLabelRule(score=0.0))
+    np.testing.assert_array_equal(targets.labels, [0, 1, -1, -1])
+
+
 def test_a_batch_is_merged_image_by_image(golden):
     truth = [ground_truth(golden, image) for image in range(3)]
     batch = jax.tree.map(lambda *x: np.stack(x), *truth)

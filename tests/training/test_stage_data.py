@@ -37,13 +37,18 @@ def test_a_stage_without_an_image_is_an_error_before_anything_is_trained(images,
 
 
 @pytest.mark.parametrize('limit', [1, 4, 7, 100])
-def test_a_survey_sees_at_most_its_limit_from_all_over_the_data_set(images, stages, limit):
+def test_class_statistics_see_at_most_their_limit_from_all_over_the_data_set(
+    images, stages, limit, monkeypatch
+):
+    read, read_image = set(), Shapes.__getitem__
+    monkeypatch.setattr(Shapes, '__getitem__', lambda s, i: read.add(i) or read_image(s, i))
     config = tiny_settings(**{'training.statistics_images': limit})
     number, batches = statistics_batches(images, stages[0], config)
     assert 0 < number <= limit
     assert sum(int(real.sum()) for _, real in batches) == number
+    assert len(read) == number
     if limit == 4:  # 30 images, all of them with a base class or nearly so: one in eight.
-        assert number >= 3
+        assert number >= 3 and min(read) < 10 and max(read) >= 20
 
 
 def test_stages_with_the_same_images_show_them_in_different_order(images, stages):
