@@ -190,9 +190,9 @@ def test_terms_are_sums_over_the_images():
         np.testing.assert_allclose(2 * term, first[name] + second[name], rtol=1e-5)
 
 
-@pytest.mark.parametrize('first', [0, 7])
+@pytest.mark.parametrize('first', [0, 7, 16])
 def test_mask_terms_equal_a_loop_over_targets(first):
-    """19 slots are three chunks; only some of them hold targets, and not always the first."""
+    """Of 19 slots, three chunks of which the last is not full; only some hold targets."""
     keys = jax.random.split(jax.random.key(3), 6)
     predictions = small_predictions(keys[0])
     valid = np.zeros((2, 19), bool)
