@@ -27,9 +27,10 @@ def test_tokens_with_the_highest_class_logit_are_selected_best_first():
 
 
 def test_prototypes_of_unseen_classes_do_not_select():
-    logits = jnp.array([[[0.0, -9.0], [1.0, 3.0], [2.0, 0.0], [-5.0, -5.0]]])
+    # Most logits are negative, so a masked one must not count as 0 either.
+    logits = jnp.array([[[-3.0, 5.0], [1.0, 3.0], [2.0, 0.0], [-1.0, -5.0]]])
     seen = jnp.array([True, False])
-    np.testing.assert_array_equal(select_queries(logits, 3, seen), [[2, 1, 0]])
+    np.testing.assert_array_equal(select_queries(logits, 3, seen), [[2, 1, 3]])
 
 
 def test_more_queries_than_tokens_is_an_error():
