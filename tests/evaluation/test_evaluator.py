@@ -18,10 +18,13 @@ from commands import HERE
 from evaluated import CATEGORIES, GROUPS, SIZES, ColorNetwork, Rectangles
 
 from simcis_jax.data import augment
+from simcis_jax.data.source import Example
 from simcis_jax.evaluation import panoptic_quality
+from simcis_jax.evaluation.average_precision import encoded
 from simcis_jax.evaluation.mean_iou import miou_scores
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.evaluation.postprocess import panoptic_inference, semantic_inference
+from simcis_jax.evaluation.tasks import InstanceTask, PackedInstances
 
 TASKS = ('panoptic', 'semantic', 'instance')
 SEEN = np.arange(6) < 5
@@ -149,6 +152,24 @@ def test_instances_are_things_of_seen_classes(everything):
     mean = np.mean([per_class[name]['ap50'] for name in ('person', 'bus')])
     assert everything[0]['ap50']['novel'] == pytest.approx(mean)
     assert per_class['car']['ap50'] > 5
+
+
+def test_true_instances_are_things_of_seen_classes_and_keep_their_crowd_flag():
+    names = ['sky', 'car', 'person', 'unseen']
+    example = Example(
+        image=np.zeros((4, 8, 3), np.uint8),
+        segment_map=np.tile(np.repeat(np.arange(1, 5), 2), (4, 1)),
+        labels=np.array([CATEGORIES.names.index(name) for name in names]),
+        crowd=np.array([False, False, True, False]),
+        image_id='stripes',
+    )
+    nothing = PackedInstances(np.zeros((0, 4, 1), np.uint8), np.zeros(0, int), np.zeros(0))
+    (image,) = InstanceTask(CATEGORIES, num_instances=10).count(nothing, example, SEEN)
+    masks = example.segment_map == np.array([2, 3])[:, None, None]
+    expected = encoded(masks, example.labels[[1, 2]], crowd=[False, True])
+    assert image.true.masks == expected.masks
+    assert image.true.labels.tolist() == expected.labels.tolist()
+    assert image.true.crowd.tolist() == expected.crowd.tolist()
 
 
 def test_the_picture_has_a_column_for_every_task(everything, alone):
