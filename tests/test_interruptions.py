@@ -130,22 +130,23 @@ def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch
 
 
 def test_two_processes_may_not_use_a_folder_at_once(tmp_path):
-    workdir = tmp_path / 'run'
+    workdir, categories = tmp_path / 'run', Categories(('sky',), (False,), ((0, 0, 0),))
     code = (
         'import sys, time; from simcis_jax.training.workdir import Workdir\n'
         'from simcis_jax.types import Categories\n'
-        'workdir = Workdir(sys.argv[1], {}); workdir.claim(Categories((), (), ()))\n'
+        'workdir = Workdir(sys.argv[1], {})\n'
+        'workdir.claim(Categories(("sky",), (False,), ((0, 0, 0),)))\n'
         'print("claimed", flush=True); time.sleep(600)'
     )
     other = subprocess.Popen([sys.executable, '-c', code, workdir], stdout=subprocess.PIPE)
     try:
         assert other.stdout.readline() == b'claimed\n'
         with pytest.raises(OSError, match=rf'run is used by another .*process {other.pid} on'):
-            Workdir(workdir, {}).claim(Categories((), (), ()))
+            Workdir(workdir, {}).claim(categories)
     finally:
         other.kill()
         other.wait()
     with Workdir(workdir, {}) as mine:
-        mine.claim(Categories((), (), ()))
+        mine.claim(categories)
     with Workdir(workdir, {}) as mine:  # The lock ends with the block.
-        mine.claim(Categories((), (), ()))
+        mine.claim(categories)
