@@ -6,7 +6,9 @@ import pytest
 
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.types import Categories
 
+CATEGORIES = Categories(('sky',), (False,), ((0, 0, 0),))
 RECORD = '{"stage": 1, "step": 2, "total": 0.5, "csl": null}'
 
 
@@ -64,7 +66,7 @@ def test_a_log_that_ends_in_a_torn_line_is_continued(tmp_path):
 def test_the_config(tmp_path, content):
     (tmp_path / 'config.json').write_text(content)
     with Workdir(tmp_path, {}) as workdir, pytest.raises(ValueError, match='config.json'):
-        workdir.claim()
+        workdir.claim(CATEGORIES)
 
 
 def test_a_folder_that_is_a_file(tmp_path):
@@ -74,4 +76,4 @@ def test_a_folder_that_is_a_file(tmp_path):
             Workdir(tmp_path / name, {}) as workdir,
             pytest.raises(OSError, match='run.* (is|be) '),
         ):
-            workdir.claim()
+            workdir.claim(CATEGORIES)
