@@ -108,10 +108,10 @@ class ColorNetwork:
         )
 
 
-def evaluate(mesh=None, **changes):
+def evaluate(mesh=None, mask_unseen=True, **changes):
     """The report and the picture of an evaluation with changed settings."""
     settings = EvaluationSettings(**(SETTINGS | changes))
-    evaluator = Evaluator(ColorNetwork(), CATEGORIES, settings, mesh=mesh)
+    evaluator = Evaluator(ColorNetwork(), CATEGORIES, settings, mask_unseen=mask_unseen, mesh=mesh)
     everywhere = parallel.make_mesh(jax.device_count())
     params = {'colors': np.array(CATEGORIES.colors, np.float32)}
     return evaluator.evaluate(parallel.put_replicated(everywhere, params), Rectangles(), GROUPS)

@@ -24,7 +24,7 @@ from simcis_jax.evaluation.average_precision import encoded
 from simcis_jax.evaluation.mean_iou import miou_scores
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.evaluation.postprocess import panoptic_inference, semantic_inference
-from simcis_jax.evaluation.tasks import InstanceTask, PackedInstances
+from simcis_jax.evaluation.tasks import InstanceTask, PackedInstances, SemanticTask
 
 TASKS = ('panoptic', 'semantic', 'instance')
 SEEN = np.arange(6) < 5
@@ -186,6 +186,18 @@ def test_shapes_and_progress_are_printed(everything):
     lines = everything[3]
     assert lines[0] == 'evaluation: 7 images, 4 network shapes, 5 output shapes'
     assert lines[-1].startswith('evaluation 7/7') and lines[-1].endswith('left 0:00')
+
+
+@pytest.mark.parametrize('mask_unseen', [True, False])
+def test_an_unseen_class_is_predicted_only_if_it_is_not_masked(monkeypatch, mask_unseen):
+    monkeypatch.setattr(evaluated, 'SIZES', SIZES[:1])
+    results, count = [], SemanticTask.count
+    monkeypatch.setattr(
+        SemanticTask, 'count', lambda task, *args: results.append(args[0]) or count(task, *args)
+    )
+    evaluated.evaluate(mask_unseen=mask_unseen, tasks=('semantic',), overlap_threshold=0.0)
+    (labels,) = results
+    assert (labels == CATEGORIES.names.index('unseen')).any() != mask_unseen
 
 
 def test_without_images_of_seen_classes_there_is_no_score(monkeypatch):
