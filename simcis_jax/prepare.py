@@ -1,10 +1,11 @@
-"""The command that prepares real data sets: downloads in, TFDS data sets in ArrayRecord out.
+"""Command line: converts downloaded data sets to TFDS data sets in ArrayRecord files.
 
     python -m simcis_jax.prepare ade20k --source=DOWNLOADS --data_dir=DIR
     python -m simcis_jax.prepare coco_panoptic --source=DOWNLOADS --data_dir=DIR
     python -m simcis_jax.prepare cityscapes --source=DOWNLOADS --data_dir=DIR
 
-A config then reads DIR/NAME with data.name='prepared'. TensorFlow is not needed.
+A config reads the result with data.name='prepared' and data.root='DIR/NAME'. TensorFlow is not
+needed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
 SPLITS = ('train', 'val')
-# What the command takes, and the data sets it makes of it.
+# The first argument of the command -> the data sets that it prepares.
 KINDS = {
     'ade20k': ('ade20k_panoptic', 'ade20k_semantic'),
     'ade20k_panoptic': ('ade20k_panoptic',),
@@ -54,27 +55,35 @@ def prepare(
     allow_partial: bool = False,
     skip_bad: bool = False,
 ) -> list[str]:
-    """Prepares what `kind` stands for; a data set appears whole or not at all.
+    """Prepares the data sets of a download; each is written completely or not at all.
+
+    A data set that was prepared before is checked against the download and kept.
 
     Args:
         kind: one of KINDS.
-        source: folder of the download; for 'coco_panoptic' also the layout of a folder source.
-        data_dir: where DATA_DIR/NAME is made.
-        name: name of a data set in COCO panoptic format that is not COCO.
-        allow_partial: take a download that is not complete.
-        skip_bad: leave out images that cannot be read right and list them in skipped.txt.
+        source: folder of the download; 'coco_panoptic' also takes the layout of
+            `coco_panoptic_split`.
+        data_dir: folder in which the folder of the data set is created.
+        name: name of a data set that is in the COCO panoptic format but is not COCO.
+        allow_partial: whether to accept an incomplete download.
+        skip_bad: whether to leave out images that cannot be read, and list them in skipped.txt,
+            instead of raising an error.
 
     Returns:
-        One line for each data set, what it is and how to use it.
+        one line per data set that says what it holds and how to use it.
 
     Raises:
-        InputError: the download is not what it should be, or something else is there already.
+        InputError: the download is incomplete or damaged, or a data set prepared from another
+            download exists.
         FileError: a file or folder is missing or cannot be written.
     """
     if name and kind != 'coco_panoptic':
-        raise InputError(f'--name={name} is for coco_panoptic; {kind} has its own.')
+        raise InputError(f'--name={name} is only for coco_panoptic; the name of {kind} is fixed.')
     if name and not re.fullmatch('[a-z][a-z0-9_]*', name):
-        raise InputError(f'--name={name} must be of lower-case letters, digits and underscores.')
+        raise InputError(
+            f'--name={name} must consist of lower-case letters, digits and underscores, and begin '
+            'with a letter.'
+        )
     lines = []
     for dataset in KINDS[kind]:
         dataset = name or dataset
@@ -114,11 +123,12 @@ def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: b
     for split, images in splits.items():
         expected = NUM_IMAGES.get(dataset, {}).get(split, len(images))
         if len(images) == 0 or (len(images) != expected and not allow_partial):
-            way_out = 'complete the download, or take what there is with --allow_partial'
+            way_out = 'complete the download, or accept it with --allow_partial'
             if dataset == 'coco_panoptic':
-                way_out += '; another data set needs a --name'
+                way_out += '; give a data set other than COCO its own --name'
             raise InputError(
-                f'{dataset} has {expected} {split} images, found were {len(images)}; {way_out}.'
+                f'{dataset} has {expected} {split} images, but the download has {len(images)}; '
+                f'{way_out}.'
             )
 
 
@@ -129,9 +139,9 @@ def _write(
     checksums: Mapping[str, str],
     skip_bad: bool,
 ) -> None:
-    """Writes a version beside its place, and moves it there when it is whole."""
+    """Writes the data set to a temporary folder, and renames it once it is complete."""
     incomplete = root / 'incomplete'
-    shutil.rmtree(incomplete, ignore_errors=True)  # Of a preparation that was killed.
+    shutil.rmtree(incomplete, ignore_errors=True)  # Left by an interrupted preparation.
     part = incomplete / folder.name
     part.mkdir(parents=True)
     try:
@@ -143,7 +153,9 @@ def _write(
             for split, images in splits.items()
         }
         if empty := [split for split, content in written.items() if not content.classes]:
-            raise InputError(f'No image of {empty[0]} can be read; the first: {skipped[0]}')
+            raise InputError(
+                f'None of the {empty[0]} images can be read; the first error is: {skipped[0]}'
+            )
         prepared.write_metadata(
             part,
             splits['train'].categories,
@@ -162,7 +174,7 @@ def _write(
 def _records(
     dataset: str, split: str, images: Download, skip_bad: bool, skipped: list[str]
 ) -> Iterator[prepared.Record]:
-    """The records of a split, made by all cores; what cannot be read goes to `skipped`."""
+    """Creates the records of a split on all cores; appends skipped images to `skipped`."""
     progress = Progress(f'{dataset} {split}', len(images), 'images')
     load = functools.partial(_record_or_reason, images)
     for result in map_ahead(load, range(len(images)), num_threads=os.cpu_count() or 1):
@@ -185,7 +197,7 @@ def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
 def _check_and_describe(
     root: Path, folder: Path, splits: Mapping[str, Download], checksums: Mapping[str, str]
 ) -> str:
-    """What is in the folder, in words; it must be what the download holds."""
+    """Checks that the folder was prepared from this download, and describes it in one line."""
     skipped, sizes = [], {}
     if (folder / 'skipped.txt').exists():
         skipped = (folder / 'skipped.txt').read_text('utf-8', 'surrogateescape').splitlines()
@@ -201,7 +213,7 @@ def _check_and_describe(
         if found.checksum != checksums[split]:
             raise InputError(
                 f'{folder} was not prepared from these annotations of {split}: they have changed, '
-                'or it keeps no checksum of them; remove it to prepare it anew.'
+                'or it holds no checksum of them; remove it to prepare it anew.'
             )
     categories = found.categories
     words = ', '.join(f'{size} {split}' for split, size in sizes.items())
@@ -210,18 +222,20 @@ def _check_and_describe(
     else:
         words += ' images'
     return (
-        f'{root}: {words}, {len(categories)} classes, {sum(categories.is_thing)} of them things; '
+        f'{root}: {words}, {len(categories)} classes ({sum(categories.is_thing)} things); '
         f'use it with --config.data.name=prepared --config.data.root={root}'
     )
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps other preparations out of it; the lock dies with the process."""
+    """Creates a folder and locks it against other processes; the lock ends with the process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f'{folder} cannot be made ({error.strerror}); choose --data_dir.') from None
+        raise FileError(
+            f'{folder} cannot be created ({error.strerror}); choose another --data_dir.'
+        ) from None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,17 +250,25 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = command.make_parser('simcis_jax.prepare', 'Prepares downloaded data sets.')
-    parser.add_argument('kind', choices=KINDS, help='What was downloaded.')
+    parser = command.make_parser(
+        'simcis_jax.prepare', 'Converts downloaded data sets to ArrayRecord.'
+    )
+    parser.add_argument('kind', choices=KINDS, help='Data set to prepare.')
     parser.add_argument(
-        '--source', type=command.path, required=True, help='Folder with the downloads.'
+        '--source', type=command.path, required=True, help='Folder with the downloaded files.'
     )
     parser.add_argument(
-        '--data_dir', type=command.path, required=True, help='Folder of prepared data sets.'
+        '--data_dir', type=command.path, required=True, help='Folder to create the data set in.'
     )
-    parser.add_argument('--name', default='', help='Name of a data set that is not COCO.')
-    parser.add_argument('--allow_partial', action='store_true', help='Take a part of the images.')
-    parser.add_argument('--skip_bad', action='store_true', help='Leave out unreadable images.')
+    parser.add_argument(
+        '--name', default='', help='Name of a data set in COCO format that is not COCO itself.'
+    )
+    parser.add_argument(
+        '--allow_partial', action='store_true', help='Accept an incomplete download.'
+    )
+    parser.add_argument(
+        '--skip_bad', action='store_true', help='Leave out images that cannot be read.'
+    )
     values = vars(parser.parse_args(arguments))
     kind, source = values.pop('kind'), values.pop('source')
 

@@ -92,7 +92,7 @@ def test_ade20k_is_read_as_it_was_prepared(ade20k, kind):
 def test_coco_is_prepared_from_its_layout(tmp_path):
     make_coco(tmp_path / 'source')
     (line,) = prepare('coco_panoptic', tmp_path / 'source', tmp_path, allow_partial=True)
-    assert '3 train, 2 val images, 3 classes, 2 of them things' in line
+    assert '3 train, 2 val images, 3 classes (2 things)' in line
     for split in ('train', 'val'):
         check_against_json(
             open_source('prepared', split, root=str(tmp_path / 'coco_panoptic')),
@@ -103,7 +103,9 @@ def test_coco_is_prepared_from_its_layout(tmp_path):
 
 def test_a_data_set_of_ones_own_needs_a_name_and_no_count(tmp_path):
     make_coco(tmp_path / 'source', official=False)
-    with pytest.raises(ValueError, match='has 118287 train images, found were 3.*needs a --name'):
+    with pytest.raises(
+        ValueError, match='has 118287 train images, but the download has 3.*its own --name'
+    ):
         prepare('coco_panoptic', tmp_path / 'source', tmp_path)
     prepare('coco_panoptic', tmp_path / 'source', tmp_path, name='mine')
     check_against_json(
@@ -133,7 +135,7 @@ def test_the_counts_of_the_real_data_set_are_asked_for(tmp_path, capsys):
         main(['ade20k', f'--source={tmp_path}/source', f'--data_dir={tmp_path}/data'])
     message = capsys.readouterr().err
     assert message.count('\n') == 1 and '--allow_partial' in message
-    assert 'ade20k_panoptic has 20210 train images, found were 4' in message
+    assert 'ade20k_panoptic has 20210 train images, but the download has 4' in message
     assert not (tmp_path / 'data').exists()
 
 
@@ -143,7 +145,7 @@ def test_the_command_says_what_it_made_and_again_when_it_is_there(tmp_path, caps
     main(['ade20k_semantic', *arguments])
     first = capsys.readouterr().out.splitlines()
     assert first[0].startswith('ade20k_semantic train 4/4') and 'left 0:00' in first[0]
-    assert '4 train, 2 val images, 150 classes, 100 of them things' in first[-1]
+    assert '4 train, 2 val images, 150 classes (100 things)' in first[-1]
     root = tmp_path / 'data/ade20k_semantic'
     assert first[-1].endswith(f'--config.data.name=prepared --config.data.root={root}')
     main(['ade20k_semantic', *arguments])
@@ -220,7 +222,7 @@ def test_an_old_data_set_without_checksums_opens_and_is_not_taken_for_a_new_one(
     del content['checksums']
     path.write_text(json.dumps(content))
     assert len(open_source('prepared', 'train', root=str(tmp_path / 'mine'))) == 3
-    with pytest.raises(ValueError, match='keeps no checksum of them; remove it'):
+    with pytest.raises(ValueError, match='holds no checksum of them; remove it'):
         prepare('coco_panoptic', root, tmp_path, name='mine')
 
 
@@ -274,7 +276,9 @@ def test_bad_files_can_be_skipped_and_are_listed(tmp_path):
 
 def test_a_split_without_a_good_image_is_an_error(tmp_path):
     damage(make_tree(tmp_path / 'source', num_train=1), 1)
-    with pytest.raises(ValueError, match='No image of train can be read; the first: train: '):
+    with pytest.raises(
+        ValueError, match='None of the train images can be read; the first error is: train: '
+    ):
         prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, allow_partial=True, skip_bad=True)
 
 
@@ -325,13 +329,16 @@ def test_two_preparations_at_once_do_no_harm(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     make_tree(tmp_path / 'source')
     (tmp_path / 'data').touch()
-    with pytest.raises(OSError, match='data/ade20k_semantic cannot be made.*--data_dir'):
+    with pytest.raises(OSError, match='data/ade20k_semantic cannot be created.*--data_dir'):
         prepare('ade20k_semantic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
 
 
 @pytest.mark.parametrize(
     ('kind', 'name', 'words'),
-    [('ade20k', 'mine', 'has its own'), ('coco_panoptic', 'My-Set', 'lower-case letters')],
+    [
+        ('ade20k', 'mine', 'the name of ade20k is fixed'),
+        ('coco_panoptic', 'My-Set', 'lower-case letters'),
+    ],
 )
 def test_a_name_that_cannot_be_is_refused(tmp_path, kind, name, words):
     with pytest.raises(ValueError, match=words):

@@ -25,16 +25,17 @@ def open_source(
 
     Args:
         name: one of SOURCES.
-        split: 'train' or 'val' of 'shapes', of the others any that is found below `root`.
-        root: folder of the data set; not read by 'shapes'.
-        size: side of the images that 'shapes' draws.
-        num_images: how many images 'shapes' draws; 0 = its default.
-        categories: of the training split, which give the labels of every split; None = this is the
-            training split. 'prepared' and 'shapes' have one list for all splits.
+        split: name of the split; 'shapes' has 'train' and 'val', the others have what is in `root`.
+        root: folder of the data set; ignored by 'shapes'.
+        size: side of the images in pixels, for 'shapes' only.
+        num_images: number of images, for 'shapes' only; 0 = its default.
+        categories: the categories of the training split, which define the labels of all splits;
+            None if this is the training split. Ignored by 'prepared' and 'shapes', whose splits
+            share one list.
 
     Raises:
-        InputError: no data set has this name, it needs a root and has none, or the split has other
-            categories than the training split.
+        InputError: `name` is unknown, `root` is empty although the data set needs it, or the
+            categories of the split differ from those of the training split.
         FileNotFoundError: a file or folder is missing.
     """
     if name == 'shapes':

@@ -1,8 +1,9 @@
-"""ADE20K as it is downloaded (ADEChallengeData2016 and annotations_instance), 150 classes.
+"""ADE20K with 150 classes, read from the download (ADEChallengeData2016, annotations_instance).
 
-The panoptic ground truth is made as Mask2Former makes it: the stuff of the semantic map first, the
-things of the instance map over it. Void is what neither covers: a thing of the semantic map that
-has no instance, too. Stuff that things hide wholly is no segment.
+Panoptic ground truth is built as in Mask2Former: stuff comes from the semantic map, and the things
+of the instance map are pasted over it. All other pixels are void, including those where the
+semantic map shows a thing class but the instance map has no instance. Stuff that is completely
+covered by things has no segment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _NUM_CLASSES, _NUM_THINGS = 150, 100
 
 
 def _read_classes() -> tuple[types.Categories, np.ndarray]:
-    """The classes, and the label [101] of each category of the instance maps (0 is none)."""
+    """The classes, and the label [101] of each category id of the instance maps (-1 for id 0)."""
     table = importlib.resources.files('simcis_jax.data').joinpath('ade20k_classes.tsv')
     rows = [line.split('\t') for line in table.read_text('utf-8').splitlines()[1:]]
     label_of_instance = np.full(_NUM_THINGS + 1, -1, np.int32)
@@ -48,10 +49,11 @@ class Ade20k:
 
     Args:
         source: folder with ADEChallengeData2016 (images, annotations) and annotations_instance,
-            unpacked or as .zip and .tar; instances may lie beside or in ADEChallengeData2016.
+            unpacked or as .zip and .tar archives; annotations_instance may also be inside
+            ADEChallengeData2016.
         split: 'train' or 'val'.
-        kind: 'panoptic', or 'semantic', which needs no instances.
-        allow_partial: leave out images that lack annotations.
+        kind: 'panoptic' or 'semantic'; only 'panoptic' needs annotations_instance.
+        allow_partial: skip images that have no annotations instead of raising an error.
 
     Raises:
         MissingFileError: a folder or file is missing.
@@ -78,16 +80,17 @@ class Ade20k:
             self._instances = tree.find(f'annotations_instance/{folder}') if needed else None
         except FileNotFoundError as error:
             raise MissingFileError(
-                f'{error} Needed is the release ADEChallengeData2016, for panoptic data with '
-                'annotations_instance, not the full ADE20K_2021_17_01.'
+                f'{error} ADE20K is read from the release ADEChallengeData2016, plus '
+                'annotations_instance for panoptic data, not from the full ADE20K_2021_17_01.'
             ) from None
         stems = {name[:-4] for name in self._images.names if name.endswith('.jpg')}
         for files in filter(None, (self._labels, self._instances)):
             lacking = stems - {name[:-4] for name in files.names if name.endswith('.png')}
             if lacking and not allow_partial:
                 raise MissingFileError(
-                    f'{files.where}/{min(lacking)}.png does not exist ({len(lacking)} like it); '
-                    'complete the download, or take what there is with --allow_partial.'
+                    f'{files.where}/{min(lacking)}.png does not exist ({len(lacking)} such files '
+                    'are missing); complete the download, or skip their images with '
+                    '--allow_partial.'
                 )
             stems -= lacking
         self._stems = sorted(stems)
@@ -96,10 +99,10 @@ class Ade20k:
         return len(self._stems)
 
     def read(self, index: int) -> tuple[bytes, Example]:
-        """The encoded image at an index, and the example it belongs to.
+        """Returns the encoded image file and the decoded example.
 
         Raises:
-            InputError: a file is damaged, or breaks the format.
+            InputError: a file is damaged or not in the format of ADE20K.
         """
         stem = self._stems[index]
         encoded = self._images.read(f'{stem}.jpg')
@@ -109,8 +112,8 @@ class Ade20k:
         decode.check_same_size(labels.shape, where, image.shape, f'{stem}.jpg')
         if labels.max() > _NUM_CLASSES:
             raise InputError(
-                f'{where} has label {labels.max()}; labels of ADE20K are 1 to {_NUM_CLASSES}, and '
-                '0 for void.'
+                f'{where} has label {labels.max()}; labels of ADE20K are 1 to {_NUM_CLASSES}, or 0 '
+                'for void.'
             )
         if not self._is_panoptic:
             return encoded, semantic_example(image, (labels - 1).astype(np.uint8), stem)
@@ -122,7 +125,7 @@ class Ade20k:
         return encoded, Example(image, segment_map, segment_labels, crowd, stem)
 
     def annotation_bytes(self, index: int) -> bytes:
-        """The name of an image and its PNGs: changes with the annotations."""
+        """The file name of an image and the content of its annotation PNGs, for a checksum."""
         stem = self._stems[index]
         files = filter(None, (self._labels, self._instances))
         return b''.join((stem.encode(), *(part.read(f'{stem}.png') for part in files)))
@@ -137,28 +140,30 @@ def panoptic_segments(
     """Merges semantic and instance maps: stuff by class, then things by instance.
 
     Args:
-        labels: [H, W], 1 .. 150, 0 = void.
-        instances: [H, W, 3] uint8: red is the category 1 .. 100, green the instance, 0 = none.
-        where: what errors call the instance map.
+        labels: [H, W] integers, classes 1 .. 150; 0 = void.
+        instances: [H, W, 3] uint8; red is the category 1 .. 100, green the number of the instance;
+            green 0 = no instance.
+        where: name of the instance map for error messages.
 
     Returns:
         segment map [H, W] int32 (0 = void, k = segment k) and the label [n] int32 of each segment.
 
     Raises:
-        InputError: an instance has several categories, or one that does not exist.
+        InputError: an instance has several categories or an unknown one.
     """
     instance, category = instances[..., 1].astype(np.int32), instances[..., 0].astype(np.int32)
     pairs = np.flatnonzero(np.bincount((instance * 256 + category).ravel()))
-    pairs = pairs[pairs >= 256]  # Instance 0 is none.
+    pairs = pairs[pairs >= 256]  # Instance 0 means no instance.
     numbers, categories = pairs // 256, pairs % 256
     is_wrong = (np.diff(numbers, append=0) == 0) | (categories == 0) | (categories > _NUM_THINGS)
     if is_wrong.any():
         wrong = numbers[is_wrong][0]
         raise InputError(
-            f'{where}: instance {wrong} (green) has the categories '
-            f'{categories[numbers == wrong].tolist()} (red); it must have one, 1 to {_NUM_THINGS}.'
+            f'{where}: instance {wrong} (green channel) has the categories '
+            f'{categories[numbers == wrong].tolist()} (red channel); it must have exactly one, '
+            f'from 1 to {_NUM_THINGS}.'
         )
-    is_stuff = np.insert(~np.asarray(CATEGORIES.is_thing), 0, False)  # [151], by label + 1.
+    is_stuff = np.insert(~np.asarray(CATEGORIES.is_thing), 0, False)  # [151], indexed by label + 1.
     stuff = np.where(is_stuff, np.arange(_NUM_CLASSES + 1), 0)[labels]
     keys = np.where(instance > 0, _NUM_CLASSES + instance, stuff)
     present = np.flatnonzero(np.bincount(keys.ravel()))

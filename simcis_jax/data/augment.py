@@ -1,6 +1,6 @@
-"""Augmentation of one example, and the fixed-size targets a step trains on.
+"""Augmentation of an example, and its conversion to training targets of fixed shape.
 
-Pure numpy and OpenCV functions; every random one takes its generator.
+All functions are pure and use NumPy and OpenCV; random ones take a generator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from simcis_jax.data.runs import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
 
-PADDING_GREY = 128  # Published value of padded pixels; close to zero after normalisation.
+PADDING_GREY = 128  # Value of padded pixels in the published code; near 0 once normalised.
 
 
 def augment(
@@ -30,7 +30,7 @@ def augment(
     mirror: bool = True,
     color: bool = True,
 ) -> Example:
-    """The published training augmentation: jitter, crop, colour, flip, pad to [size, size]."""
+    """The published training augmentation: scale jitter, crop, colour, flip, pad to size x size."""
     example = scale_jitter_and_crop(
         example, rng, size=size, scale_range=scale_range, scale_steps=scale_steps,
         max_scale=max_scale,
@@ -39,7 +39,7 @@ def augment(
         example = ssd_color(example, rng)
     if mirror and rng.random() < 0.5:
         example = flip(example)
-    # Padding comes last: it always lies at the bottom and right and keeps its grey.
+    # Padding comes last, so that it is always at the bottom and right and exactly grey.
     return pad(example, size=size)
 
 
@@ -52,18 +52,18 @@ def scale_jitter_and_crop(
     scale_steps: int = 16,
     max_scale: float = 4.0,
 ) -> Example:
-    """Scales the shorter side to a random multiple of `size` and crops at most size x size.
+    """Resizes the shorter side to a random multiple of `size`, then crops at most size x size.
 
     Args:
         example: the example to crop.
-        rng: generator of the draws.
+        rng: random generator.
         size: side of the crop in pixels.
-        scale_range: smallest and largest multiple.
-        scale_steps: number of evenly spaced multiples to choose from, both ends among them.
-        max_scale: the longer side is kept below this multiple of `size`.
+        scale_range: smallest and largest multiple; (1, 1) leaves the image at its own size.
+        scale_steps: number of evenly spaced multiples to choose from, including both ends.
+        max_scale: the longer side is at most this multiple of `size`.
 
     Raises:
-        InputError: the image is smaller than the crop and `scale_range` allows no scaling.
+        InputError: `scale_range` is (1, 1) and the image is smaller than the crop.
     """
     height, width = example.image.shape[:2]
     if tuple(scale_range) == (1.0, 1.0):
@@ -75,7 +75,7 @@ def scale_jitter_and_crop(
         new_height, new_width = height, width
     else:
         multiple = rng.choice(np.linspace(*scale_range, scale_steps))
-        # Rounding first keeps 0.7 * 640 from becoming 447.
+        # Without rounding, 0.7 * 640 would become 447 instead of 448.
         short_side = int(round(multiple * size, 6))
         new_height, new_width = resized_shape(
             height, width, short_side=short_side, max_side=int(max_scale * size)
@@ -90,18 +90,18 @@ def scale_jitter_and_crop(
 def resized_crop(
     example: Example, shape: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
 ) -> Example:
-    """The window of `crop` = (height, width) at `corner` = (top, left) of an example resized.
+    """Resizes an example and crops a window out of it.
 
     Args:
-        example: of any size.
-        shape: (height, width) to resize it to; the window lies inside.
-        corner: of the window.
-        crop: size of the window.
+        example: the example, of any size.
+        shape: (height, width) after resizing.
+        corner: (top, left) of the window in the resized image.
+        crop: (height, width) of the window, which must lie inside the resized image.
     """
     height, width = example.image.shape[:2]
     (top, left), (crop_height, crop_width) = corner, crop
     image = resize_image(example.image, *shape)
-    # Nearest neighbour by pixel centres; only the crop is sampled.
+    # The segment map is resized by nearest neighbour, and only inside the crop.
     rows = _nearest(np.arange(top, top + crop_height), height, shape[0])
     columns = _nearest(np.arange(left, left + crop_width), width, shape[1])
     return dataclasses.replace(
@@ -112,13 +112,13 @@ def resized_crop(
 
 
 def resized_shape(height: int, width: int, *, short_side: int, max_side: int) -> tuple[int, int]:
-    """The (height, width) with the given shorter side, or less where `max_side` asks for it."""
+    """The (height, width) with this shorter side, or less if the longer would exceed `max_side`."""
     scale = min(short_side / min(height, width), max_side / max(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes [H, W, 3] uint8 bilinearly, by area where it shrinks (no aliasing)."""
+    """Resizes [H, W, 3] uint8: bilinear to enlarge, by area averages to shrink (no aliasing)."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height < image.shape[0]
@@ -147,9 +147,9 @@ def pad(example: Example, *, size: int) -> Example:
 
 
 def ssd_color(example: Example, rng: np.random.Generator) -> Example:
-    """Photometric distortion of SSD (Liu et al. 2016): each part happens half of the time.
+    """Photometric distortion of SSD (Liu et al. 2016); each part has a probability of one half.
 
-    Brightness +-32, contrast x 0.5..1.5, saturation x 0.5..1.5, hue +-18 of 180; contrast comes
+    Brightness +-32, contrast x 0.5..1.5, saturation x 0.5..1.5, hue +-18 of 180. Contrast comes
     before or after saturation and hue, at random.
     """
     levels = np.arange(256, dtype=np.float32)
@@ -181,21 +181,21 @@ def to_targets(
     max_segments: int,
     keep_empty: bool = False,
 ) -> types.Targets:
-    """The targets of one example, without the batch axis.
+    """Converts an example to training targets of fixed shape, without a batch axis.
 
-    Segments of other classes and crowds become void. Of more than `max_segments` segments the
-    largest are kept, in their order, and `dropped` counts the rest.
+    Segments of other classes and crowd segments become void. If there are more than `max_segments`
+    segments, the largest are kept in their original order, and `dropped` counts the others.
 
     Args:
         example: an example [H, W] after augmentation.
         keep_classes: the classes that are targets.
         max_segments: T, the number of slots.
-        keep_empty: keep segments that cropping left without a pixel, as targets with an empty
-            mask and box 0 (the published behaviour) instead of leaving them out.
+        keep_empty: whether segments that lie outside the crop stay targets, with an empty mask and
+            a box of zeros, as in the published code; otherwise they are dropped.
 
     Returns:
-        numpy leaves: segment_map [H, W] (uint8 where T <= 255, else int32), labels [T] int32,
-        boxes [T, 4] float32 with exclusive right and bottom edges, dropped int32.
+        targets with NumPy leaves: segment_map [H, W] (uint8 if T <= 255, else int32),
+        labels [T] int32, boxes [T, 4] float32 with exclusive right and bottom edges, dropped int32.
     """
     height, width = example.segment_map.shape
     starts, lengths = row_runs(example.segment_map)
@@ -224,19 +224,19 @@ def to_targets(
 def _boxes(
     segments: np.ndarray, starts: np.ndarray, lengths: np.ndarray, width: int, count: int
 ) -> np.ndarray:
-    """The boxes [count, 4] cx, cy, w, h in pixels of the segments 1 .. count, from row runs [n]."""
+    """Boxes [count, 4] (cx, cy, w, h) in pixels of segments 1 .. count, from row runs [n]."""
     rows, columns = np.divmod(starts, width)
     first = np.full((2, count + 1), np.iinfo(np.int64).max)  # Column and row.
     last = np.zeros((2, count + 1), np.int64)  # Exclusive.
     for axis, (begins, ends) in enumerate([(columns, columns + lengths), (rows, rows + 1)]):
         np.minimum.at(first[axis], segments, begins)
         np.maximum.at(last[axis], segments, ends)
-    first = np.minimum(first, last)  # Nowhere is box 0.
+    first = np.minimum(first, last)  # Segments without pixels get a box of zeros.
     return np.concatenate([(first + last) / 2, last - first])[:, 1:].T
 
 
 def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
-    """The input index under the centre of each output index."""
+    """The index of the input pixel that contains the centre of each output pixel."""
     return np.minimum(((indices + 0.5) * (num_in / num_out)).astype(np.int64), num_in - 1)
 
 

@@ -1,4 +1,4 @@
-"""Categories as COCO files list them: id, name, thing flag, colour."""
+"""Lists of categories in the COCO format: id, name, thing flag and colour."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from simcis_jax.errors import InputError, reading
 
 
 def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
-    """The content of a JSON file, which is a `kind`, dict or list.
+    """Reads a JSON file.
+
+    Args:
+        path: the JSON file.
+        kind: the type that the content must have, dict or list, or both.
 
     Raises:
         MissingFileError: there is no such file.
         FileError: it cannot be read.
-        InputError: it is no JSON, or holds something else.
+        InputError: it is not JSON, or its content has another type.
     """
     path = pathlib.Path(path)
     with reading(path):
@@ -35,7 +39,7 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...]) -> Any:
 
 
 def field(entry: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """The field of an entry of a JSON, or an error that says where it is missing."""
+    """Returns a field of a JSON object; raises an InputError that says where a wrong one is."""
     value = entry.get(name) if isinstance(entry, Mapping) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -47,7 +51,7 @@ def field(entry: Any, name: str, kind: type | tuple[type, ...], where: str) -> A
 
 
 def flag(entry: Mapping[str, Any], name: str, where: str, *, default: int | None = None) -> bool:
-    """A field of an entry that is 0 or 1 (or false or true), as bool."""
+    """Returns a field that is 0, 1, false or true as a bool; raises InputError if it is not."""
     value = entry.get(name, default)
     if not isinstance(value, int) or value not in (0, 1):
         raise InputError(f'{where}: field {name!r} is {value!r}; it must be 0 or 1.')
@@ -55,15 +59,15 @@ def flag(entry: Mapping[str, Any], name: str, where: str, *, default: int | None
 
 
 def parse_categories(entries: Sequence[Mapping[str, Any]], where: str) -> types.Categories:
-    """Category entries as `types.Categories`, sorted by id.
+    """Converts category entries of a JSON file to `types.Categories`, sorted by id.
 
     Args:
-        entries: `{'id': int, 'name': str, 'isthing': 0 or 1, 'color': [r, g, b]}`; colours that
-            are left out are made up.
-        where: what errors call the list.
+        entries: `{'id': int, 'name': str, 'isthing': 0 or 1, 'color': [r, g, b]}`; categories
+            without a colour are given one.
+        where: name of the list for error messages.
 
     Raises:
-        InputError: a field is missing or wrong, or ids or names occur twice.
+        InputError: a field is missing or wrong, ids or names occur twice, or the list is empty.
     """
     for position, entry in enumerate(entries):
         at = f'{where}: categories[{position}]'
@@ -85,7 +89,7 @@ def parse_categories(entries: Sequence[Mapping[str, Any]], where: str) -> types.
         values = [entry[name] for entry in ordered]
         if twice := [value for value in values if values.count(value) > 1]:
             raise InputError(
-                f'{where}: category {name} {twice[0]!r} occurs twice; all must differ.'
+                f'{where}: category {name} {twice[0]!r} occurs twice; every {name} must be unique.'
             )
     if not ordered:
         raise InputError(f'{where}: the list of categories is empty; list at least one.')
@@ -93,7 +97,7 @@ def parse_categories(entries: Sequence[Mapping[str, Any]], where: str) -> types.
         names=tuple(entry['name'] for entry in ordered),
         is_thing=tuple(bool(entry['isthing']) for entry in ordered),
         colors=tuple(
-            tuple(entry.get('color') or _made_up_color(label))
+            tuple(entry.get('color') or _default_color(label))
             for label, entry in enumerate(ordered)
         ),
         ids=tuple(entry['id'] for entry in ordered),
@@ -101,7 +105,7 @@ def parse_categories(entries: Sequence[Mapping[str, Any]], where: str) -> types.
 
 
 def category_entries(categories: types.Categories) -> list[dict[str, Any]]:
-    """The entries from which `parse_categories` makes these categories."""
+    """Converts categories to JSON entries; the inverse of `parse_categories`."""
     columns = zip(
         categories.ids, categories.names, categories.is_thing, categories.colors, strict=True
     )
@@ -112,11 +116,11 @@ def category_entries(categories: types.Categories) -> list[dict[str, Any]]:
 
 
 def read_categories(path: str | os.PathLike) -> types.Categories:
-    """The categories of a JSON file: a list of entries, or the field 'categories' of an object.
+    """Reads categories from a JSON file: a list of them, or an object with a field 'categories'.
 
     Raises:
         MissingFileError: there is no such file.
-        InputError: it holds something else.
+        InputError: the file is not JSON, or its categories are not in the COCO format.
     """
     content = read_json(path, (list, dict))
     if isinstance(content, dict):
@@ -127,18 +131,18 @@ def read_categories(path: str | os.PathLike) -> types.Categories:
 def conflict(
     listed: types.Categories, known: types.Categories, *, in_listed: str, in_known: str
 ) -> str | None:
-    """The first category of a list that another list does not have, or has as another class.
+    """Describes the first category whose id, name or thing flag differs between two lists.
 
-    Colours may differ, and `known` may be the longer list.
+    Colours may differ, and `known` may have further categories.
 
     Args:
-        listed: the categories to look for.
-        known: the categories to find them in, by id.
-        in_listed: words that say where `listed` comes from.
-        in_known: the same of `known`.
+        listed: the categories to look up.
+        known: the categories among which they are looked up by id.
+        in_listed: where `listed` comes from, in words, such as 'in the training split'.
+        in_known: where `known` comes from, in words.
 
     Returns:
-        The difference in words; None if there is none.
+        the difference in words, or None if there is none.
     """
     expected = dict(zip(known.ids, known.words, strict=True))
     for category_id, words in zip(listed.ids, listed.words, strict=True):
@@ -153,10 +157,12 @@ def conflict(
 def check_validation_categories(
     listed: types.Categories, training: types.Categories, where: object
 ) -> None:
-    """Checks the categories that a validation split lists; it may leave some out.
+    """Checks that all categories of a validation split are in the training split.
+
+    The validation split may list fewer.
 
     Raises:
-        InputError: one is not a category of the training split.
+        InputError: the training split lacks a category, or has it with another name or thing flag.
     """
     found = conflict(listed, training, in_listed='here', in_known='in the training split')
     if found:
@@ -166,7 +172,7 @@ def check_validation_categories(
         )
 
 
-def _made_up_color(label: int) -> tuple[int, int, int]:
+def _default_color(label: int) -> tuple[int, int, int]:
     # Steps of the golden ratio keep neighbouring classes far apart on the colour wheel.
     hue, value = label * 0.618034 % 1.0, 0.6 + 0.2 * (label % 3)
     return tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.7, value))

@@ -1,4 +1,4 @@
-"""Any data set in the COCO panoptic format: images, PNGs of segment ids, and one JSON."""
+"""Data sets in the COCO panoptic format: images, PNGs of segment ids, and one JSON file."""
 
 from __future__ import annotations
 
@@ -38,20 +38,23 @@ class _Record(NamedTuple):
 class CocoPanoptic:
     """A COCO panoptic data set as a `Source`.
 
-    Category ids may start anywhere and have gaps; classes are the categories sorted by id.
-    Construction reads the JSON alone, pictures are decoded when an example is asked for.
+    Category ids may start at any number and have gaps; the label of a category is its position
+    when they are sorted by id. The constructor reads only the JSON file; images and PNGs are read
+    when an example is accessed.
 
     Args:
         images: folder of the images.
-        panoptic: folder of the PNGs, whose colour R + 256 G + 65536 B is a segment's id.
+        panoptic: folder of the PNGs; the colour R + 256 G + 65536 B of a pixel is its segment id.
         annotations: the JSON file.
-        categories: of the training split, which give the labels; those of the JSON must be among
-            them. None = this is the training split.
-        image_file: the file below `images` of an image id, where the JSON has another.
+        categories: the categories of the training split, which define the labels; the JSON may
+            list no others. None if this is the training split.
+        image_file: maps an image id to a path below `images`, for data sets whose JSON does not
+            name the image files.
 
     Raises:
         MissingFileError: a file or folder is missing.
-        InputError: the JSON or a picture breaks the format, or has other categories.
+        InputError: the JSON is not in the format, or lists categories that the training split
+            lacks.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class CocoPanoptic:
         return self.read(index)[1]
 
     def read(self, index: int) -> tuple[bytes, Example]:
-        """The encoded image at an index, and the example it belongs to."""
+        """Returns the encoded image file and the decoded example."""
         record = self._records[index]
         path = self._images / record.image_file
         encoded = decode.read_bytes(path)
@@ -97,7 +100,7 @@ class CocoPanoptic:
         return encoded, Example(image, segment_map, record.labels, record.crowd, record.image_id)
 
     def annotation_bytes(self, index: int) -> bytes:
-        """The PNG of an image and what the JSON says of it: changes with the annotations."""
+        """The panoptic PNG of an image and its entry in the JSON, for a checksum."""
         record = self._records[index]
         png = decode.read_bytes(self._panoptic / record.panoptic_file)
         listed = record.segment_ids.tobytes(), record.labels.tobytes(), record.crowd.tobytes()
@@ -113,7 +116,7 @@ class CocoPanoptic:
         return self._records[index].size
 
     def check_files(self, index: int) -> None:
-        """Checks that both pictures of an image exist and have the size that the JSON lists."""
+        """Checks that the image and its PNG exist and have the size that the JSON lists."""
         record = self._records[index]
         for path in (self._images / record.image_file, self._panoptic / record.panoptic_file):
             check_listed_size(path, record.size, self._json)
@@ -146,7 +149,8 @@ def cityscapes_split(
 ) -> CocoPanoptic:
     """Opens Cityscapes: root/leftImg8bit/SPLIT/CITY, root/gtFine/cityscapes_panoptic_SPLIT[.json].
 
-    The JSON and its PNGs are those that cityscapesScripts makes; they name no image files.
+    The JSON and its PNGs are those that cityscapesScripts creates; the JSON does not name the image
+    files, so their names are derived from the image ids.
     """
     panoptic = pathlib.Path(root) / 'gtFine' / f'cityscapes_panoptic_{split}'
     return CocoPanoptic(
@@ -177,7 +181,9 @@ def _read_records(
         where = f'{path}: images[{position}]'
         image_id = field(entry, 'id', (int, str), where)
         if image_id in images:
-            raise InputError(f'{where}: image id {image_id!r} occurs twice; ids must differ.')
+            raise InputError(
+                f'{where}: image id {image_id!r} occurs twice; every image needs its own id.'
+            )
         size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
         images[image_id] = field(entry, 'file_name', str, where), size
     records, annotated = [], set()
@@ -201,8 +207,8 @@ def _read_records(
             )
         if len(set(ids)) < len(ids) or any(not 0 < segment_id < 2**24 for segment_id in ids):
             raise InputError(
-                f'{where}: segment ids {sorted(ids)} must differ and lie in 1 .. 2^24 - 1, what a '
-                'colour holds; fix the JSON.'
+                f'{where}: segment ids {sorted(ids)} must be unique and lie in 1 .. 2^24 - 1, the '
+                'range of a 24-bit colour; correct the JSON.'
             )
         order = np.argsort(ids)
         labels = [label_of[category_id] for category_id in category_ids]
@@ -221,21 +227,21 @@ def _read_records(
 
 
 def _segment_ids(png: np.ndarray) -> np.ndarray:
-    """Colours [H, W, 3] uint8 to ids [H, W] int32: red + 256 green + 256^2 blue."""
+    """Converts colours [H, W, 3] uint8 to ids [H, W] int32: R + 256 G + 256^2 B."""
     padded = cv2.cvtColor(png, cv2.COLOR_RGB2RGBA).view('<i4')[..., 0]
     return np.bitwise_and(padded, 0xFFFFFF, out=padded)
 
 
 def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.ndarray:
-    """Ids [H, W] to 0 for void and k for the k-th known id, which ascend."""
+    """Converts ids [H, W] to a segment map: 0 = void, k = the k-th of the ascending `known` ids."""
     table = np.concatenate([[0], known]).astype(np.int32)
     starts, lengths = row_runs(ids)
     run_ids = ids.ravel()[starts]
     run_segments = np.searchsorted(table, run_ids).astype(np.int32)
-    strangers = table[np.minimum(run_segments, len(known))] != run_ids
-    if strangers.any():
+    unlisted = table[np.minimum(run_segments, len(known))] != run_ids
+    if unlisted.any():
         raise InputError(
-            f'{path}: segment ids {_some(np.unique(run_ids[strangers]))} are painted but not '
+            f'{path}: segment ids {_some(np.unique(run_ids[unlisted]))} are painted but not '
             'listed in segments_info; list them, or paint them 0 for void.'
         )
     missing = known[np.bincount(run_segments, minlength=len(table))[1:] == 0]

@@ -1,7 +1,7 @@
-"""From encoded pictures to arrays: images, class labels and segment ids, each by its own rules.
+"""Decodes image files to arrays: images, maps of class labels and maps of segment ids.
 
-Every picture is read as it is stored: an EXIF orientation is ignored, because annotations refer to
-the stored pixels, unless the caller asks for upright images. What cannot be read right is refused.
+EXIF orientation is ignored unless the caller asks for upright images, because annotations refer to
+the pixels as stored. A file that cannot be decoded correctly raises an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_image(path: str | os.PathLike, *, upright: bool = False) -> np.ndarray:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The content of a file.
+    """Reads the content of a file.
 
     Raises:
         MissingFileError: there is no such file.
@@ -43,64 +43,64 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.ndarray:
-    """An image as RGB [H, W, 3] uint8; grey, CMYK, palette, alpha and 16 bits too.
+    """Decodes an image to RGB [H, W, 3] uint8, also from grey, CMYK, palette, alpha or 16 bits.
 
     Args:
         encoded: the content of a JPEG, PNG or other image file.
-        where: what errors call the file.
-        upright: turn the image as its EXIF orientation says.
+        where: name of the file for error messages.
+        upright: whether to rotate the image by its EXIF orientation.
 
     Raises:
-        InputError: the file is empty, cut off or no picture.
+        InputError: the file is empty, truncated or not an image.
     """
     as_stored = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     return _decode(encoded, cv2.IMREAD_COLOR_RGB | as_stored, where)
 
 
 def decode_labels(encoded: bytes, where: object) -> np.ndarray:
-    """A PNG of class labels as stored, [H, W] uint8 or uint16: grey values or palette indices.
+    """Decodes a PNG of class labels to [H, W] uint8 or uint16: its grey values or palette indices.
 
     Raises:
-        InputError: the file is no whole PNG, or holds colours instead of labels.
+        InputError: the file is not a complete PNG, or has colours instead of labels.
     """
     chunks = _png_chunks(encoded, where)
     depth, color_type = chunks[0][1][8:10]
     if color_type not in (_GREY, _PALETTE):
         raise InputError(
-            f'{where} is a PNG of colours; class labels need one channel: grey, or a palette whose '
-            'indices are the labels.'
+            f'{where} is a colour PNG; class labels need a PNG with one channel: grey, or a '
+            'palette whose indices are the labels.'
         )
-    # Declared grey and stripped to its pixels, a palette PNG decodes to its indices.
+    # Without its palette and declared as grey, a palette PNG decodes to its indices.
     header = chunks[0][1][:9] + bytes([_GREY]) + chunks[0][1][10:]
     pixels = [(kind, data) for kind, data in chunks if kind == b'IDAT']
     encoded = _png([(b'IHDR', header), *pixels, (b'IEND', b'')])
     labels = _decode(encoded, cv2.IMREAD_UNCHANGED, where)
-    # Decoders stretch grey of 1, 2 and 4 bits to 0..255.
+    # Grey values of 1, 2 and 4 bits were scaled to 0..255; this undoes it.
     return labels if depth >= 8 else labels // (255 // (2**depth - 1))
 
 
 def decode_colors(encoded: bytes, where: object) -> np.ndarray:
-    """A PNG whose colours are data (segment ids, instances) as RGB [H, W, 3] uint8.
+    """Decodes a PNG whose colours encode ids of segments or instances to RGB [H, W, 3] uint8.
 
     Raises:
-        InputError: the file is no whole PNG, or has no 8-bit colours.
+        InputError: the file is not a complete PNG, or does not have 8-bit colours.
     """
     depth, color_type = _png_chunks(encoded, where)[0][1][8:10]
     if color_type not in (_RGB, _PALETTE, _RGBA) or depth > 8:
         kind = 'grey' if color_type not in (_RGB, _RGBA) else f'{depth}-bit'
-        raise InputError(f'{where} is a {kind} PNG; ids need a PNG of 8-bit RGB colours.')
+        raise InputError(f'{where} is a {kind} PNG; ids must be stored as 8-bit RGB colours.')
     return decode_image(encoded, where)
 
 
 def size_text(shape: Sequence[int]) -> str:
-    """Width x height of a shape [H, W, ...] for messages."""
+    """Formats a shape [H, W, ...] as WIDTHxHEIGHT for messages."""
     return f'{shape[1]}x{shape[0]}'
 
 
 def check_same_size(
     labels: Sequence[int], where: object, image: Sequence[int], image_name: str
 ) -> None:
-    """Raises InputError if the shapes of annotations [H, W, ...] and image [H, W, ...] differ."""
+    """Raises InputError if annotations and image differ in height or width; takes their shapes."""
     if tuple(labels[:2]) != tuple(image[:2]):
         raise InputError(
             f'{where} is {size_text(labels)} and {image_name} is {size_text(image)} pixels '
@@ -112,10 +112,10 @@ def _decode(encoded: bytes, flags: int, where: object) -> np.ndarray:
     try:
         buffer = np.frombuffer(encoded, np.uint8)
         picture = cv2.imdecode(buffer, flags) if encoded else None
-    except cv2.error as error:  # A header that asks for an absurd size.
+    except cv2.error as error:  # For example, a header with an absurd size.
         picture, reason = None, error.err
     else:
-        reason = 'it is cut off, damaged or no picture'
+        reason = 'it is truncated, damaged or not an image'
     if picture is None:
         raise InputError(
             f'{where} ({len(encoded)} bytes) cannot be decoded; {reason}: replace the file.'
@@ -124,7 +124,7 @@ def _decode(encoded: bytes, flags: int, where: object) -> np.ndarray:
 
 
 def _png_chunks(encoded: bytes, where: object) -> list[tuple[bytes, bytes]]:
-    """The chunks (type, data) of a PNG, IHDR first; their checksums hold."""
+    """Splits a PNG into chunks (type, data), IHDR first, and verifies their checksums."""
     chunks, start = [], len(_SIGNATURE)
     while encoded.startswith(_SIGNATURE) and len(encoded) - start >= 12:
         length = int.from_bytes(encoded[start : start + 4], 'big')
@@ -136,8 +136,8 @@ def _png_chunks(encoded: bytes, where: object) -> list[tuple[bytes, bytes]]:
         start = end + 4
     if not chunks or chunks[0][0] != b'IHDR' or len(chunks[0][1]) != 13 or chunks[-1][0] != b'IEND':
         raise InputError(
-            f'{where} ({len(encoded)} bytes) cannot be decoded; it is cut off, damaged or no PNG: '
-            'replace the file.'
+            f'{where} ({len(encoded)} bytes) cannot be decoded; it is truncated, damaged or not a '
+            'PNG: replace the file.'
         )
     return chunks
 

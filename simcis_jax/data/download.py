@@ -1,4 +1,4 @@
-"""What every data set looks like as it was downloaded, before it is prepared."""
+"""The interface of downloaded data sets, the input of `simcis_jax.prepare`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simcis_jax.runtime.threads import map_ahead
 
 
 class Download(Protocol):
-    """One split of a data set as it was downloaded."""
+    """One split of a downloaded data set."""
 
     name: str
     categories: types.Categories
@@ -25,16 +25,16 @@ class Download(Protocol):
         ...
 
     def read(self, index: int) -> tuple[bytes, Example]:
-        """The encoded image at an index, and the example it belongs to."""
+        """Returns the encoded image file and the decoded example."""
         ...
 
     def annotation_bytes(self, index: int) -> bytes:
-        """All that decides the example at an index, but for the pixels of its image."""
+        """Everything that determines the example except for the pixels of its image."""
         ...
 
 
 def checksum(download: Download) -> str:
-    """A checksum of categories and annotations; it reads every annotation file."""
+    """Computes a checksum of the categories and of all annotation files."""
     digest = hashlib.sha256(repr(download.categories).encode())
     progress = Progress(f'{download.name} annotations', len(download), 'images', only_if_slow=True)
     parts = map_ahead(
@@ -51,6 +51,6 @@ def checksum(download: Download) -> str:
 def _annotation_digest(download: Download, index: int) -> bytes:
     try:
         content = download.annotation_bytes(index)
-    except UserError:  # Preparing it says what is wrong, or leaves it out.
+    except UserError:  # Reported, or skipped, when the image is prepared.
         content = b''
     return hashlib.sha256(content).digest()

@@ -1,9 +1,9 @@
-"""Every image once, at a few shapes: which images share a batch, and the batches themselves.
+"""Groups evaluation images of different sizes into batches with few distinct shapes.
 
-A shape costs a compilation, so images are sorted by shape before any of them is read. The network
-sees an image resized to a fixed shorter side and padded to a multiple of 32, which depends on its
-proportions alone; its results are made on a canvas that is a little larger than the image as
-stored, of which there are two sizes an octave and side.
+Every new shape has to be compiled, so images are grouped by shape before any is read. The input of
+the network is the image resized to a fixed shorter side and padded to a multiple of 32; its shape
+depends only on the aspect ratio. The output is computed on a canvas at least as large as the
+original image, whose height and width are rounded up to 64, 96, 128, 192, 256, 384, ... pixels.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from simcis_jax.data.source import Example, Source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime.threads import map_ahead
 
-SMALLEST_CANVAS = 64  # Pixels of a side.
+SMALLEST_CANVAS = 64  # Smallest height and width in pixels.
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedBatch:
-    """Images that are predicted together."""
+    """n <= B images that are predicted together."""
 
-    indices: tuple[int, ...]  # Of the images in their source, [n] with n <= B.
+    indices: tuple[int, ...]  # [n], indices of the images in their source.
     padded: tuple[int, int]  # Height and width of the network's input.
-    canvas: tuple[int, int]  # Height and width of the results, which holds every image.
-    sizes: tuple[tuple[int, int], ...]  # Height and width of each image as resized.
-    original_sizes: tuple[tuple[int, int], ...]  # The same as stored.
+    canvas: tuple[int, int]  # Height and width of the output, at least those of every image.
+    sizes: tuple[tuple[int, int], ...]  # [n], height and width of each image after resizing.
+    original_sizes: tuple[tuple[int, int], ...]  # [n], height and width of each image as stored.
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBatch:
-    """Images of one padded shape; rows past the last image are zero."""
+    """A batch of n <= B images, padded to one shape; rows n to B - 1 are padding."""
 
-    image: np.ndarray  # [B, Hp, Wp, 3] uint8, RGB, padded bottom and right with 0.
-    size: np.ndarray  # [B, 2] int32, valid rows and columns of `image`; 1, 1 past the last image.
-    original_size: np.ndarray  # [B, 2] int32, rows and columns of the ground truth, likewise.
-    canvas: tuple[int, int]  # At least as large as every original.
-    indices: tuple[int, ...]  # [n] of the images in their source.
-    examples: list[Example]  # [n] ground truth, at original size.
+    image: np.ndarray  # [B, Hp, Wp, 3] uint8, RGB, padded with 0 at the bottom and right.
+    size: np.ndarray  # [B, 2] int32, height and width of each image in `image`; (1, 1) in padding.
+    original_size: np.ndarray  # [B, 2] int32, those of the ground truth; (1, 1) in padding.
+    canvas: tuple[int, int]  # Height and width of the output.
+    indices: tuple[int, ...]  # [n], indices of the images in their source.
+    examples: list[Example]  # [n], ground truth at its original size.
 
 
 def plan_batches(
@@ -55,14 +55,15 @@ def plan_batches(
     max_side: int,
     padding: int = 32,
 ) -> list[PlannedBatch]:
-    """Sorts images into batches of one padded shape each, the largest shape first.
+    """Groups images into batches with one padded shape each, the largest shape first.
 
     Args:
         sizes: height and width of every image as stored.
-        indices: of the same images in their source.
-        batch_size: B, most images of a batch.
-        short_side: the shorter side of an image after resizing, in pixels.
-        max_side: limit of the longer side, which wins.
+        indices: indices of these images in their source.
+        batch_size: B, the largest number of images in a batch.
+        short_side: shorter side of an image after resizing, in pixels.
+        max_side: limit of the longer side in pixels; where it is exceeded, the image is scaled
+            down further.
         padding: heights and widths are padded to multiples of this.
     """
     groups = collections.defaultdict(list)
@@ -73,7 +74,7 @@ def plan_batches(
         groups[padded].append((canvas, int(index), size, tuple(original)))
     plan = []
     for padded, members in sorted(groups.items(), key=lambda item: (-np.prod(item[0]), item[0])):
-        # Images of one canvas stay together; only where one group meets the next they mix.
+        # Sorting by canvas keeps the number of batches with mixed canvases small.
         members.sort(key=lambda member: member[:2])
         for start in range(0, len(members), batch_size):
             canvases, *columns = zip(*members[start : start + batch_size], strict=True)
@@ -83,7 +84,7 @@ def plan_batches(
 
 
 def describe(plan: Sequence[PlannedBatch]) -> str:
-    """How many images and shapes a plan has, such as '101 images, 5 network shapes, ...'."""
+    """Counts images and shapes in words: '101 images, 5 network shapes, 7 output shapes'."""
     counts = {
         'image': sum(len(batch.indices) for batch in plan),
         'network shape': len({batch.padded for batch in plan}),
@@ -95,16 +96,16 @@ def describe(plan: Sequence[PlannedBatch]) -> str:
 def load_batches(
     source: Source, plan: Sequence[PlannedBatch], *, batch_size: int, num_threads: int = 4
 ) -> Iterator[EvaluationBatch]:
-    """The planned batches in order; a few images are read ahead in threads.
+    """Loads the planned batches in order; threads read a few images ahead.
 
     Args:
         source: the data set.
-        plan: of `plan_batches`.
+        plan: the batches from `plan_batches`.
         batch_size: B, rows of every batch.
-        num_threads: threads that read ahead.
+        num_threads: number of threads that read ahead.
 
     Raises:
-        InputError: an image has another size than its source said.
+        InputError: the size of an image differs from the one that its source gave.
     """
 
     def load(index: int, size: tuple[int, int], original: tuple[int, int]):
@@ -113,8 +114,7 @@ def load_batches(
             raise InputError(
                 f'Image {example.image_id!r} of {source.name!r} is '
                 f'{decode.size_text(example.image.shape)} pixels and listed as '
-                f'{decode.size_text(original)} '
-                '(width x height); correct the list.'
+                f'{decode.size_text(original)} (width x height); correct the list.'
             )
         return example, augment.resize_image(example.image, *size)
 
@@ -147,16 +147,16 @@ def pad_batch(
     indices: Sequence[int] = (),
     examples: Sequence[Example] = (),
 ) -> EvaluationBatch:
-    """A batch of B rows from n <= B resized images.
+    """Pads n <= B resized images to a batch of B rows.
 
     Args:
-        images: [h, w, 3] uint8 each, not larger than `padded`.
-        original_sizes: height and width of each image's results.
+        images: n images [h, w, 3] uint8, not larger than `padded`.
+        original_sizes: height and width of each image before resizing.
         padded: height and width of the network's input.
-        canvas: height and width of the results.
+        canvas: height and width of the output.
         batch_size: B.
-        indices: of the images in their source.
-        examples: their ground truth.
+        indices: indices of the images in their source.
+        examples: ground truth of the images.
     """
     image = np.zeros((batch_size, *padded, 3), np.uint8)
     size, original_size = np.ones((2, batch_size, 2), np.int32)
@@ -167,7 +167,7 @@ def pad_batch(
 
 
 def canvas_side(side: int) -> int:
-    """The smallest of 64, 96, 128, 192, 256, 384, 512, 768, ... that holds `side`."""
+    """Rounds up to the next of 64, 96, 128, 192, 256, 384, 512, 768, ... pixels."""
     octave = SMALLEST_CANVAS
     while octave < side:
         octave *= 2

@@ -1,4 +1,4 @@
-"""The folders of a downloaded data set, unpacked or still inside the archives they came in."""
+"""Reads the folders of a downloaded data set, unpacked or inside .zip and .tar archives."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from simcis_jax.errors import InputError, MissingFileError
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The files of one folder; threads may read them at once."""
+    """The files of one folder; several threads may read them at the same time."""
 
-    where: str  # The folder, or the archive and the folder in it, for messages.
+    where: str  # Path of the folder, or of the archive and the folder in it, for messages.
     names: list[str]  # Sorted.
-    read: Callable[[str], bytes]  # Content by name; ValueError or OSError if it is damaged.
+    read: Callable[[str], bytes]  # File name -> content; raises UserError if it is damaged.
 
 
 class FileTree:
-    """Finds folders in a source folder, in its subfolders, and in zip and tar archives beside them.
+    """Finds folders inside a source folder, its subfolders, and the archives in the source folder.
 
-    Archives are read in place: nothing is unpacked.
+    Archives are read in place; nothing is unpacked.
 
     Args:
-        source: the folder, or one archive.
+        source: a folder, or a single archive.
 
     Raises:
         MissingFileError: there is no such folder or file.
@@ -50,10 +50,10 @@ class FileTree:
         ]
 
     def find(self, folder: str) -> Files:
-        """The files that lie directly in `folder`, a path such as 'images/training'.
+        """Finds a folder by its relative path, such as 'images/training', and lists its files.
 
         Raises:
-            MissingFileError: it is nowhere, or empty.
+            MissingFileError: no such folder is found, or it is empty.
             InputError: an archive is damaged.
         """
         for place in (*self._roots, *self._archives):
@@ -75,7 +75,7 @@ def _in_folder(root: pathlib.Path, folder: str) -> Files | None:
 
 
 def _in_archive(archive: pathlib.Path, folder: str) -> Files | None:
-    """The same in an archive, where the folder lies on top or one level below."""
+    """Like `_in_folder`, for an archive with the folder at the top or one level below."""
     members, read = _READERS[archive.suffix.lower()](archive)
     wanted = tuple(folder.split('/'))
     inside = {}

@@ -1,4 +1,4 @@
-"""Height and width of a picture from the first bytes of its file."""
+"""Reads the size of an image from its file header, without decoding it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from simcis_jax.data import decode
 from simcis_jax.errors import InputError
 
 _PNG = b'\x89PNG\r\n\x1a\n'
-# JPEG segments that hold the size: SOF0 to SOF15, but for three codes that mean something else.
+# JPEG segments with the size: SOF0 to SOF15, except for three codes with other meanings.
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def picture_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Height and width of a picture as it is stored, its EXIF orientation ignored.
+    """Returns the height and width of an image as stored; EXIF orientation is ignored.
 
-    PNG and JPEG are read as far as they tell their size, other files are decoded.
+    Only the header of PNG and JPEG files is read; files of other formats are decoded.
 
     Raises:
         MissingFileError: there is no such file.
         FileError: it cannot be read.
-        InputError: it is no picture.
+        InputError: it is not an image.
     """
     try:
         with pathlib.Path(path).open('rb') as file:
             size = _header_size(file)
     except OSError:
-        size = None  # `read_image` says what is wrong.
+        size = None  # `read_image` raises the error to show.
     return size or decode.read_image(path).shape[:2]
 
 
 def check_listed_size(
     path: str | os.PathLike, listed: tuple[int, int], where: str | os.PathLike
 ) -> None:
-    """Checks that a picture is there and has the height and width that `where` lists.
+    """Checks that an image exists and has the listed size.
+
+    Args:
+        path: the image file.
+        listed: expected height and width.
+        where: the file that lists this size, for error messages.
 
     Raises:
         MissingFileError: there is no such file.
         FileError: it cannot be read.
-        InputError: it is no picture, or has another size.
+        InputError: it is not an image, or has another size.
     """
     found = picture_size(path)
     if found != tuple(listed):
@@ -51,7 +56,7 @@ def check_listed_size(
 
 
 def _header_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Height and width of a PNG or JPEG; None for everything else."""
+    """Height and width from the header of a PNG or JPEG; None for other files."""
     start = file.read(24)
     if start.startswith(_PNG) and start[12:16] == b'IHDR' and len(start) == 24:
         return int.from_bytes(start[20:24], 'big'), int.from_bytes(start[16:20], 'big')

@@ -1,4 +1,4 @@
-"""From a source to the batches of a step, with grain."""
+"""Training input: shuffles, augments and batches the images of a source, with grain."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from simcis_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(grain.transforms.RandomMap):
-    """An example and its labelled classes -> `types.Batch` without the batch axis."""
+    """Converts an example and its labelled classes to a `types.Batch` without a batch axis."""
 
     size: int  # Side of the crop in pixels.
     max_segments: int  # T, target slots of an image.
-    scale_range: tuple[float, float] = (0.5, 2.0)  # Shorter side over `size`.
-    scale_steps: int = 16  # Evenly spaced scales to choose from.
+    scale_range: tuple[float, float] = (0.5, 2.0)  # Random shorter side, in multiples of `size`.
+    scale_steps: int = 16  # Number of evenly spaced scales to choose from.
     flip: bool = True  # Mirror half of the images.
     color: bool = True  # SSD photometric distortion.
-    keep_empty: bool = False  # Published: segments that cropping emptied stay targets.
+    keep_empty: bool = False  # Segments outside the crop stay targets (published).
 
     def random_map(
         self, element: tuple[Example, Collection[int]], rng: np.random.Generator
     ) -> types.Batch:
-        """Augments one example; segments of its labelled classes become targets."""
+        """Augments an example; the segments of its labelled classes become targets."""
         example, classes = element
         example = augment.augment(
             example,
@@ -57,10 +57,10 @@ class Augmentation(grain.transforms.RandomMap):
 
 
 class TrainIterator(Iterator[types.Batch]):
-    """Batches from a position on, whatever prepares them.
+    """Iterates over training batches, and can resume at any position.
 
-    Grain's own iterators resume wrongly, without a word, when the number of workers has changed;
-    here the batches are random access, so to resume is just to start at another position.
+    Grain's own iterators silently resume with wrong batches if the number of workers has changed.
+    Here batches have random access, so resuming means starting at another position.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrainIterator(Iterator[types.Batch]):
         self._num_threads = num_threads
         self._num_workers = num_workers
         self._running = None
-        self.position = 0  # Batches given so far.
+        self.position = 0  # Number of batches returned so far.
 
     def __next__(self) -> types.Batch:
         if self._running is None:
@@ -85,16 +85,16 @@ class TrainIterator(Iterator[types.Batch]):
         return batch
 
     def seek(self, position: int) -> None:
-        """Continues at another position."""
+        """Continues with the batch at `position`."""
         self.close()
         self.position = position
 
     def at(self, position: int) -> tuple[types.Batch, np.ndarray]:
-        """The batch at a position, and the indices in the source of its images."""
+        """Returns the batch at a position, and the indices of its images in the source."""
         return self._batches[position], self._images[position]
 
     def close(self) -> None:
-        """Stops threads and workers; the next batch starts them again."""
+        """Stops threads and worker processes; requesting the next batch restarts them."""
         if self._running is not None:
             self._running.close()
             self._running = None
@@ -103,7 +103,7 @@ class TrainIterator(Iterator[types.Batch]):
         dataset = batches.to_iter_dataset(_read_options(self._num_threads))
         if self._num_workers == 0:
             return dataset
-        # Grain hands absl flags to its workers; a notebook, unlike `app.run`, never parsed any.
+        # Grain passes absl flags to its workers, and fails if none were parsed, as in a notebook.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(
@@ -113,7 +113,7 @@ class TrainIterator(Iterator[types.Batch]):
 
 
 def _follow_parent(*_: int) -> None:
-    """Makes a worker end with its parent, and not before: a signal often goes to all of a job."""
+    """Makes a worker exit with its parent, and ignore signals, which often go to a whole job."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -126,10 +126,10 @@ def _follow_parent(*_: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Subset:
-    """Some images of a source with their labelled classes, as grain reads them."""
+    """A subset of the images of a source, with their labelled classes, as a grain data source."""
 
     source: Source
-    images: Sequence[tuple[int, Collection[int]]]  # Index and labelled classes of each.
+    images: Sequence[tuple[int, Collection[int]]]  # Index and labelled classes of each image.
 
     def __len__(self) -> int:
         return len(self.images)
@@ -151,26 +151,29 @@ def train_iterator(
     process_count: int = 1,
     **augmentation: Any,
 ) -> TrainIterator:
-    """Endless batches, shuffled anew each epoch; a function of the arguments and the position.
+    """Creates an endless iterator over training batches that reshuffles every epoch.
+
+    Each batch depends only on the arguments and its position, not on the numbers of threads,
+    workers and processes.
 
     Args:
         source: the data set.
-        images: the images to train on, by their index, and the classes whose segments are targets
-            in each; fewer than `batch_size` are fine.
-        batch_size: images of a batch over all processes.
-        seed: fixes order and augmentation, 0 .. 2**32 - 1.
-        num_threads: threads that prepare batches ahead, in each worker.
-        num_workers: worker processes; 0 = threads of this process alone.
-        process_index: which rows this process yields: the process_index-th of `process_count`
-            equal parts of every batch. The batch over all processes does not depend on their count.
+        images: index of each image to train on -> the classes whose segments are targets in it;
+            there may be fewer images than `batch_size`.
+        batch_size: images in a batch, summed over all processes.
+        seed: seed of order and augmentation, 0 .. 2**32 - 1.
+        num_threads: number of threads that prepare batches ahead, in each worker.
+        num_workers: number of worker processes; 0 = only threads of this process.
+        process_index: index of this process; it yields the process_index-th of `process_count`
+            equal parts of every batch.
         process_count: number of processes.
-        **augmentation: the fields of `Augmentation`, what happens to each image.
+        **augmentation: the fields of `Augmentation`.
 
     Returns:
         An iterator of `types.Batch` with numpy leaves [batch_size / process_count, ...].
 
     Raises:
-        InputError: no images, or a batch that the processes cannot share equally.
+        InputError: there are no images, or `batch_size` is not a multiple of `process_count`.
     """
     rows = (
         _rows(source, list(images.items()))
@@ -179,7 +182,7 @@ def train_iterator(
         .repeat(None)
         .random_map(Augmentation(**augmentation))
     )
-    # The same seed and operations shuffle the bare indices in the same way.
+    # The same seed and the same operations give the indices the order of the images.
     indices = grain.MapDataset.source(np.asarray(list(images))).seed(seed).shuffle().repeat(None)
     return TrainIterator(
         _process_batches(rows, batch_size, process_index, process_count),
@@ -200,10 +203,11 @@ def epoch_batches(
     process_count: int = 1,
     **augmentation: Any,
 ) -> Iterator[tuple[types.Batch, np.ndarray]]:
-    """One pass over `images` in order, with the training augmentation.
+    """Iterates once over `images`, in order and with the training augmentation.
 
-    Yields batches as `train_iterator` does, each with `real` [B] bool. The last batch is completed
-    with images from the start, whose rows are not real: leave them out of any count.
+    The arguments are those of `train_iterator`. Yields pairs of a batch and `real` [B] bool. The
+    last batch is filled up with images from the start, for which `real` is False, so that they can
+    be left out of statistics.
     """
     num_rows = -(-len(images) // batch_size) * batch_size
     padded = list(itertools.islice(itertools.cycle(images.items()), num_rows))
@@ -231,16 +235,16 @@ def _rows(
 def _process_batches(
     rows: grain.MapDataset, batch_size: int, process_index: int, process_count: int
 ) -> grain.MapDataset:
-    """The batches of one process: of every `process_count` consecutive parts, its own."""
+    """The part of every batch that belongs to one process."""
     if batch_size % process_count:
         raise InputError(
             f'A batch of {batch_size} images cannot be shared by {process_count} processes; '
-            'batch_size must be a multiple of their number.'
+            'batch_size must be a multiple of the number of processes.'
         )
     parts = rows.batch(batch_size // process_count, drop_remainder=True)
     return parts[process_index::process_count]
 
 
 def _read_options(num_threads: int) -> grain.ReadOptions:
-    # Grain's default would hold 500 batches in memory.
+    # Grain's default would keep 500 batches in memory.
     return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads)

@@ -1,9 +1,9 @@
 """Prepared data sets: TFDS data sets in ArrayRecord, written and read without TensorFlow.
 
-A record holds the image file as it was, the segment map, label and crowd flag of each segment.
-`metadata.json` holds the categories, classes and size of each image, and a checksum of the
-annotations that a split was made of: stages and evaluations are laid out without touching a record.
-Any other reader of TFDS data sets can read them, too.
+A record holds the original image file, the segment map, and the label and crowd flag of each
+segment. `metadata.json` holds the categories, the classes and size of each image, and a checksum of
+the annotations of each split, so that stages and evaluations are planned without reading records.
+The files can also be read with TFDS itself.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Prepared:
     """One split of a prepared data set as a `Source`.
 
     Args:
-        root: folder of the data set, DATA_DIR/NAME, or of one of its versions.
+        root: folder DATA_DIR/NAME of the data set, or the folder of one of its versions.
         split: 'train' or 'val'.
 
     Raises:
-        MissingFileError: no prepared data set is there.
-        InputError: it has no such split, or is damaged.
+        MissingFileError: the folder holds no prepared data set.
+        InputError: the data set is damaged, or has no such split.
     """
 
     def __init__(self, root: str | os.PathLike, split: str):
@@ -53,17 +53,17 @@ class Prepared:
         classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
-        # Of the annotations that it was made of; older data sets have none.
+        # Data sets written by older versions have no checksums.
         known = field({'checksums': {}} | content, 'checksums', dict, f'{metadata}')
         self.checksum = known.get(split)
         self._classes = [frozenset(labels) for labels in classes[split]]
         self._sizes = [(height, width) for height, width in sizes[split]]
-        # Pictures are decoded by our own rules.
+        # TFDS would decode images differently from `data.decode`.
         decoders = {'image': tfds.decode.SkipDecoding()}
         try:
             builder = tfds.builder_from_directory(self._folder)
             self._records = builder.as_data_source(split, decoders=decoders)
-        except Exception as error:  # TFDS has one of its own for everything that can be wrong.
+        except Exception as error:  # TFDS raises many types of exceptions.
             raise InputError(
                 f'{self._folder} is damaged ({" ".join(str(error).split())}); prepare the data set '
                 'again.'
@@ -91,18 +91,18 @@ class Prepared:
         )
 
     def classes_of(self, index: int) -> frozenset[int]:
-        """Classes with at least one non-crowd segment in an image, without reading it."""
+        """Classes with at least one non-crowd segment in an image, from the metadata."""
         return self._classes[index]
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Height and width of an image in pixels, without reading it."""
+        """Height and width of an image in pixels, from the metadata."""
         return self._sizes[index]
 
     def check_files(self, index: int) -> None:
-        """Nothing to check: every file was read when the data set was prepared."""
+        """Does nothing: all files were checked when the data set was prepared."""
 
     def image_bytes(self, index: int) -> int:
-        """Bytes of the image file that the record holds."""
+        """Size of the image file in bytes."""
         return len(self._record(index)['image'])
 
     def _record(self, index: int) -> Mapping[str, Any]:
@@ -118,10 +118,10 @@ class Prepared:
 
 
 class Record(NamedTuple):
-    """An example as it is stored."""
+    """A serialized example and its metadata."""
 
     serialized: bytes
-    classes: list[int]  # Ascending, with at least one non-crowd segment.
+    classes: list[int]  # Classes with at least one non-crowd segment, ascending.
     size: tuple[int, int]  # Height and width in pixels.
 
 
@@ -129,11 +129,11 @@ def to_record(encoded_image: bytes, example: Example) -> Record:
     """Serializes an example.
 
     Args:
-        encoded_image: the image file, kept as it is.
-        example: what belongs to it; its pixels are not read.
+        encoded_image: content of the image file, stored unchanged.
+        example: the example; its field `image` is not used.
 
     Raises:
-        InputError: it has more segments than the format can number.
+        InputError: it has more segments than fit into uint16.
     """
     if len(example.labels) > _MAX_SEGMENTS:
         raise InputError(
@@ -154,7 +154,7 @@ def to_record(encoded_image: bytes, example: Example) -> Record:
 
 
 class WrittenSplit(NamedTuple):
-    """What the metadata must know of a split."""
+    """The metadata of a split that has been written."""
 
     shard_lengths: list[int]
     num_bytes: int
@@ -165,9 +165,15 @@ class WrittenSplit(NamedTuple):
 def write_split(
     folder: pathlib.Path, name: str, split: str, records: Iterable[Record]
 ) -> WrittenSplit:
-    """Writes the records of a split, in order, into as many files as it takes.
+    """Writes the records of a split, in order, to one or more ArrayRecord files.
 
-    TFDS's own builders would keep a gigabyte in memory and need TensorFlow for more.
+    The builders of TFDS would need a gigabyte of memory, and TensorFlow for large data sets.
+
+    Args:
+        folder: folder of the version.
+        name: name of the data set.
+        split: name of the split.
+        records: the records.
 
     Raises:
         FileError: a file cannot be written.
@@ -192,7 +198,7 @@ def write_split(
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[ArrayRecordWriter]:
     try:
-        # One record a group is what random access needs.
+        # Random access is fast only with one record per group.
         writer = ArrayRecordWriter(f'{path}', 'group_size:1')
         yield writer
         writer.close()
@@ -209,14 +215,14 @@ def write_metadata(
     *,
     description: str,
 ) -> None:
-    """Writes what TFDS and `Prepared` need to read the files in `folder`, named after a version.
+    """Writes the metadata that TFDS and `Prepared` need to read the files in `folder`.
 
     Args:
-        folder: of the version.
-        categories: of all splits.
-        splits: what was written of each.
-        checksums: of the annotations of each.
-        description: of the data set.
+        folder: folder of the version, whose name is the version.
+        categories: categories of all splits.
+        splits: split -> its metadata from `write_split`.
+        checksums: split -> checksum of its annotations.
+        description: description of the data set.
     """
     metadata = {
         'categories': category_entries(categories),
@@ -234,7 +240,7 @@ def write_metadata(
             for split, written in splits.items()
         ],
         filename_template=_FILES,
-        check_data=False,  # It would need TensorFlow.
+        check_data=False,  # The check needs TensorFlow.
         description=description,
         disable_shuffling=True,
         metadata=tfds.core.MetadataDict(metadata),
@@ -258,7 +264,7 @@ def _features() -> tfds.features.FeaturesDict:
 
 
 def _version_folder(root: pathlib.Path) -> pathlib.Path:
-    """The newest version below `root`, or `root` itself."""
+    """The folder of the newest version in `root`, or `root` if it is the folder of a version."""
     if (root / 'dataset_info.json').is_file():
         return root
     versions = {}

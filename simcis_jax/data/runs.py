@@ -1,4 +1,4 @@
-"""Runs of equal pixels: neighbours mostly share a segment, so maps are short lists of these."""
+"""Run-length encoding of segment maps, whose neighbouring pixels are mostly equal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 
 
 def row_runs(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the runs [n] of equal pixels begin in [H, W], and how long they are; rows end runs.
+    """Finds the runs of equal pixels in the rows of [H, W].
 
-    Beginnings count pixels row by row: those of `picture.ravel()`.
+    Returns:
+        start and length of each run, [n] each. Starts are indices into `picture.ravel()`; a run
+        never continues in the next row.
     """
     begins = np.ones(picture.shape, bool)
     np.not_equal(picture[:, 1:], picture[:, :-1], out=begins[:, 1:])

@@ -1,4 +1,4 @@
-"""A folder of images and PNGs of class labels, the plain form of semantic segmentation data."""
+"""Semantic segmentation data sets: a folder of images and a folder of label PNGs."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ _EXTENSIONS = ('.jpg', '.jpeg', '.png')
 
 
 class SemanticFolder:
-    """Images and label PNGs as a `Source`; a segment is all there is of a class in an image.
+    """Images and label PNGs as a `Source`, with one segment for each class in an image.
 
-    The layout is root/images/SPLIT and root/semantic_SPLIT, with files of one name but for the
-    extension. A label is the position of its class (0 is the first) in the categories sorted by
-    id, and 255 is void; a PNG is grey or has a palette whose indices are the labels. Categories
-    come from root/categories.json, a list `[{"id": 0, "name": "sky"}, ...]`, else from
-    root/panoptic_SPLIT.json.
+    Images are in root/images/SPLIT and label PNGs in root/semantic_SPLIT; an image and its labels
+    have the same file name except for the extension. A label is the 0-based position of its class
+    in the categories sorted by id; 255 is void. PNGs are grey, or have a palette whose indices are
+    the labels. Categories are read from root/categories.json, a list
+    `[{"id": 0, "name": "sky"}, ...]`, or if there is none, from root/panoptic_SPLIT.json.
 
-    Construction decodes every label PNG once, which checks them and tells the classes of an image.
+    The constructor decodes every label PNG once, to check it and to find the classes of each image.
 
     Args:
         root: folder of the data set.
-        split: 'train', 'val' or what the folders are called.
-        categories: of the training split, which this split must list as well; None = this is the
-            training split.
-        num_threads: threads that decode labels.
+        split: name of the split, as in the names of the folders.
+        categories: the categories of the training split, which this split must list too; None if
+            this is the training split.
+        num_threads: number of threads that decode labels.
 
     Raises:
         MissingFileError: a folder, an image or the categories are missing.
-        InputError: labels or categories break the format, or the categories are not those of the
-            training split.
+        InputError: labels or categories are not in the format, or the categories differ from those
+            of the training split.
     """
 
     def __init__(
@@ -63,11 +63,15 @@ class SemanticFolder:
         images = _files_by_stem(root / 'images' / split)
         labels = _files_by_stem(root / f'semantic_{split}')
         if unpaired := sorted(images.keys() ^ labels.keys()):
-            lonely = images.get(unpaired[0]) or labels.get(unpaired[0])
+            stem = unpaired[0]
+            path, folder = (
+                (images[stem], root / f'semantic_{split}')
+                if stem in images
+                else (labels[stem], root / 'images' / split)
+            )
             raise MissingFileError(
-                f'{lonely} has no partner in {root / "images" / split} or '
-                f'{root / f"semantic_{split}"} ({len(unpaired)} like it); an image and its labels '
-                'need one name, but for the extension.'
+                f'{path} has no partner in {folder} ({len(unpaired)} such files); an image and its '
+                'label PNG must have the same name except for the extension.'
             )
         self._files = [(images[stem], labels[stem]) for stem in sorted(images)]
         progress = Progress(f'{self.name} labels', len(self), 'images', only_if_slow=True)
@@ -97,13 +101,13 @@ class SemanticFolder:
         return self._sizes[index]
 
     def check_files(self, index: int) -> None:
-        """Checks that an image exists and is as large as its labels."""
+        """Checks that an image exists and has the size of its labels."""
         image_path, labels_path = self._files[index]
         size = picture_size(image_path)
         decode.check_same_size(self._sizes[index], labels_path, size, image_path.name)
 
     def image_bytes(self, index: int) -> int:
-        """Bytes of the image file."""
+        """Size of the image file in bytes."""
         return len(decode.read_bytes(self._files[index][0]))
 
     def _present(self, index: int) -> tuple[frozenset[int], tuple[int, int], bool]:
@@ -114,16 +118,15 @@ class SemanticFolder:
         return present, labels.shape, bool(counts[VOID])
 
     def _check_not_binary(self, folder: pathlib.Path, has_void: bool) -> None:
-        """Refuses masks of 0 and 255, which would teach the first class and nothing else."""
+        """Rejects masks of 0 and 255, from which a model would learn only the first class."""
         if has_void and frozenset().union(*self._classes) == {0}:
             raise InputError(
-                f'{folder} has the labels 0 and {VOID} alone, and {VOID} is void; '
-                f'{self.categories.names[1]!r} has label 1: write {VOID} as 1 where it marks a '
-                'class.'
+                f'{folder} has the labels 0 and {VOID} alone, and {VOID} is void; if {VOID} marks '
+                f'{self.categories.names[1]!r}, write it as 1, the label of that class.'
             )
 
     def _labels(self, index: int) -> np.ndarray:
-        """The labels [H, W] of an image, each a class or VOID."""
+        """Reads the labels [H, W] of an image and checks that each is a class or VOID."""
         path = self._files[index][1]
         labels = decode.decode_labels(decode.read_bytes(path), path)
         counts = np.bincount(labels.ravel(), minlength=VOID + 1)
@@ -138,12 +141,12 @@ class SemanticFolder:
 
 
 def semantic_example(image: np.ndarray, labels: np.ndarray, image_id: str | int) -> Example:
-    """An example with one segment for each label of the map but VOID.
+    """Makes an example with one segment for each class in a label map.
 
     Args:
         image: [H, W, 3] uint8, RGB.
         labels: [H, W] unsigned integers; VOID = no class.
-        image_id: name of the image.
+        image_id: id of the image.
     """
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1))
     present = present[present != VOID]
@@ -174,28 +177,28 @@ def _categories(
             field(read_json(panoptic, dict), 'categories', list, f'{panoptic}'),
             panoptic,
         )
-    # Semantic segmentation has no use for the thing flag, so it may be left out.
+    # The thing flag is optional: semantic segmentation does not use it.
     entries = [{'isthing': 0} | entry if isinstance(entry, dict) else entry for entry in entries]
     categories = parse_categories(entries, f'{path}')
     if len(categories) > VOID:
         raise InputError(
-            f'{path} lists {len(categories)} classes; at most {VOID} are possible, label {VOID} is '
-            'void.'
+            f'{path} lists {len(categories)} classes; at most {VOID} are possible, because label '
+            f'{VOID} is void.'
         )
     if training is None:
         return categories
     check_validation_categories(categories, training, path)
     if len(categories) < len(training):
         raise InputError(
-            f'{path} lists {len(categories)} classes and that of the training split '
-            f'{len(training)}; a label is a position in the list, so both splits need one list: '
-            f'write it to {listed}.'
+            f'{path} lists {len(categories)} classes, but the training split has {len(training)}; '
+            'a label is a position in the list, so both splits need one list: write it to '
+            f'{listed}.'
         )
     return training
 
 
 def _files_by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The pictures of a folder by their name without extension."""
+    """Maps file name without extension -> path, for the images of a folder."""
     if not folder.is_dir():
         raise MissingFileError(f'The folder {folder} does not exist; check the data set root.')
     files = {}
@@ -203,8 +206,10 @@ def _files_by_stem(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         if path.suffix.lower() not in _EXTENSIONS or path.name.startswith('.'):
             continue
         if path.stem in files:
-            raise InputError(f'{path} and {files[path.stem].name} have one name; remove one.')
+            raise InputError(
+                f'{path} and {files[path.stem].name} differ only in their extension; remove one.'
+            )
         files[path.stem] = path
     if not files:
-        raise MissingFileError(f'{folder} holds no picture ({", ".join(_EXTENSIONS)}).')
+        raise MissingFileError(f'{folder} holds no image ({", ".join(_EXTENSIONS)}).')
     return files

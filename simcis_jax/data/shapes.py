@@ -1,7 +1,7 @@
-"""Shapes: a built-in panoptic data set of drawn landscapes, rendered image by image from a seed.
+"""Shapes: a built-in panoptic data set of synthetic landscapes, drawn on demand from a seed.
 
-Four stuff and eight thing classes, in the order of a curriculum: 8 base classes, then 2, then 2.
-A class is told by shape, texture and a tendency of colour; things overlap and hide each other.
+It has four stuff and eight thing classes, ordered for the protocol 8-2: 8 base classes, then 2,
+then 2. Classes differ in shape and texture, and less reliably in colour; things overlap.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from simcis_jax.data.storage import png_bytes
 from simcis_jax.errors import InputError
 
 _MIN_VISIBLE_SHARE = 0.3
-_MIN_VISIBLE_AREA = 24 / 64**2  # of the image
-# Drawing takes a good part of a CPU core while training; data sets of up to this many pixels, at 7
-# bytes each, are kept once drawn.
+_MIN_VISIBLE_AREA = 24 / 64**2  # As a fraction of the image.
+# Drawing keeps a CPU core busy during training, so data sets of up to this many pixels (7 bytes
+# each) are kept in memory once drawn.
 _MAX_KEPT_PIXELS = 2**25
 
 
 class Shapes:
-    """The Shapes data set as a `Source`; every image depends on seed, split and index alone.
+    """The Shapes data set as a `Source`; an image depends only on seed, split, index and size.
 
     Args:
-        split: 'train' or 'val', two streams that share no image.
+        split: 'train' or 'val', which have no images in common.
         size: side of the square images in pixels.
-        num_images: length; 4000 for 'train' and 200 for 'val' unless given.
-        seed: another seed is another data set with the same classes.
+        num_images: number of images; by default 4000 for 'train' and 200 for 'val'.
+        seed: each seed gives different images of the same classes.
+
+    Raises:
+        InputError: `split` is unknown.
     """
 
     def __init__(
@@ -59,8 +62,8 @@ class Shapes:
         self._size = size
         self._num_images = num_images
         self._seed = seed
-        self._classes = {}  # index -> frozenset, filled on demand
-        self._examples = {}  # index -> Example, the same, if all of them fit
+        self._classes = {}  # Index -> classes, filled on demand.
+        self._examples = {}  # Index -> Example, filled on demand if the data set is small.
 
     def __len__(self) -> int:
         return self._num_images
@@ -71,7 +74,7 @@ class Shapes:
             if len(self) * self._size**2 > _MAX_KEPT_PIXELS:
                 return example
             for array in (example.image, example.segment_map, example.labels):
-                array.setflags(write=False)  # Everyone gets the same arrays.
+                array.setflags(write=False)  # The arrays are shared by all callers.
             self._examples[index] = example
         return self._examples[index]
 
@@ -89,7 +92,7 @@ class Shapes:
         )
 
     def classes_of(self, index: int) -> frozenset[int]:
-        """Classes with at least one segment in an image; draws outlines only."""
+        """Classes with at least one segment in an image; only its outlines are drawn."""
         if index not in self._classes:
             _, regions, segment_map = self._layout(index)
             present = np.bincount(segment_map.ravel(), minlength=len(regions) + 1)[1:] > 0
@@ -99,28 +102,28 @@ class Shapes:
         return self._classes[index]
 
     def size_of(self, index: int) -> tuple[int, int]:
-        """Height and width, the same for all."""
+        """Height and width, the same for all images."""
         del index
         return self._size, self._size
 
     def check_files(self, index: int) -> None:
-        """Nothing to check: images are drawn."""
+        """Does nothing: there are no files."""
 
     def image_bytes(self, index: int) -> int:
-        """Bytes of an image as a PNG."""
+        """Size of an image in bytes as a PNG."""
         return png_bytes(self[index].image)
 
     def _layout(
         self, index: int
     ) -> tuple[np.random.Generator, list[shapes_scene.Region], np.ndarray]:
-        """The generator after its layout draws, the regions back to front, and the map of them."""
+        """The generator after drawing the layout, the regions from back to front, and their map."""
         if not 0 <= index < len(self):
             raise IndexError(f'{self.name} has images 0 to {len(self) - 1}, not {index}.')
         rng = np.random.default_rng([self._seed, self._split == 'val', index])
         stuff = shapes_scene.draw_stuff(rng, self._size)
         things = shapes_scene.draw_things(rng, self._size)
         min_area = _MIN_VISIBLE_AREA * self._size**2
-        # Front to back: what the kept things hide is known before a thing is judged.
+        # Front to back: when a thing is reached, the things that hide it are already known.
         hidden = np.zeros((self._size, self._size), bool)
         kept = []
         for thing in reversed(things):

@@ -1,4 +1,4 @@
-"""How a scene of the Shapes data set is painted: colour, texture, shadow and light."""
+"""Paints scenes of the Shapes data set: colour, texture, shadow and light."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from simcis_jax.data.shapes_scene import CLASSES, THINGS, Region
 
-_COLOR_CONFUSION = 0.12  # Share of things in the colour of another class.
+_COLOR_CONFUSION = 0.12  # Probability that a thing has the colour of another class.
 
 
 def rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    """HSV (degrees, 0..1, 0..1) to RGB [3] in 0..255."""
+    """Converts HSV (degrees, 0..1, 0..1) to RGB [3] in 0..255."""
     saturation, value = np.clip([saturation, value], 0.0, 1.0)
     return np.asarray(colorsys.hsv_to_rgb(hue / 360 % 1.0, saturation, value), np.float32) * 255
 
 
 def paint(rng: np.random.Generator, regions: list[Region], size: int) -> np.ndarray:
-    """Paints regions back to front and lights the picture; [H, W, 3] uint8."""
+    """Paints regions from back to front and lights the image; returns [H, W, 3] uint8."""
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
-    toward = rng.uniform(-1, 1)  # Where the light comes from: left to right.
+    toward = rng.uniform(-1, 1)  # Direction of the light, from left (-1) to right (1).
     image = np.zeros((size, size, 3), np.float32)
     for region in regions:
         cls = CLASSES[region.label]
@@ -32,7 +32,7 @@ def paint(rng: np.random.Generator, regions: list[Region], size: int) -> np.ndar
             rows = np.flatnonzero(region.alpha.any(axis=1))
             columns = np.flatnonzero(region.alpha.any(axis=0))
             window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            # [2, h, w]: coordinates of the shape's own frame.
+            # Coordinates u and v, [h, w] each, in which the shape has radius 1.
             px, py = x[window] * size, y[window] * size
             own = [row[0] * px + row[1] * py + row[2] for row in region.frame]
             texture = _paint_thing
@@ -57,7 +57,7 @@ def paint(rng: np.random.Generator, regions: list[Region], size: int) -> np.ndar
 
 
 def _cast_shadow(image: np.ndarray, alpha: np.ndarray, toward: float, size: int) -> None:
-    """Darkens `image` in place beside a thing, away from the light."""
+    """Darkens `image` in place next to a thing, on the side away from the light."""
     shift = np.float32([[1, 0, -0.03 * toward * size], [0, 1, 0.03 * size]])
     shadow = cv2.warpAffine(alpha, shift, (size, size))
     shadow = cv2.GaussianBlur(shadow, (0, 0), 0.02 * size)
@@ -65,7 +65,7 @@ def _cast_shadow(image: np.ndarray, alpha: np.ndarray, toward: float, size: int)
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise [H, W] of about unit variance with cells[0] x cells[1] bumps."""
+    """Smooth noise [H, W] of about unit variance, interpolated from cells[0] x cells[1] values."""
     coarse = rng.standard_normal(cells, dtype=np.float32)
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -73,7 +73,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cells: tuple[int, i
 def _paint_stuff(
     rng: np.random.Generator, name: str, color: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
-    """The texture [H, W, 3] of a stuff class; x and y run over 0..1."""
+    """The texture [H, W, 3] of a stuff class; x and y [H, W] range over 0..1."""
     shape = x.shape
     if name == 'sky':
         clouds = np.clip(_noise(rng, shape, (7, 4)) - 0.3, 0, 1)
@@ -95,7 +95,7 @@ def _paint_stuff(
 def _paint_thing(
     rng: np.random.Generator, name: str, color: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> np.ndarray:
-    """The texture [h, w, 3] of a thing; u and v run over -1..1 (right, down)."""
+    """The texture [h, w, 3] of a thing class; u (right) and v (down) range over -1..1."""
     radius = np.hypot(u, v)
     pale = 0.25 * color + 0.75 * np.float32([250, 246, 238])
     shade = 1 - 0.2 * v

@@ -1,4 +1,4 @@
-"""The scenes of the Shapes data set: the table of classes, and which outline lies where."""
+"""Scenes of the Shapes data set: the classes, and where each outline is placed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class ShapeClass:
-    """How a class looks; hue, saturation and value of a region are drawn around these."""
+    """Appearance of a class; the colour of a region varies randomly around this one."""
 
     name: str
     hue: float  # degrees
@@ -39,20 +39,20 @@ STUFF = tuple(label for label, cls in enumerate(CLASSES) if not cls.is_thing)
 THINGS = tuple(label for label, cls in enumerate(CLASSES) if cls.is_thing)
 
 
-_STUFF_WEIGHTS = (0.32, 0.28, 0.26, 0.14)  # Water, a later stage's class, is a little rarer.
+_STUFF_WEIGHTS = (0.32, 0.28, 0.26, 0.14)  # Water, a class of a later stage, is rarer.
 
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A layer of a picture: where it is drawn, and for things the frame it is drawn in."""
+    """A layer of an image: its coverage, and for things their coordinate frame."""
 
     label: int
     alpha: np.ndarray  # [H, W] float32, coverage in [0, 1].
-    frame: np.ndarray | None = None  # [2, 3], pixels to coordinates in which the shape has radius 1
+    frame: np.ndarray | None = None  # [2, 3], maps pixels to the frame of radius 1
 
 
 def draw_stuff(rng: np.random.Generator, size: int) -> list[Region]:
-    """Bands with wavy borders from top to bottom, the last one sometimes a pond-like patch."""
+    """Two or three wavy bands from top to bottom; the third is sometimes a patch like a pond."""
     count = 2 + (rng.random() < 0.3)
     labels = rng.choice(STUFF, count, replace=False, p=_STUFF_WEIGHTS)
     labels = sorted(labels, key=lambda label: CLASSES[label].name != 'sky')  # Sky is above.
@@ -82,7 +82,7 @@ def draw_stuff(rng: np.random.Generator, size: int) -> list[Region]:
 
 
 def draw_things(rng: np.random.Generator, size: int) -> list[Region]:
-    """One to six things, small ones and large ones, sometimes several of a class."""
+    """One to six things of random size, sometimes several of one class."""
     count = rng.choice(6, p=(0.12, 0.24, 0.26, 0.2, 0.12, 0.06)) + 1
     labels = rng.choice(THINGS, count)
     labels[1:] = np.where(rng.random(count - 1) < 0.2, labels[:-1], labels[1:])
@@ -97,7 +97,7 @@ def draw_things(rng: np.random.Generator, size: int) -> list[Region]:
         cos, sin = np.cos(angle), np.sin(angle)
         axes = radius * np.array([[cos * mirror * aspect, -sin / aspect],
                                   [sin * mirror * aspect, cos / aspect]])  # fmt: skip
-        # OpenCV takes fixed-point pixels: 4 fractional bits.
+        # OpenCV takes fixed-point coordinates; `shift=4` means 4 fractional bits.
         contours = [
             np.round((points @ axes.T + center) * 16).astype(np.int32) for points in _OUTLINES[name]
         ]
@@ -109,13 +109,13 @@ def draw_things(rng: np.random.Generator, size: int) -> list[Region]:
 
 
 def _polar(radius: Callable[[np.ndarray], np.ndarray], count: int = 40) -> np.ndarray:
-    """Points [count, 2] of the outline radius(angle)."""
+    """Points [count, 2] of the outline with the given radius as a function of the angle."""
     angle = np.arange(count) * (2 * np.pi / count)
     return radius(angle)[:, None] * np.stack([np.sin(angle), -np.cos(angle)], axis=1)
 
 
 def _outlines() -> dict[str, list[np.ndarray]]:
-    """Contours [n, 2] (x right, y down, radius about 1) of every thing."""
+    """The contours of every thing, [n, 2] each: x right, y down, radius about 1."""
     circle = _polar(np.ones_like)
     tree = [(0, -1.1), (0.5, -0.4), (0.28, -0.4), (0.68, 0.2), (0.4, 0.2), (0.85, 0.75),
             (0.15, 0.75), (0.15, 1.1)]  # fmt: skip
@@ -137,6 +137,6 @@ def _outlines() -> dict[str, list[np.ndarray]]:
 
 
 _OUTLINES = _outlines()
-_ALTITUDES = {  # Range of a centre's height, 0 = top.
+_ALTITUDES = {  # Range of the centre's vertical position; 0 = top, 1 = bottom.
     'house': (0.3, 0.85), 'tree': (0.3, 0.85), 'star': (0.08, 0.7), 'kite': (0.08, 0.7),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every data set looks like to the rest: a source is a sequence of panoptic examples."""
+"""The interface of data sets: a source is a sequence of panoptic examples."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from simcis_jax import types
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image and its panoptic ground truth, as stored: numpy, no padding."""
+    """An image and its panoptic ground truth at its original size, as NumPy arrays."""
 
     image: np.ndarray  # [H, W, 3] uint8, RGB.
     segment_map: np.ndarray  # [H, W] int32; 0 = void, k = segment k.
-    labels: np.ndarray  # [n] int32, class of segment k at k - 1.
-    crowd: np.ndarray  # [n] bool, segments that stand for a group of instances.
+    labels: np.ndarray  # [n] int32, labels[k - 1] = class of segment k.
+    crowd: np.ndarray  # [n] bool, whether a segment is a group of instances (iscrowd).
     image_id: str | int
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A data set with random access. Sources pickle, so that worker processes can read them."""
+    """A data set with random access. Sources can be pickled, for use in worker processes."""
 
     name: str
     categories: types.Categories
@@ -46,21 +46,21 @@ class Source(Protocol):
         ...
 
     def check_files(self, index: int) -> None:
-        """Checks, without decoding, that an image and its annotations exist at the listed size.
+        """Checks that image and annotations exist and have the listed size, without decoding.
 
         Raises:
             FileError: a file is missing or cannot be read.
-            InputError: it has another size, or is no picture.
+            InputError: a file has another size, or is not an image.
         """
         ...
 
     def image_bytes(self, index: int) -> int:
-        """Bytes of the image file; of an image that has none, as a PNG."""
+        """Size of the image file in bytes; for images without a file, their size as a PNG."""
         ...
 
 
 def images_with(source: Source, classes: Iterable[int]) -> np.ndarray:
-    """Indices [n] of the images that hold at least one segment of `classes`, in order."""
+    """Indices [n] of the images with at least one segment of `classes`, ascending."""
     classes = frozenset(classes)
     hits = [i for i in range(len(source)) if not classes.isdisjoint(source.classes_of(i))]
     return np.asarray(hits, np.int64)

@@ -1,4 +1,4 @@
-"""How many bytes an image takes where images are stored to be replayed."""
+"""Counts the bytes that a replayed image and its labels need in storage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from simcis_jax.data.source import Example, Source
 
 
 def png_bytes(picture: np.ndarray) -> int:
-    """Bytes of a picture [H, W] or [H, W, 3], uint8 or uint16, as a PNG."""
+    """Size in bytes of an array [H, W] or [H, W, 3], uint8 or uint16, as a PNG."""
     return len(cv2.imencode('.png', picture)[1])
 
 
 def label_bytes(example: Example, classes: Collection[int]) -> int:
-    """Bytes of the segments of `classes`: their map as a PNG, and a label for each."""
+    """Size in bytes of the segments of `classes`: their segment map as a PNG, and their labels."""
     kept = np.isin(example.labels, list(classes)) & ~example.crowd
     slots = np.append(0, np.where(kept, np.cumsum(kept), 0))
     kind = np.uint8 if kept.sum() <= 255 else np.uint16
@@ -24,5 +24,5 @@ def label_bytes(example: Example, classes: Collection[int]) -> int:
 
 
 def stored_bytes(source: Source, index: int, classes: Collection[int]) -> int:
-    """Bytes of an image file as it is, and of its labels as far as they are of `classes`."""
+    """Size in bytes of an image file and of its segments of `classes`."""
     return source.image_bytes(index) + label_bytes(source[index], classes)

@@ -1,4 +1,4 @@
-"""Draws a tiny data set into the layout in which ADE20K is downloaded."""
+"""Writes tiny synthetic data sets in the layout of the ADE20K download."""
 
 import pathlib
 import shutil
@@ -17,16 +17,16 @@ REAL = pathlib.Path(__file__).parent / 'ade20k_annotations'
 def make_tree(folder, num_train=4, num_val=2, *, classes=range(150), size=(60, 80), seed=0):
     """Writes images, semantic and instance maps; returns `folder`.
 
-    As in the real data set, both maps disagree in places: instances reach over the stuff around
-    them, and things of the semantic map have no instance here and there.
+    As in the real data set, the two maps disagree in places: some pixels of an instance are stuff
+    in the semantic map, and some thing pixels of the semantic map have no instance.
 
     Args:
-        folder: where ADEChallengeData2016 and annotations_instance are made.
-        num_train: images of the folders 'training'.
-        num_val: images of the folders 'validation'.
-        classes: labels to draw from, both stuff and things; an image shows up to seven of them.
-        size: height and width of the images; every other image is turned on its side.
-        seed: another seed is another data set.
+        folder: folder in which ADEChallengeData2016 and annotations_instance are created.
+        num_train: number of images in 'training'.
+        num_val: number of images in 'validation'.
+        classes: labels to draw from, both stuff and things; an image has up to seven of them.
+        size: height and width of the images; swapped in every other image.
+        seed: random seed.
     """
     folder = pathlib.Path(folder)
     for split, count in (('train', num_train), ('val', num_val)):
@@ -38,14 +38,14 @@ def make_tree(folder, num_train=4, num_val=2, *, classes=range(150), size=(60, 8
 
 
 def add_real_annotations(folder):
-    """Adds three annotations of the real data set, which lack instances, as validation images."""
+    """Adds three real semantic annotations, without instances, as validation images."""
     for number in (1, 2, 3):
         labels = cv2.imread(str(REAL / f'ADE_val_{number:08}.png'), cv2.IMREAD_UNCHANGED)
         write(folder, 'val', number, painted(np.random.default_rng(number), labels), labels)
 
 
 def painted(rng, labels):
-    """A noisy image [H, W, 3] uint8 whose colours are those of the classes."""
+    """Draws an image [H, W, 3] uint8 with the colours of the classes, plus noise."""
     colors = np.array([(0, 0, 0), *CATEGORIES.colors])[labels]
     return np.clip(colors + rng.normal(0, 12, colors.shape), 0, 255).astype(np.uint8)
 
@@ -65,7 +65,7 @@ def write(folder, split, number, image, labels, instances=None):
 
 
 def draw(rng, classes, size):
-    """A semantic map [H, W] uint8 (0 = void) and an instance map [H, W, 3] uint8."""
+    """Draws a semantic map [H, W] uint8 (0 = void) and an instance map [H, W, 3] uint8."""
     things = [label for label in classes if CATEGORIES.is_thing[label]]
     stuff = [label for label in classes if not CATEGORIES.is_thing[label]]
     rows, columns = np.mgrid[: size[0], : size[1]]
@@ -81,14 +81,14 @@ def draw(rng, classes, size):
         distance = np.hypot(rows - center[0], columns - center[1])
         labels[distance < radius] = label + 1
         category = int(np.flatnonzero(LABEL_OF_INSTANCE == label)[0])
-        # Wider than the semantic map says on one side, and missing on the other.
+        # Shifted by 2 pixels, so that the instance map and the semantic map disagree.
         shifted = np.hypot(rows - center[0], columns - center[1] - 2) < radius
         instances[shifted] = (category, number, 0)
     return labels, instances
 
 
 def to_archives(folder):
-    """Turns a tree into the zip and the tar that are downloaded."""
+    """Packs a tree into a zip and a tar archive, as in the download."""
     folder = pathlib.Path(folder)
     with zipfile.ZipFile(folder / 'ADEChallengeData2016.zip', 'w') as archive:
         for path in sorted((folder / 'ADEChallengeData2016').rglob('*')):

@@ -1,11 +1,11 @@
-"""Packs PNGs by hand, of every depth and colour type."""
+"""Encodes PNGs of any bit depth and colour type without an image library."""
 
 import struct
 import zlib
 
 
 def png(values, *, depth, color_type, palette=b''):
-    """A PNG [H, W] packed by hand, without any library of pictures."""
+    """Encodes [H, W] or [H, W, channels] as a PNG."""
     height, width = values.shape[:2]
     rows = []
     for row in values.reshape(height, -1):

@@ -1,4 +1,4 @@
-"""Draws tiny data sets into the layouts in which COCO panoptic and Cityscapes are unpacked."""
+"""Writes tiny synthetic data sets in the layouts of COCO panoptic and Cityscapes."""
 
 import json
 import pathlib
@@ -19,11 +19,11 @@ CITYSCAPES_CATEGORIES = [
 
 
 def draw(rng, categories, size=(24, 32)):
-    """An image, ids [H, W] with 0 = void, and the segments of a COCO annotation."""
+    """Draws an image, segment ids [H, W] (0 = void), and the `segments_info` of an annotation."""
     count = int(rng.integers(2, 5))
     ids = np.sort(rng.choice(2**24 - 1, count, replace=False) + 1)
     cells = rng.integers(0, count + 1, (4, 4))
-    cells.flat[:count] = np.arange(1, count + 1)  # Every segment shows.
+    cells.flat[:count] = np.arange(1, count + 1)  # Every segment is visible.
     ids_map = np.append(0, ids)[np.kron(cells, np.ones((size[0] // 4, size[1] // 4), int))]
     segments = [
         {
@@ -45,7 +45,7 @@ def write_png(path, ids_map):
 
 
 def make_coco(folder, num_train=3, num_val=2, *, official=True, seed=0):
-    """COCO as unpacked, or (official=False) the layout of a folder source; returns `folder`."""
+    """Writes the layout of COCO, or with official=False that of `coco_panoptic_split`."""
     folder = pathlib.Path(folder)
     for split, count in (('train', num_train), ('val', num_val)):
         rng = np.random.default_rng([seed, split == 'val'])
@@ -72,7 +72,9 @@ def make_coco(folder, num_train=3, num_val=2, *, official=True, seed=0):
 
 
 def make_cityscapes(folder, num_train=3, num_val=2, *, seed=0):
-    """Cityscapes with the panoptic files of its scripts, whose image names lack; see the JSON."""
+    """Writes the layout of Cityscapes with the files that cityscapesScripts creates.
+
+    As there, the image file names in the JSON do not exist."""
     folder = pathlib.Path(folder)
     for split, count in (('train', num_train), ('val', num_val)):
         rng = np.random.default_rng([seed, split == 'val'])

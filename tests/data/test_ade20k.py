@@ -65,7 +65,7 @@ def test_an_instance_has_one_category(categories):
     instances[0] = [(category, 9, 0) for category in categories]
     with pytest.raises(ValueError) as error:
         ade20k.panoptic_segments(np.ones((2, 2), np.uint8), instances, 'a.png')
-    assert str(error.value).startswith('a.png: instance 9 (green) has the categories')
+    assert str(error.value).startswith('a.png: instance 9 (green channel) has the categories')
 
 
 def test_both_kinds_are_read_from_the_tree_as_loops_read_it(tmp_path):
@@ -94,7 +94,7 @@ def test_both_kinds_are_read_from_the_tree_as_loops_read_it(tmp_path):
         )
 
 
-def test_archives_read_like_the_folders_that_went_into_them(tmp_path):
+def test_archives_and_folders_give_the_same_examples(tmp_path):
     folder, archives = (make_tree(tmp_path / name) for name in ('folder', 'archives'))
     to_archives(archives)
     for index in range(4):
@@ -110,14 +110,14 @@ def test_real_annotations_are_read(tmp_path):
     add_real_annotations(tmp_path)
     images = Ade20k(tmp_path, 'val', 'semantic')
     assert [example.image.shape[:2] for example in images] == [(512, 683), (364, 500), (300, 400)]
-    # 0 of the file is void, so that every class is one less than in the file.
+    # 0 in the file is void, so labels are one less than in the file.
     np.testing.assert_array_equal(images[1].labels, [0, 1, 2, 4, 13, 17])
     names = [CATEGORIES.names[label] for label in images[1].labels]
     assert names == ['wall', 'building', 'sky', 'tree', 'earth', 'plant']
     assert (images[1].segment_map > 0).mean() > 0.9
 
 
-def test_annotations_that_are_missing_are_named_or_left_out(tmp_path):
+def test_missing_annotations_are_an_error_or_skipped(tmp_path):
     make_tree(tmp_path, num_train=3)
     (tmp_path / 'annotations_instance/training/ADE_train_00000002.png').unlink()
     with pytest.raises(FileNotFoundError, match='ADE_train_00000002.png does not exist'):
@@ -127,9 +127,11 @@ def test_annotations_that_are_missing_are_named_or_left_out(tmp_path):
     assert len(Ade20k(tmp_path, 'train', 'semantic')) == 3
 
 
-def test_another_release_is_told_which_one_is_needed(tmp_path):
+def test_the_error_for_another_release_names_the_right_one(tmp_path):
     (tmp_path / 'ADE20K_2021_17_01/images/ADE/training').mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match='ADEChallengeData2016.*not the full ADE20K_2021'):
+    with pytest.raises(
+        FileNotFoundError, match='ADEChallengeData2016.*not from the full ADE20K_2021'
+    ):
         Ade20k(tmp_path, 'train', 'panoptic')
 
 

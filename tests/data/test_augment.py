@@ -1,4 +1,4 @@
-"""Tests of the augmentation and of the targets."""
+"""Tests of augmentation and training targets."""
 
 import colorsys
 
@@ -18,14 +18,14 @@ def make_example(segment_map, labels, crowd=None, image=None):
 
 
 def coordinates(height, width):
-    """An image whose red is the row and green the column, and a map that says the same."""
+    """An image with red = row and green = column, and a map with one segment per pixel."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
     return make_example(1 + rows * width + columns, np.zeros(height * width), image=image)
 
 
 def loop_boxes(segment_map, num_segments):
-    """Boxes by a loop over pixels."""
+    """Computes boxes by a loop over pixels."""
     height, width = segment_map.shape
     boxes = np.zeros((num_segments, 4))
     for k in range(1, num_segments + 1):
@@ -40,7 +40,7 @@ def loop_boxes(segment_map, num_segments):
     return boxes
 
 
-def test_targets_of_a_hand_made_map():
+def test_targets_of_a_small_map():
     segment_map = np.zeros((8, 8))
     segment_map[0:2, 0:4] = 1
     segment_map[4:8, 4:8] = 2
@@ -67,7 +67,7 @@ def test_crowds_and_other_classes_become_void():
     np.testing.assert_array_equal(targets.labels, [0, -1, -1])
 
 
-def test_the_largest_segments_win_the_slots():
+def test_the_largest_segments_are_kept():
     example = make_example([[1, 2, 2, 3, 3, 3, 4]], [7, 8, 9, 6])
     targets = augment.to_targets(example, range(10), max_segments=2)
     np.testing.assert_array_equal(targets.segment_map, [[0, 1, 1, 2, 2, 2, 0]])
@@ -75,13 +75,13 @@ def test_the_largest_segments_win_the_slots():
     assert targets.dropped == 2
 
 
-def test_empty_segments_leave_no_target():
+def test_segments_outside_the_crop_are_dropped():
     targets = augment.to_targets(make_example([[2, 2]], [4, 5]), range(6), max_segments=2)
     np.testing.assert_array_equal(targets.labels, [5, -1])
     np.testing.assert_array_equal(targets.segment_map, [[1, 1]])
 
 
-def test_keep_empty_leaves_an_empty_mask_and_box_zero():
+def test_keep_empty_keeps_segments_outside_the_crop():
     example = make_example([[2, 2]], [4, 5])
     targets = augment.to_targets(example, range(6), max_segments=3, keep_empty=True)
     np.testing.assert_array_equal(targets.labels, [4, 5, -1])
@@ -95,12 +95,12 @@ def test_an_image_without_targets_is_all_padding():
 
 
 @pytest.mark.parametrize(('max_segments', 'dtype'), [(255, np.uint8), (256, np.int32)])
-def test_the_segment_map_takes_the_small_type_that_fits(max_segments, dtype):
+def test_the_segment_map_has_the_smallest_type_that_fits(max_segments, dtype):
     targets = augment.to_targets(make_example([[1]], [0]), [0], max_segments=max_segments)
     assert targets.segment_map.dtype == dtype and targets.boxes.dtype == np.float32
 
 
-def test_flip_mirrors_image_and_map_alike():
+def test_flip_mirrors_image_and_map():
     flipped = augment.flip(coordinates(3, 5))
     np.testing.assert_array_equal(flipped.image[0, :, 1], [4, 3, 2, 1, 0])
     np.testing.assert_array_equal(flipped.segment_map[0], [5, 4, 3, 2, 1])
@@ -125,7 +125,7 @@ def test_a_crop_without_scaling_is_a_window_of_the_image():
     }
 
 
-def test_an_image_below_the_crop_is_an_error_without_scaling():
+def test_an_image_smaller_than_the_crop_is_an_error_without_scaling():
     with pytest.raises(ValueError, match="'picture' is 9x4 pixels.*8x8 crop.*scale_range"):
         augment.scale_jitter_and_crop(
             coordinates(4, 9), np.random.default_rng(0), size=8, scale_range=(1.0, 1.0)
@@ -149,8 +149,8 @@ def test_the_scales_are_the_published_ones(monkeypatch):
     assert sorted(sides) == published
 
 
-def test_resizing_moves_image_and_map_alike():
-    # Twice the size: a pixel of the map holds the id whose place the image shows.
+def test_image_and_map_are_resized_consistently():
+    # Scaled by two: the id in the map and the colour in the image give the same position.
     rng = np.random.default_rng(1)
     example = coordinates(6, 10)
     crop = augment.scale_jitter_and_crop(example, rng, size=6, scale_range=(2.0, 2.0))
@@ -186,7 +186,7 @@ def test_padding_is_grey_and_void_at_the_bottom_and_right():
         [[1, 2, 3, 0], [4, 5, 6, 0], [0] * 4, [0] * 4])  # fmt: skip
 
 
-def test_padding_keeps_its_place_and_grey_under_all_augmentation():
+def test_padding_is_not_augmented():
     example = coordinates(40, 60)
     seen_flip = False
     for seed in range(20):
@@ -205,14 +205,14 @@ def test_colour_distortion_leaves_the_map_alone_and_the_image_within_ssd_limits(
     for _ in range(1000):
         out = augment.ssd_color(grey, rng)
         assert out.segment_map is grey.segment_map
-        assert np.ptp(out.image) == 0  # Grey has no hue to turn and no saturation to change.
+        assert np.ptp(out.image) == 0  # Grey has neither hue nor saturation.
         values.append(int(out.image[0, 0, 0]))
-    # (100 +- 32) x 0.5..1.5, and a quarter of the draws change neither.
+    # (100 +- 32) x 0.5..1.5; a quarter of the draws change neither brightness nor contrast.
     assert 34 <= min(values) < 50 and 150 < max(values) <= 198
     assert 0.15 < np.mean(np.array(values) == 100) < 0.35
 
 
-def test_hue_turns_at_most_36_degrees():
+def test_hue_changes_by_at_most_36_degrees():
     red = make_example([[1]], [0], image=np.array([[[200, 20, 20]]], np.uint8))
     hues = []
     for seed in range(300):
@@ -221,7 +221,7 @@ def test_hue_turns_at_most_36_degrees():
     assert -39 < min(hues) < -25 and 25 < max(hues) < 39
 
 
-def test_augmentation_is_a_function_of_the_generator():
+def test_augmentation_depends_only_on_the_generator():
     example = coordinates(20, 30)
     first, second, other = (
         augment.augment(example, np.random.default_rng(seed), size=16).image for seed in (1, 1, 2)
@@ -229,7 +229,7 @@ def test_augmentation_is_a_function_of_the_generator():
     assert np.array_equal(first, second) and not np.array_equal(first, other)
 
 
-def test_augmentation_never_writes_into_its_example():
+def test_augmentation_does_not_modify_its_example():
     example = coordinates(20, 30)
     example.image.flags.writeable = example.segment_map.flags.writeable = False
     augment.augment(example, np.random.default_rng(0), size=16)

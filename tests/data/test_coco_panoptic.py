@@ -1,4 +1,4 @@
-"""Tests of the COCO panoptic reader, on data sets written into a temporary folder."""
+"""Tests of `CocoPanoptic` on small data sets written to a temporary folder."""
 
 import json
 import pickle
@@ -58,14 +58,14 @@ def assert_one_line(error, *words):
         assert word in message
 
 
-def test_categories_are_sorted_by_id_and_contiguous(tmp_path):
+def test_labels_are_contiguous_and_sorted_by_category_id(tmp_path):
     categories = open_split(write(tmp_path)).categories
     assert categories.names == ('car', 'bus', 'road')
     assert categories.is_thing == (True, True, False)
     assert categories.colors[0] == (4, 5, 6) and categories.colors[2] == (1, 2, 3)
 
 
-def test_missing_colours_are_made_and_differ(tmp_path):
+def test_categories_without_colours_get_distinct_ones(tmp_path):
     def edit(content):
         content['categories'] = [
             {'id': k, 'name': f'class {k}', 'isthing': 1} for k in range(1, 151)
@@ -84,7 +84,7 @@ def test_an_example_holds_what_was_written(tmp_path):
     np.testing.assert_array_equal(example.crowd, [False, True, False])
 
 
-def test_classes_of_leaves_crowds_out_and_size_of_needs_no_picture_either(tmp_path):
+def test_classes_and_size_come_from_the_json_and_crowds_do_not_count(tmp_path):
     def edit(content):
         content['annotations'][0]['segments_info'][1]['category_id'] = 4
 
@@ -94,7 +94,7 @@ def test_classes_of_leaves_crowds_out_and_size_of_needs_no_picture_either(tmp_pa
     assert open_split(root).size_of(0) == (3, 4)
 
 
-def test_the_bytes_of_an_image_are_those_of_its_file(tmp_path):
+def test_image_bytes_are_the_size_of_the_file(tmp_path):
     root = write(tmp_path)
     (file,) = (root / 'images/val').iterdir()
     assert open_split(root).image_bytes(0) == file.stat().st_size
@@ -104,7 +104,7 @@ def test_the_bytes_of_an_image_are_those_of_its_file(tmp_path):
 
 
 def training_categories(*names, **changes):
-    """Those of a training split: `write` lists the last three of four."""
+    """Four categories of a training split; `write` lists the last three."""
     names = names or ('sky', 'car', 'bus', 'road')
     columns = {'is_thing': (False, True, True, False), 'ids': (1, 2, 4, 9), **changes}
     return Categories(names, colors=((0, 0, 0),) * 4, **columns)
@@ -139,7 +139,7 @@ def test_labels_are_those_of_the_training_split(tmp_path):
         ),
     ],
 )
-def test_categories_that_contradict_the_training_split_are_refused(tmp_path, training, words):
+def test_categories_that_contradict_the_training_split_are_an_error(tmp_path, training, words):
     with pytest.raises(ValueError) as error:
         coco_panoptic.coco_panoptic_split(write(tmp_path), 'val', training)
     assert_one_line(error, 'panoptic_val.json', words)
@@ -152,7 +152,7 @@ def test_a_pickled_source_reads_the_same(tmp_path):
 
 
 @pytest.mark.parametrize('missing', ['images/val', 'panoptic_val', 'panoptic_val.json'])
-def test_a_missing_part_is_named(tmp_path, missing):
+def test_a_missing_file_or_folder_is_an_error(tmp_path, missing):
     root = write(tmp_path)
     (root / missing).rename(root / 'elsewhere')
     with pytest.raises(FileNotFoundError) as error:
@@ -160,7 +160,7 @@ def test_a_missing_part_is_named(tmp_path, missing):
     assert_one_line(error, str(root / missing), 'does not exist')
 
 
-def test_a_missing_image_is_named(tmp_path):
+def test_a_missing_image_is_an_error(tmp_path):
     root = write(tmp_path)
     (root / 'images/val/a.png').unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -177,7 +177,7 @@ def test_a_missing_image_is_named(tmp_path):
         ('{"images": [], "annotations": []}', "field 'categories' is None"),
     ],
 )
-def test_a_broken_json_is_named(tmp_path, text, words):
+def test_an_invalid_json_file_is_an_error(tmp_path, text, words):
     root = write(tmp_path)
     content = text if isinstance(text, bytes) else text.encode()
     (root / 'panoptic_val.json').write_bytes(content)
@@ -231,27 +231,27 @@ def annotation(content):
         (lambda c: c['categories'].insert(0, 3), ('categories[0]', "'id'")),
     ],
 )
-def test_a_json_that_breaks_the_format_names_the_field(tmp_path, edit, words):
+def test_an_invalid_field_is_named(tmp_path, edit, words):
     with pytest.raises(ValueError) as error:
         open_split(write(tmp_path, edit=edit))
     assert_one_line(error, 'panoptic_val.json', *words)
 
 
-def test_a_segment_that_is_not_painted_is_named(tmp_path):
+def test_a_listed_segment_without_pixels_is_an_error(tmp_path):
     root = write(tmp_path, ids=np.where(IDS == 300, 7, IDS))
     with pytest.raises(ValueError) as error:
         open_split(root)[0]
     assert_one_line(error, 'panoptic_val/a.png', 'ids 300 are listed')
 
 
-def test_a_painted_id_that_is_not_listed_is_named(tmp_path):
+def test_a_segment_id_that_is_not_listed_is_an_error(tmp_path):
     root = write(tmp_path, ids=np.where(IDS == 0, 99999, IDS))
     with pytest.raises(ValueError) as error:
         open_split(root)[0]
     assert_one_line(error, 'panoptic_val/a.png', 'ids 99999 are painted')
 
 
-def test_sizes_that_differ_are_an_error(tmp_path):
+def test_different_sizes_of_image_and_png_are_an_error(tmp_path):
     root = write(tmp_path, ids=IDS[:, [0, 1, 2, 3, 3]])
     with pytest.raises(ValueError) as error:
         open_split(root)[0]

@@ -1,4 +1,4 @@
-"""Tests of folders that lie unpacked or in archives."""
+"""Tests of reading folders, unpacked or inside archives."""
 
 import io
 import tarfile
@@ -49,30 +49,30 @@ def source(request, tmp_path):
     return root / 'a.zip' if request.param == 'zip_itself' else root
 
 
-def test_a_folder_is_found_wherever_it_lies(source):
+def test_a_folder_is_found_unpacked_and_in_archives(source):
     files = FileTree(source).find('images/val')
     assert files.names == ['a.jpg', 'b.jpg']
     assert [files.read(name) for name in files.names] == [b'aa', b'bbb']
     assert files.where.endswith('images/val')
 
 
-def test_a_folder_that_is_nowhere_is_named(source):
+def test_a_folder_that_is_not_found_is_an_error(source):
     with pytest.raises(FileNotFoundError, match='holds no images/test with files'):
         FileTree(source).find('images/test')
 
 
-def test_a_source_that_is_not_there_is_named(tmp_path):
+def test_a_missing_source_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere does not exist'):
         FileTree(tmp_path / 'nowhere')
 
 
-def test_what_is_unpacked_goes_before_archives(tmp_path):
+def test_an_unpacked_folder_is_preferred_to_an_archive(tmp_path):
     zipped(tmp_path / 'a.zip')
     unpacked(tmp_path / 'data')
     assert FileTree(tmp_path).find('images/val').where == str(tmp_path / 'data/images/val')
 
 
-def test_a_damaged_zip_is_named(tmp_path):
+def test_a_damaged_zip_is_an_error(tmp_path):
     zipped(tmp_path / 'a.zip')
     whole = (tmp_path / 'a.zip').read_bytes()
     (tmp_path / 'a.zip').write_bytes(whole[:-30])
@@ -85,10 +85,10 @@ def test_a_damaged_zip_is_named(tmp_path):
         FileTree(tmp_path).find('images/val').read('b.jpg')
 
 
-def test_a_tar_that_is_cut_off_or_compressed_is_named(tmp_path):
+def test_a_truncated_or_compressed_tar_is_an_error(tmp_path):
     tarred(tmp_path / 'a.tar')
     whole = (tmp_path / 'a.tar').read_bytes()
-    (tmp_path / 'a.tar').write_bytes(whole[:700])  # In the second header.
+    (tmp_path / 'a.tar').write_bytes(whole[:700])  # Inside the second header.
     with pytest.raises(ValueError, match='a.tar is damaged'):
         FileTree(tmp_path).find('images/val')
     tarred(tmp_path / 'a.tar', 'w:gz')

@@ -1,4 +1,4 @@
-"""Sizes from headers, against those of the decoded pictures."""
+"""Tests that sizes read from file headers are those of the decoded images."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ def jpeg(*options):
 
 
 def with_large_segments(encoded):
-    """A JPEG with 130 kB of other things before its size, and a fill byte."""
+    """Inserts 130 kB of comments and a fill byte before the segment with the size of a JPEG."""
     comment = b'\xff\xfe\xff\xff' + bytes(65533)
     return encoded[:2] + 2 * comment + b'\xff' + encoded[2:]
 
@@ -36,14 +36,14 @@ FILES = {
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_the_size_is_that_of_the_decoded_picture(tmp_path, name):
+def test_the_size_is_that_of_the_decoded_image(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(FILES[name])
     assert decode.read_image(path).shape[:2] == picture_size(path) == (21, 34)
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'large.jpg'])
-def test_pixels_are_not_read(tmp_path, name, monkeypatch):
+def test_pixels_are_not_decoded(tmp_path, name, monkeypatch):
     path = tmp_path / name
     path.write_bytes(FILES[name])
     monkeypatch.setattr(decode, 'read_image', None)
@@ -51,14 +51,14 @@ def test_pixels_are_not_read(tmp_path, name, monkeypatch):
 
 
 @pytest.mark.parametrize('content', [b'', FILES['a.jpg'][:30], FILES['a.png'][:20], b'no picture'])
-def test_a_file_without_a_size_is_an_error_that_names_it(tmp_path, content):
+def test_a_file_that_is_not_an_image_is_an_error(tmp_path, content):
     path = tmp_path / 'a.jpg'
     path.write_bytes(content)
     with pytest.raises(ValueError, match='a.jpg .* cannot be decoded'):
         picture_size(path)
 
 
-def test_another_size_is_an_error_that_names_both(tmp_path):
+def test_an_image_with_another_size_than_listed_is_an_error(tmp_path):
     path = tmp_path / 'a.png'
     path.write_bytes(FILES['a.png'])
     check_listed_size(path, (21, 34), 'list.json')

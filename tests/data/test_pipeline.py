@@ -1,4 +1,4 @@
-"""Tests of the batches for training and evaluation."""
+"""Tests of training batches."""
 
 import itertools
 import pickle
@@ -15,7 +15,7 @@ SETTINGS = dict(size=32, max_segments=8, scale_range=(0.5, 1.5))
 
 
 class Plain:
-    """Images of given sizes; the image at an index shows index + 1 and holds class 0."""
+    """Images of given sizes; all pixels of image i have the value i + 1 and class 0."""
 
     name = 'plain'
     categories = types.Categories(('all',), (False,), ((0, 0, 0),))
@@ -51,7 +51,7 @@ def train(num_images=6, **changes):
 
 
 def shown(batch):
-    """Indices of the images of a batch of `Plain`."""
+    """Indices of the images in a batch of `Plain`."""
     return (batch.image[:, 0, 0, 0].astype(int) - 1).tolist()
 
 
@@ -73,7 +73,7 @@ def differ(left, right):
     return not np.array_equal(left.image, right.image)
 
 
-def test_a_batch_has_the_promised_shapes_and_types():
+def test_a_batch_has_the_documented_shapes_and_types():
     batch = next(train())
     assert isinstance(batch, types.Batch)
     assert batch.image.shape == (4, 32, 32, 3) and batch.image.dtype == np.uint8
@@ -97,14 +97,14 @@ def test_only_the_labelled_classes_of_an_image_are_targets():
     assert set().union(*seen.values()) == {0, 1, 2, 3}
 
 
-def test_each_epoch_shows_every_image_once_in_a_new_order():
+def test_every_epoch_has_each_image_once_in_a_new_order():
     images = [index for batch in take(plain(10), 15) for index in shown(batch)]
     epochs = [images[:10], images[10:20], images[20:]]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_only_the_given_indices_are_shown():
+def test_only_the_given_images_are_used():
     images = [
         index for batch in take(plain(10, images=labelled([2, 7, 9])), 6) for index in shown(batch)
     ]
@@ -112,24 +112,24 @@ def test_only_the_given_indices_are_shown():
 
 
 @pytest.mark.parametrize('num_images', [1, 3])
-def test_fewer_images_than_a_batch_repeat(num_images):
+def test_images_repeat_in_a_batch_larger_than_the_data_set(num_images):
     batch = next(plain(num_images, batch_size=8))
     assert set(shown(batch)) == set(range(num_images))
 
 
-def test_repeats_of_an_image_are_augmented_differently():
+def test_an_image_is_augmented_differently_each_time():
     first, second = take(train(1, batch_size=1), 2)
     assert differ(first, second)
 
 
-def test_the_seed_decides():
+def test_batches_depend_on_the_seed():
     first, same, other = next(train(seed=5)), next(train(seed=5)), next(train(seed=6))
     assert_equal(first, same)
     assert differ(first, other)
 
 
 @pytest.mark.parametrize('interrupted_at', [0, 1, 4])
-def test_an_interrupted_iterator_goes_on_with_the_same_batches(interrupted_at):
+def test_an_interrupted_iterator_resumes_with_the_same_batches(interrupted_at):
     undisturbed = take(train(), 6)
     iterator = train(num_threads=3)
     take(iterator, interrupted_at)
@@ -139,7 +139,7 @@ def test_an_interrupted_iterator_goes_on_with_the_same_batches(interrupted_at):
         assert_equal(batch, expected)
 
 
-def test_a_running_iterator_can_be_set_back():
+def test_a_running_iterator_can_seek_back():
     iterator = train()
     expected = next(iterator)
     take(iterator, 3)
@@ -147,7 +147,7 @@ def test_a_running_iterator_can_be_set_back():
     assert_equal(next(iterator), expected)
 
 
-def test_a_batch_can_be_looked_up_with_its_images():
+def test_a_batch_and_its_image_indices_can_be_looked_up():
     images = labelled([4, 1, 3])
     iterator = plain(6, images=images)
     for position, batch in enumerate(take(plain(6, images=images), 5)):
@@ -167,12 +167,12 @@ def test_processes_share_the_rows_of_every_batch(process_count):
         assert_equal(jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows), batch)
 
 
-def test_a_batch_that_cannot_be_shared_is_an_error():
+def test_a_batch_size_not_divisible_by_the_processes_is_an_error():
     with pytest.raises(ValueError, match='batch of 4 images cannot be shared by 3 processes'):
         train(process_count=3)
 
 
-def test_no_images_are_an_error():
+def test_an_empty_data_set_is_an_error():
     with pytest.raises(ValueError, match="No image of 'shapes_train'"):
         train(images={})
 
@@ -183,7 +183,7 @@ def test_an_unknown_augmentation_setting_is_an_error():
 
 
 @pytest.mark.slow
-def test_worker_processes_change_no_batch():
+def test_the_number_of_workers_does_not_change_batches():
     expected = take(train(), 5)
     iterator = train(num_workers=2)
     for batch, same in zip(take(iterator, 3), expected, strict=False):
@@ -196,7 +196,7 @@ def test_worker_processes_change_no_batch():
     other.close()
 
 
-def test_an_augmentation_pickles():
+def test_an_augmentation_can_be_pickled():
     augmentation = pipeline.Augmentation(**SETTINGS)
     assert pickle.loads(pickle.dumps(augmentation)) == augmentation
 
@@ -206,7 +206,7 @@ def epoch(num_images, **changes):
     return list(pipeline.epoch_batches(shapes.Shapes('train', size=32), **(settings | changes)))
 
 
-def test_an_epoch_shows_every_image_once_in_order():
+def test_epoch_batches_have_every_image_once_in_order():
     settings = SETTINGS | dict(scale_range=(1.0, 1.0), flip=False, color=False)
     batches = pipeline.epoch_batches(
         Plain(*[(32, 32)] * 7),
@@ -220,13 +220,13 @@ def test_an_epoch_shows_every_image_once_in_order():
     assert real == ([True, True, True], [True, True, False])
 
 
-def test_an_epoch_is_augmented_and_reproducible():
+def test_epoch_batches_are_augmented_and_reproducible():
     (first, _), (again, _), (other, _) = epoch(4)[0], epoch(4)[0], epoch(4, seed=1)[0]
     assert_equal(first, again)
     assert differ(first, other)
 
 
-def test_processes_share_an_epoch():
+def test_processes_share_epoch_batches():
     parts = [epoch(6, process_index=index, process_count=2) for index in range(2)]
     for left, right, whole in zip(*parts, epoch(6), strict=True):
         rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), left, right)

@@ -1,4 +1,4 @@
-"""Tests of the prepared format, on examples made up here."""
+"""Tests of the format of prepared data sets, on synthetic examples."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ CATEGORIES = types.Categories(
 
 
 def make_example(number):
-    """Segments of the classes number % 3 and 1, the second a crowd, and an encoded image."""
+    """An encoded image and its example: a segment of class number % 3, a crowd of class 1."""
     image = np.full((4, 6, 3), number % 256, np.uint8)
     segment_map = np.zeros((4, 6), np.int32)
     segment_map[:2], segment_map[2, :3] = 1, 2
@@ -56,7 +56,7 @@ def assert_one_line(error, *words):
         assert word in message
 
 
-def test_what_is_written_is_read(tmp_path, monkeypatch):
+def test_examples_are_read_as_they_were_written(tmp_path, monkeypatch):
     monkeypatch.setattr(prepared, '_IMAGES_PER_FILE', 4)
     root = write(tmp_path, {'train': 9, 'val': 2})
     names = [path.name for path in sorted((root / '1.0.0').glob('*train*'))]
@@ -64,7 +64,7 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
     images = prepared.Prepared(root, 'train')
     assert isinstance(images, source.Source) and images.name == 'tiny_train'
     assert images.categories == CATEGORIES and len(images) == 9
-    for index in (8, 0, 3, 4):  # Any order, over the borders of files.
+    for index in (8, 0, 3, 4):  # Random access, across file boundaries.
         expected, example = make_example(index)[1], images[index]
         assert example.image_id == f'image {index}'
         for name in ('image', 'segment_map', 'labels', 'crowd'):
@@ -78,7 +78,7 @@ def test_what_is_written_is_read(tmp_path, monkeypatch):
         images[9]
 
 
-def test_an_example_without_segments_is_read(tmp_path):
+def test_an_example_without_segments_can_be_stored(tmp_path):
     _, example = make_example(0)
     empty = Example(
         example.image, 0 * example.segment_map, example.labels[:0], example.crowd[:0], 'empty'
@@ -92,20 +92,20 @@ def test_an_example_without_segments_is_read(tmp_path):
     assert images[0].labels.shape == (0,) and images.classes_of(0) == frozenset()
 
 
-def test_tfds_reads_it_by_name(tmp_path):
+def test_tfds_can_read_the_data_set(tmp_path):
     write(tmp_path, {'train': 3})
     records = tfds.data_source('tiny', split='train', data_dir=tmp_path)
     np.testing.assert_array_equal(records[2]['image'], make_example(2)[1].image)
     np.testing.assert_array_equal(records[2]['labels'], [2, 1])
 
 
-def test_workers_read_it(tmp_path):
+def test_a_data_set_can_be_pickled_for_workers(tmp_path):
     images = prepared.Prepared(write(tmp_path, {'train': 5}), 'train')
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(images))[4].image, images[4].image)
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_batches_of_threads(tmp_path):
+def test_worker_processes_give_the_same_batches_as_threads(tmp_path):
     images = prepared.Prepared(write(tmp_path, {'train': 20}), 'train')
     batches = []
     for num_workers in (0, 2):
@@ -120,7 +120,7 @@ def test_worker_processes_give_the_batches_of_threads(tmp_path):
         np.testing.assert_array_equal(left.targets.segment_map, right.targets.segment_map)
 
 
-def test_the_newest_version_is_taken(tmp_path):
+def test_the_newest_version_is_opened(tmp_path):
     root = write(tmp_path, {'train': 3})
     (root / '1.0.0').rename(root / '1.10.0')
     write(tmp_path, {'train': 1})
@@ -128,13 +128,13 @@ def test_the_newest_version_is_taken(tmp_path):
     assert len(prepared.Prepared(root / '1.0.0', 'train')) == 1
 
 
-def test_a_folder_without_data_set_is_named(tmp_path):
+def test_a_folder_without_a_data_set_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         prepared.Prepared(tmp_path / 'nowhere', 'train')
     assert_one_line(error, 'nowhere holds no prepared data set', 'simcis_jax.prepare')
 
 
-def test_a_split_that_is_not_there_is_named(tmp_path):
+def test_an_unknown_split_is_an_error(tmp_path):
     with pytest.raises(ValueError) as error:
         prepared.Prepared(write(tmp_path, {'train': 1, 'val': 1}), 'test')
     assert_one_line(error, "['train', 'val'], not 'test'")
@@ -154,7 +154,7 @@ def test_damaged_records_are_an_error(tmp_path):
     assert_one_line(error, 'tiny/1.0.0: image', 'prepare the data set again')
 
 
-def test_files_that_are_cut_off_or_missing_are_an_error(tmp_path):
+def test_truncated_or_missing_files_are_an_error(tmp_path):
     root = write(tmp_path, {'train': 3})
     (path,) = (root / '1.0.0').glob('*train*')
     path.write_bytes(path.read_bytes()[:1000])
@@ -167,11 +167,11 @@ def test_files_that_are_cut_off_or_missing_are_an_error(tmp_path):
     assert_one_line(error, 'tiny/1.0.0', 'prepare the data set again')
 
 
-def test_a_disk_that_is_full_is_an_error(tmp_path):
+def test_a_full_disk_is_an_error(tmp_path):
     image = np.random.default_rng(0).bytes(1_000_000)
     records = (prepared.to_record(image, make_example(0)[1]) for _ in range(8))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # Of any one file.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, hard))  # Limit of the size of a file.
     try:
         with pytest.raises(OSError) as error:
             prepared.write_split(tmp_path, 'tiny', 'train', records)
@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_is_an_error(tmp_path):
     assert_one_line(error, 'train.part-0 cannot be written')
 
 
-def test_a_list_of_classes_of_another_length_is_an_error(tmp_path):
+def test_metadata_with_another_number_of_images_is_an_error(tmp_path):
     root = write(tmp_path, {'train': 3})
     path = root / '1.0.0/metadata.json'
     content = json.loads(path.read_text())

@@ -1,7 +1,7 @@
-"""Mutated inputs: each is read right or refused with file and reason, never misread, never fatal.
+"""Fuzz tests: a mutated file is either decoded correctly or rejected with its name and the reason.
 
-What a PNG holds is known from the array it was made of, what a JSON says from a loop over it. Of a
-damaged JPEG only the size can be known: its pixels have no checksum.
+The expected content of a PNG is the array from which it was encoded, and that of a JSON file comes
+from a loop over it. Of a damaged JPEG only the size is checked, because its pixels have no checksum.
 """
 
 import json
@@ -22,18 +22,18 @@ from simcis_jax.data.prepared import Prepared
 from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.prepare import prepare
 
-REFUSED = 'must be refused'
+REFUSED = 'must be rejected'
 
 
 def with_exif(jpeg):
-    """A JPEG that asks to be shown a quarter turned: tag 0x0112 of a TIFF header is 6."""
+    """Adds an EXIF orientation of a quarter turn to a JPEG: TIFF tag 0x0112 with value 6."""
     tiff = b'II*\0' + struct.pack('<IHHHIHHI', 8, 1, 0x0112, 3, 1, 6, 0, 0)
     marker = b'\xff\xe1' + struct.pack('>H', len(tiff) + 8) + b'Exif\0\0' + tiff
     return jpeg[:2] + marker + jpeg[2:]
 
 
 def image_variants(encoded):
-    """Other files of one image, and the RGB pixels each must be read as."""
+    """Maps other encodings of an image to the RGB pixels that each must be decoded to."""
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     wide = (image.astype(np.uint16) << 8) + 77
@@ -44,12 +44,12 @@ def image_variants(encoded):
         cv2.imencode('.png', grey)[1].tobytes(): np.repeat(grey[..., None], 3, axis=-1),
         cv2.imencode('.png', wide)[1].tobytes(): image[..., ::-1],
         cv2.imencode('.png', np.rot90(image))[1].tobytes(): REFUSED,  # Another size.
-        cmyk.read_bytes(): REFUSED,  # Likewise.
+        cmyk.read_bytes(): REFUSED,  # Another size, too.
     }
 
 
 def label_variants(encoded):
-    """Other files of one map of labels, and the labels each must be read as."""
+    """Maps other encodings of a label map to the labels that each must be decoded to."""
     labels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     return {
         encoded: labels,
@@ -63,7 +63,7 @@ def label_variants(encoded):
 
 
 def color_variants(encoded):
-    """Other files of one map of colours, and the RGB colours each must be read as."""
+    """Maps other encodings of a colour map to the RGB colours that each must be decoded to."""
     colors = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     used, indices = np.unique(colors.reshape(-1, 3), axis=0, return_inverse=True)
     indices = indices.reshape(colors.shape[:2])
@@ -89,7 +89,7 @@ class Coco:
         return list(coco_panoptic_split(root, 'train'))
 
     def expected(self, files, pixels):
-        """Triples of image, map and labels, by loops over the JSON."""
+        """Yields image, segment map and labels, by loops over the JSON."""
         content = json.loads(files['panoptic_train.json'])
         categories = sorted(entry['id'] for entry in content['categories'])
         names = {entry['id']: entry['file_name'] for entry in content['images']}
@@ -162,7 +162,7 @@ class Ade:
 
 
 def mutate(rng, content, others):
-    """A damaged copy of the bytes of a file, or the content of another file."""
+    """Returns a damaged copy of the content of a file, or the content of another file."""
     content = bytearray(content)
     position, length = int(rng.integers(len(content))), int(rng.integers(1, 9))
     match rng.integers(6):
@@ -183,7 +183,7 @@ def mutate(rng, content, others):
 
 
 def check(source, root, files, known):
-    """Reads the files; returns whether they were refused."""
+    """Reads the files and checks the result; returns whether they were rejected."""
     try:
         examples = source.read(root)
     except (ValueError, OSError) as error:
@@ -194,7 +194,7 @@ def check(source, root, files, known):
         pixels[name] = known.get((pathlib.Path(name).parent, content), 'not known')
         assert pixels[name] is not REFUSED
         if name.endswith('.png'):
-            assert not isinstance(pixels[name], str), 'A damaged PNG was read.'
+            assert not isinstance(pixels[name], str), 'A damaged PNG was decoded.'
     expected = list(source.expected(files, pixels))
     assert len(examples) == len(expected)
     for example, (image, segment_map, labels) in zip(examples, expected, strict=True):
@@ -208,7 +208,7 @@ def check(source, root, files, known):
 
 @pytest.mark.parametrize('trials', [400, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('source', [Coco(), Semantic(), Ade()], ids=lambda s: type(s).__name__)
-def test_every_mutated_input_is_read_right_or_refused(tmp_path, source, trials):
+def test_every_mutated_file_is_decoded_correctly_or_rejected(tmp_path, source, trials):
     root = source.make(tmp_path / 'data')
     paths = sorted(path for path in root.rglob('*') if path.is_file())
     files = {str(path.relative_to(root)): path.read_bytes() for path in paths}
@@ -219,7 +219,7 @@ def test_every_mutated_input_is_read_right_or_refused(tmp_path, source, trials):
                 variants[name] = make_variants(content)
                 parent = pathlib.Path(name).parent
                 known |= {(parent, other): meant for other, meant in variants[name].items()}
-    assert not check(source, root, files, known)  # As long as nothing is damaged.
+    assert not check(source, root, files, known)  # Undamaged files are accepted.
     rng = np.random.default_rng(trials)
     for name, content in files.items():
         for other, meant in variants.get(name, {}).items():
@@ -234,11 +234,11 @@ def test_every_mutated_input_is_read_right_or_refused(tmp_path, source, trials):
         (root / name).write_bytes(content)
         num_refused += check(source, root, files | {name: content}, known)
         (root / name).write_bytes(files[name])
-    print(f'{num_refused} of {trials} mutated files refused, the others read right')
+    print(f'{num_refused} of {trials} mutated files rejected, the others decoded correctly')
     assert 0.3 * trials < num_refused < trials
 
 
-def test_prepare_skips_what_is_bad_and_keeps_the_rest(tmp_path):
+def test_prepare_skips_bad_files_and_keeps_the_others(tmp_path):
     root = make_tree(tmp_path / 'source', num_train=40, size=(24, 24))
     files = [path for path in sorted(root.rglob('*train_*')) if path.is_file()]
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Tests of the folder of semantic PNGs, on folders written into a temporary one."""
+"""Tests of `SemanticFolder` on small data sets written to a temporary folder."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ def assert_one_line(error, *words):
         assert word in message
 
 
-def test_an_example_has_one_segment_for_each_label_but_void(tmp_path):
+def test_an_example_has_one_segment_per_class_and_none_for_void(tmp_path):
     images = open_source('semantic_folder', 'val', root=str(write(tmp_path)))
     assert isinstance(images, source.Source) and len(images) == 2
     example = images[1]
@@ -44,7 +44,7 @@ def test_an_example_has_one_segment_for_each_label_but_void(tmp_path):
     assert not example.crowd.any() and example.segment_map.dtype == example.labels.dtype == np.int32
 
 
-def test_classes_are_the_labels_present(tmp_path):
+def test_classes_of_an_image_are_the_labels_in_its_map(tmp_path):
     images = SemanticFolder(write(tmp_path), 'val')
     assert [images.classes_of(i) for i in range(2)] == [{1}, {0, 2}]
     (file,) = (tmp_path / 'images/val').glob('b.*')
@@ -54,13 +54,13 @@ def test_classes_are_the_labels_present(tmp_path):
     np.testing.assert_array_equal(copy[1].segment_map, images[1].segment_map)
 
 
-def test_a_map_of_void_alone_has_no_segment(tmp_path):
+def test_a_map_that_is_all_void_has_no_segments(tmp_path):
     images = SemanticFolder(write(tmp_path, labels=np.full((3, 4), 255, np.uint8)), 'val')
     assert images.classes_of(1) == frozenset() and len(images[1].labels) == 0
     assert not images[1].segment_map.any()
 
 
-def test_categories_are_sorted_by_id_and_may_lack_thing_flags(tmp_path):
+def test_categories_are_sorted_by_id_and_need_no_thing_flag(tmp_path):
     categories = SemanticFolder(write(tmp_path), 'val').categories
     assert categories.names == ('sky', 'car', 'road') and not any(categories.is_thing)
 
@@ -74,13 +74,13 @@ def test_categories_may_come_from_the_panoptic_json(tmp_path):
 
 
 def write_panoptic(root, entries):
-    """A split whose classes stand in its own JSON."""
+    """Writes a split whose categories are in its panoptic JSON."""
     write(root, categories=None)
     (root / 'panoptic_val.json').write_text(json.dumps({'categories': entries}))
     return root
 
 
-def test_both_splits_list_the_same_classes(tmp_path):
+def test_categories_must_be_those_of_the_training_split(tmp_path):
     training = SemanticFolder(write(tmp_path / 'whole'), 'val').categories
     root = write_panoptic(tmp_path / 'part', CATEGORIES)
     assert SemanticFolder(root, 'val', training).categories == training
@@ -93,42 +93,44 @@ def test_both_splits_list_the_same_classes(tmp_path):
     )
 
 
-def test_a_shorter_list_of_classes_would_shift_the_labels(tmp_path):
+def test_fewer_categories_than_the_training_split_are_rejected(tmp_path):
     entries = [*CATEGORIES, {'id': 1, 'name': 'sea', 'isthing': 0}]
     training = SemanticFolder(write(tmp_path / 'whole', categories=entries), 'val').categories
     root = write_panoptic(tmp_path / 'part', CATEGORIES)
     with pytest.raises(ValueError) as error:
         SemanticFolder(root, 'val', training)
-    assert_one_line(error, 'lists 3 classes and that of the training split 4', 'categories.json')
+    assert_one_line(error, 'lists 3 classes, but the training split has 4', 'categories.json')
 
 
-def test_masks_of_0_and_255_are_refused_as_training_data(tmp_path):
+def test_masks_of_0_and_255_are_rejected_for_training(tmp_path):
     root = write(tmp_path, labels=np.where(LABELS == 255, 255, 0))
     cv2.imwrite(str(root / 'semantic_val/a.png'), np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError) as error:
         SemanticFolder(root, 'val')
-    assert_one_line(error, 'semantic_val has the labels 0 and 255 alone', "'car' has label 1")
+    assert_one_line(
+        error, 'semantic_val has the labels 0 and 255 alone', "marks 'car', write it as 1"
+    )
     training = SemanticFolder(write(tmp_path / 'train'), 'val').categories
     assert len(SemanticFolder(root, 'val', training)) == 2
-    # One class and void is what such labels mean.
+    # With a single class, 0 and 255 are valid labels: the class and void.
     (root / 'categories.json').write_text(json.dumps(CATEGORIES[:1]))
     assert len(SemanticFolder(root, 'val')) == 2
 
 
-def test_without_categories_the_error_says_what_to_write(tmp_path):
+def test_missing_categories_are_an_error_that_shows_the_format(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         SemanticFolder(write(tmp_path, categories=None), 'val')
     assert_one_line(error, 'categories.json', 'panoptic_val.json', '"name": "sky"')
 
 
-def test_a_label_without_a_class_is_named(tmp_path):
+def test_a_label_without_a_class_is_an_error(tmp_path):
     with pytest.raises(ValueError) as error:
         SemanticFolder(write(tmp_path, labels=np.where(LABELS == 2, 3, LABELS)), 'val')
     assert_one_line(error, 'semantic_val/b.png has label 3', '0 to 2, or 255')
 
 
 @pytest.mark.parametrize('missing', ['images/val/b.jpg', 'semantic_val/b.png'])
-def test_a_file_without_partner_is_named(tmp_path, missing):
+def test_an_image_or_label_map_without_partner_is_an_error(tmp_path, missing):
     root = write(tmp_path)
     (root / missing).unlink()
     with pytest.raises(FileNotFoundError) as error:
@@ -136,25 +138,25 @@ def test_a_file_without_partner_is_named(tmp_path, missing):
     assert_one_line(error, '/b.', 'no partner')
 
 
-def test_sizes_that_differ_are_an_error(tmp_path):
+def test_different_sizes_of_image_and_labels_are_an_error(tmp_path):
     images = SemanticFolder(write(tmp_path, labels=LABELS[:2]), 'val')
     with pytest.raises(ValueError) as error:
         images[1]
     assert_one_line(error, 'semantic_val/b.png is 4x2', 'b.jpg is 4x3')
 
 
-def test_two_files_of_one_name_are_an_error(tmp_path):
+def test_two_images_with_one_name_are_an_error(tmp_path):
     root = write(tmp_path)
     cv2.imwrite(str(root / 'images/val/b.png'), np.zeros((3, 4, 3), np.uint8))
     with pytest.raises(ValueError) as error:
         SemanticFolder(root, 'val')
-    assert_one_line(error, 'images/val/b.png', 'b.jpg', 'one name')
+    assert_one_line(error, 'images/val/b.png', 'b.jpg differ only in their extension')
 
 
 @pytest.mark.parametrize(
     ('categories', 'word'), [([], 'empty'), (['sky'], "'id'"), ({'id': 0}, 'JSON list')]
 )
-def test_broken_categories_are_named(tmp_path, categories, word):
+def test_invalid_categories_are_an_error(tmp_path, categories, word):
     with pytest.raises(ValueError) as error:
         SemanticFolder(write(tmp_path, categories=categories), 'val')
     assert_one_line(error, 'categories.json', word)

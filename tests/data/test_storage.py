@@ -1,4 +1,4 @@
-"""Bytes of what is stored for replay."""
+"""Tests of the byte counts of replayed images and labels."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from simcis_jax.data.source import Example
 
 
 def decoded_map(example, classes, tmp_path, monkeypatch):
-    """The map that was encoded, read back, and the labels' bytes."""
+    """Decodes the segment map that was encoded; returns it and the size of the labels in bytes."""
     written = []
     encode = cv2.imencode
     monkeypatch.setattr(
@@ -22,7 +22,7 @@ def decoded_map(example, classes, tmp_path, monkeypatch):
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED), total - path.stat().st_size
 
 
-def test_the_map_of_known_segments_is_all_that_is_stored(tmp_path, monkeypatch):
+def test_only_segments_of_the_given_classes_are_counted(tmp_path, monkeypatch):
     segment_map = np.array([[0, 1, 1], [2, 3, 4]], np.int32)
     labels, crowd = np.array([5, 7, 5, 5], np.int32), np.array([False, False, False, True])
     example = Example(np.zeros((2, 3, 3), np.uint8), segment_map, labels, crowd, 'x')
@@ -32,7 +32,7 @@ def test_the_map_of_known_segments_is_all_that_is_stored(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(('number', 'kind'), [(255, np.uint8), (300, np.uint16)])
-def test_many_segments_take_two_bytes_a_pixel(number, kind, tmp_path, monkeypatch):
+def test_more_than_255_segments_need_16_bits(number, kind, tmp_path, monkeypatch):
     segment_map = np.arange(1, number + 1, dtype=np.int32).reshape(-1, 5)
     labels = np.zeros(number, np.int32)
     example = Example(None, segment_map, labels, np.zeros(number, bool), 'x')
@@ -41,7 +41,7 @@ def test_many_segments_take_two_bytes_a_pixel(number, kind, tmp_path, monkeypatc
     np.testing.assert_array_equal(found, segment_map)
 
 
-def test_an_image_that_was_drawn_counts_as_a_png(tmp_path):
+def test_an_image_without_a_file_counts_as_a_png(tmp_path):
     images = Shapes('train', size=32, num_images=3)
     cv2.imwrite(str(tmp_path / 'x.png'), images[1].image)
     assert images.image_bytes(1) == (tmp_path / 'x.png').stat().st_size

@@ -1,6 +1,6 @@
-"""Nothing is left of the worker processes of a pipeline when its program is ended.
+"""Tests that worker processes and their shared memory go away when the main process ends.
 
-Unless everything is killed at once: nobody is left then who could remove the shared memory.
+Killing all processes at once with SIGKILL is not tested: shared memory cannot be removed then.
 """
 
 import os
@@ -21,8 +21,8 @@ from simcis_jax.data import pipeline, shapes
 if __name__ == '__main__':
     source = shapes.Shapes('train', size=64)
     batches = pipeline.train_iterator(
-        source, indices=range(64), batch_size=8, seed=0, num_workers=2,
-        keep_classes=range(8), size=64, max_segments=8,
+        source, images=dict.fromkeys(range(64), frozenset(range(8))), batch_size=8, seed=0,
+        num_workers=2, size=64, max_segments=8,
     )
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -49,7 +49,7 @@ def is_running(process_id):
         (signal.SIGTERM, os.killpg),
     ],
 )
-def test_workers_and_shared_memory_go_with_the_program(tmp_path, number, send):
+def test_workers_and_shared_memory_end_with_the_main_process(tmp_path, number, send):
     (tmp_path / 'program.py').write_text(PROGRAM)
     before = set(SHARED_MEMORY.iterdir())
     program = subprocess.Popen(
@@ -70,7 +70,7 @@ def test_workers_and_shared_memory_go_with_the_program(tmp_path, number, send):
 
 
 def left_since(before):
-    """New shared memory that nobody uses: that of other programs does not count."""
+    """New shared memory that no process has open, so that of other programs does not count."""
     return {path for path in set(SHARED_MEMORY.iterdir()) - before if not is_mapped(path)}
 
 
