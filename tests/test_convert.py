@@ -1,4 +1,4 @@
-"""Models from and to the published code. Their arrays are shrunk: the names are all there."""
+"""Tests of `simcis_jax.convert`, on models with all parameter names but tiny arrays."""
 
 import json
 import pickle
@@ -58,7 +58,7 @@ def run(*arguments):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('backbone', ['resnet50', 'resnet101'])
-def test_a_published_model_comes_back_with_the_same_bits(tmp_path, backbone, suffix, capsys):
+def test_import_then_export_of_a_model_gives_the_same_bits(tmp_path, backbone, suffix, capsys):
     params = params_of(backbone)
     state = to_torch(params)
     source, back = tmp_path / f'model_final{suffix}', tmp_path / f'back{suffix}'
@@ -70,7 +70,7 @@ def test_a_published_model_comes_back_with_the_same_bits(tmp_path, backbone, suf
     assert_same_bits(state_dicts.read_state(back), state)
 
 
-def test_bank_and_counts_come_back_with_the_same_bits(tmp_path, state, bank):
+def test_import_then_export_of_bank_and_counts_gives_the_same_bits(tmp_path, state, bank):
     state_dicts.write_state(tmp_path / 'model.pth', state)
     published_bank.write_bank(tmp_path / 'fake_query.pkl', *bank)
     counts = json.dumps([0.0, 3.0, 5.0, 0.0, 1.0, 0.0, 0.0])
@@ -100,7 +100,7 @@ def test_bank_and_counts_come_back_with_the_same_bits(tmp_path, state, bank):
         assert again.tobytes() == before.tobytes()
 
 
-def test_counts_without_a_bank_make_an_empty_one(tmp_path, state):
+def test_counts_without_a_bank_create_an_empty_bank(tmp_path, state):
     state_dicts.write_state(tmp_path / 'model.pth', state)
     (tmp_path / 'counts.json').write_text(json.dumps([2] * NUM_CLASSES))
     convert.import_model(
@@ -111,7 +111,7 @@ def test_counts_without_a_bank_make_an_empty_one(tmp_path, state):
     assert memory['written'].sum() == 0 and memory['counts'].tolist() == [2] * NUM_CLASSES
 
 
-def test_an_exported_file_carries_the_versions_that_the_published_code_asks_for(tmp_path, state):
+def test_an_exported_file_has_the_module_versions_that_the_published_code_needs(tmp_path, state):
     state_dicts.write_state(tmp_path / 'x.pth', state)
     seen = []
 
@@ -131,7 +131,7 @@ def test_an_exported_file_carries_the_versions_that_the_published_code_asks_for(
     assert modules < versions.keys()
 
 
-def test_a_file_with_optimizer_and_all_is_read_as_well_as_a_bare_one(tmp_path, state):
+def test_a_state_dict_is_read_bare_or_inside_a_whole_checkpoint(tmp_path, state):
     arrays, storages = torch_files.tensors(state)
     for name, top in (
         ('bare', arrays),
@@ -142,7 +142,7 @@ def test_a_file_with_optimizer_and_all_is_read_as_well_as_a_bare_one(tmp_path, s
 
 
 def imagenet_files(state):
-    """The backbone as torchvision, timm and detectron2 name it, spelt out independently."""
+    """The backbone with the names of torchvision (and timm) and of detectron2."""
     detectron2, torchvision = {}, {}
     for key, value in state.items():
         if key.startswith('backbone.'):
@@ -169,7 +169,7 @@ def write_pickle(path, state):
 
 
 @pytest.mark.parametrize('kind', ['torchvision', 'timm', 'detectron2', 'published'])
-def test_a_pretrained_backbone_is_read(tmp_path, state, kind):
+def test_a_pretrained_backbone_can_be_imported(tmp_path, state, kind):
     torchvision, detectron2 = imagenet_files(state)
     assert {'bn1.running_var', 'layer3.5.conv2.weight', 'layer2.0.downsample.1.bias'} < {
         *torchvision
@@ -193,7 +193,7 @@ def test_a_pretrained_backbone_is_read(tmp_path, state, kind):
         assert_same_bits(read_checkpoint(tmp_path / 'imagenet'), {'resnet': expected})
 
 
-def test_pretrained_weights_replace_the_backbone_alone(tmp_path, state):
+def test_pretrained_weights_replace_only_the_backbone(tmp_path, state):
     write_pickle(tmp_path / 'R-50.pkl', imagenet_files(state)[1])
     expected = to_flax(state)['resnet']
     params = {'resnet': jax.tree.map(np.zeros_like, expected), 'heads': {'a': np.ones(2)}}
@@ -201,7 +201,7 @@ def test_pretrained_weights_replace_the_backbone_alone(tmp_path, state):
     assert_same_bits(begun, {'resnet': expected, 'heads': params['heads']})
 
 
-def test_pretrained_weights_of_another_network_name_their_keys(tmp_path, state):
+def test_missing_backbone_keys_are_named(tmp_path, state):
     torchvision, _ = imagenet_files(state)
     del torchvision['layer3.5.conv2.weight']
     safetensors.numpy.save_file(torchvision, tmp_path / 'x.safetensors')
@@ -209,7 +209,7 @@ def test_pretrained_weights_of_another_network_name_their_keys(tmp_path, state):
         state_dicts.read_backbone(tmp_path / 'x.safetensors')
 
 
-def test_a_resnet_of_another_depth_is_refused(tmp_path, state):
+def test_a_resnet_of_another_depth_is_an_error(tmp_path, state):
     deeper = {key: x for key, x in state.items() if key.startswith('backbone.')}
     deeper |= {
         key.replace('res4.5', f'res4.{i}'): x
@@ -228,20 +228,20 @@ def test_a_resnet_of_another_depth_is_refused(tmp_path, state):
     [
         (['import', '--source=nowhere.pth', '--out=stage_1'], 'nowhere.pth'),
         (['import', '--source=nowhere.safetensors', '--out=stage_1'], 'nowhere.safetensors'),
-        (['import', '--source=hostile.pth', '--out=stage_1'], 'wants to use posix.system'),
+        (['import', '--source=malicious.pth', '--out=stage_1'], 'it uses posix.system'),
         (['import', '--source=text.pth', '--out=stage_1'], 'text.pth cannot be read'),
-        (['import', '--source=text.safetensors', '--out=stage_1'], 'text.safetensors is broken'),
+        (['import', '--source=text.safetensors', '--out=stage_1'], 'text.safetensors is damaged'),
         (['import', '--source=list.pth', '--out=stage_1'], 'list.pth holds no state dict'),
         (['import', '--source=double.pth', '--out=stage_1'], 'a is float64, but weights are'),
         (['import', '--source=model.pth', '--out=model'], 'must end in stage_N'),
         (['import', '--source=model.pth', '--out=.'], 'exists already'),
-        (['import', '--source=model.pth', '--bank=hostile.pth', '--out=stage_1'], 'posix.system'),
+        (['import', '--source=model.pth', '--bank=malicious.pth', '--out=stage_1'], 'posix.system'),
         (['export', '--checkpoint=nowhere', '--out=x.pth'], '--checkpoint=nowhere must be'),
         (['export', '--checkpoint=done/stage_1', '--out=x.pt'], 'must end in one of .pth'),
         (['export', '--checkpoint=done/stage_1', '--out=x.pth', '--bank=b'], 'has no query bank'),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_folder(
+def test_invalid_input_is_a_one_line_error_and_leaves_no_output(
     tmp_path, monkeypatch, capsys, state, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -251,8 +251,8 @@ def test_bad_input_is_one_line_and_leaves_no_folder(
     (tmp_path / 'text.safetensors').write_text('no weights')
     torch_files.write('list.pth', [1, 2])
     write_pickle(tmp_path / 'double.pth', {'backbone.a': np.ones(2)})
-    harm = pickles.Call(pickles.Global('posix', 'system'), ('touch proof',))
-    torch_files.write('hostile.pth', {'model': harm})
+    command = pickles.Call(pickles.Global('posix', 'system'), ('touch proof',))
+    torch_files.write('malicious.pth', {'model': command})
     with pytest.raises(SystemExit):
         run(*arguments)
     error = capsys.readouterr().err.strip()
@@ -261,7 +261,7 @@ def test_bad_input_is_one_line_and_leaves_no_folder(
     assert not (tmp_path / 'x.pth').exists()
 
 
-def test_the_command_imports_no_pytorch():
+def test_the_command_does_not_import_pytorch():
     code = 'import simcis_jax.convert, sys; print("torch" in sys.modules)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'False'

@@ -1,7 +1,7 @@
-"""Average precision (AP) of instance masks by the rules of COCO, computed by pycocotools.
+"""Average precision (AP) of instance masks, computed by pycocotools with the rules of COCO.
 
-Masks are kept as run lengths, so that the instances of a whole data set fit into memory and pass
-between processes.
+Masks are stored as run-length encodings (RLE), so that the instances of a whole data set fit into
+memory and can be sent between processes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pycocotools.cocoeval import COCOeval
 
 
 class Instances(NamedTuple):
-    """Instances of one image: n predicted or true ones."""
+    """The n predicted instances, or the n ground-truth instances, of one image."""
 
-    masks: list[dict[str, Any]]  # [n] run lengths of COCO.
+    masks: list[dict[str, Any]]  # [n] masks in COCO's RLE.
     labels: np.ndarray  # [n] int
-    scores: np.ndarray  # [n] float; of true instances not read.
-    crowd: np.ndarray  # [n] bool, true instances that stand for a group.
+    scores: np.ndarray  # [n] float; ignored for ground truth.
+    crowd: np.ndarray  # [n] bool; iscrowd flags of ground truth.
 
 
 def encoded(
@@ -33,9 +33,13 @@ def encoded(
     scores: np.ndarray | None = None,
     crowd: np.ndarray | None = None,
 ) -> Instances:
-    """Instances of n masks [H, W] bool and labels [n], with scores [n] or crowd flags [n].
+    """Encodes the instances of an image.
 
-    Masks are encoded one by one: those of a crowded image together may not fit into memory.
+    Args:
+        masks: n masks [H, W] bool; an iterator keeps only one of them in memory.
+        labels: [n] integers.
+        scores: [n] scores of predictions.
+        crowd: [n] bool, iscrowd flags of ground truth.
     """
     return Instances(
         masks=[run_lengths.encode(np.asfortranarray(mask, np.uint8)) for mask in masks],
@@ -48,14 +52,17 @@ def encoded(
 def average_precision(
     images: Sequence[tuple[Instances, Instances]], num_classes: int
 ) -> dict[str, np.ndarray]:
-    """`ap`, `ap50` and `ap75` [C] in percent; nan for classes without a true instance.
+    """Computes AP for each class.
 
     AP is the mean over ten IoU thresholds (0.5, 0.55, .. 0.95) of the interpolated precision at
-    101 recalls; at most 100 instances of an image and class count.
+    101 recalls, with at most 100 predictions per image and class.
 
     Args:
-        images: predicted and true instances of each image.
+        images: predicted and ground-truth instances of each image.
         num_classes: C.
+
+    Returns:
+        `ap`, `ap50` and `ap75` [C] in percent; NaN for classes without ground-truth instances.
     """
     scores = {name: np.full(num_classes, np.nan) for name in ('ap', 'ap50', 'ap75')}
     real = [true.labels[~true.crowd] for _, true in images]
@@ -63,7 +70,7 @@ def average_precision(
     if not len(classes):
         return scores
     found, true = zip(*images, strict=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # It reports its timings.
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints timings.
         evaluation = COCOeval(_index(true, num_classes), _index(found, num_classes), 'segm')
         evaluation.params.catIds = classes.tolist()
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ['all']
@@ -91,7 +98,7 @@ def _index(images: Sequence[Instances], num_classes: int) -> COCO:
                     'segmentation': mask,
                     'score': float(score),
                     'iscrowd': int(crowd),
-                    # The library measures at most 255 masks at once.
+                    # The areas of one call are limited to 255 masks.
                     'area': float(run_lengths.area(mask)),
                 }
             )

@@ -1,1 +1,1 @@
-"""Weights from and to the published PyTorch code."""
+"""Conversion of weights from and to the published PyTorch code."""

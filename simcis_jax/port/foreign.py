@@ -1,7 +1,7 @@
-"""Names what a file or its keys are that conversion cannot use, and says the way out.
+"""Identifies files and models that cannot be converted, for error messages that say what to do.
 
-Files are told by how they begin, models by the names of their weights. The tables are only asked
-when a file could not be used: nothing that can be converted is refused for its looks.
+Files are identified by their first bytes, models by the names of their weights. This happens only
+after reading or conversion has failed, so no usable file is ever rejected here.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from typing import NamedTuple
 
 from simcis_jax.errors import InputError, reading
 
-DOWNLOAD = 'download the weights themselves'
+DOWNLOAD = 'download the weights again'
 UNPACK = 'unpack it and give the weights in it'
 
-# (how the file begins, what it is, the way out); a tar archive says it after 257 bytes.
+# (pattern of the first bytes, what the file is, what to do).
 FILES = (
     (rb'\Z', 'an empty file', 'the download has failed: download it again'),
-    (rb'version https://git-lfs', 'a pointer of Git LFS, not the weights', 'run git lfs pull'),
+    (rb'version https://git-lfs', 'a Git LFS pointer, not the weights', 'run git lfs pull'),
     (rb'(\xef\xbb\xbf)?\s*<(!doctype html|html|head)', 'a web page, not the weights', DOWNLOAD),
-    (rb'(\xef\xbb\xbf)?\s*<\?xml', 'XML, such as the error of a server', DOWNLOAD),
+    (rb'(\xef\xbb\xbf)?\s*<\?xml', 'XML, probably the error message of a server', DOWNLOAD),
     (rb'\s*[{[]', 'JSON text, not weights', DOWNLOAD),
     (rb'\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!', 'a compressed archive', UNPACK),
     (rb'[\s\S]{257}ustar', 'a tar archive', UNPACK),
-    (rb'\x89HDF', 'an HDF5 file, as of Keras', 'give weights of PyTorch'),
-    (rb'\x93NUMPY', 'a NumPy array', 'give a state dict, names of weights with their arrays'),
-    (rb'GGUF', 'a GGUF file', 'give weights of PyTorch'),
+    (rb'\x89HDF', 'an HDF5 file, probably from Keras', 'give PyTorch weights'),
+    (rb'\x93NUMPY', 'a single NumPy array', 'give a state dict'),
+    (rb'GGUF', 'a GGUF file', 'give PyTorch weights'),
 )  # fmt: skip
 
 OURS = 'a model of the published SimCIS code, or ImageNet weights of a ResNet-50 or -101'
-BACKBONE = 'its ResNet alone can be used: --config.training.init_backbone=FILE'
+BACKBONE = 'only its ResNet can be used: --config.training.init_backbone=FILE'
 RESNET = 'only ResNet-50 and -101 can be used'
 
 
 class Model(NamedTuple):
-    """A kind of model that some key gives away."""
+    """A kind of model that is recognized by the names of its weights."""
 
     name: str
-    key: str  # Pattern of a key that it has,
-    no_key: str | None  # and of one that it has not.
+    key: str  # Pattern that a key of the model matches.
+    no_key: str | None  # Pattern that no key of the model matches.
     way_out: str
 
 
-# The first that fits is named.
+# The first match wins.
 MODELS = (
-    Model('Mask2Former of Hugging Face', r'\bpixel_level_module\.', None, f'give {OURS}'),
-    Model('Panoptic FPN, Mask R-CNN or a relative of detectron2',
+    Model('a Mask2Former of Hugging Face', r'\bpixel_level_module\.', None, f'give {OURS}'),
+    Model('Panoptic FPN, Mask R-CNN or a similar model of detectron2',
           r'\b(proposal_generator|roi_heads)\.|^backbone\.(bottom_up|fpn_)', None, f'give {OURS}'),
     Model('a model of MMDetection',
           r'^(backbone\.)?(panoptic_head|panoptic_fusion_head|bbox_head|rpn_head|roi_head)\.',
@@ -67,13 +67,13 @@ MODELS = (
           'save the state dict of model.module instead'),
     Model('a Mask2Former of detectron2 without query pre-alignment',
           r'^sem_seg_head\.predictor\.', r'\bpredictor\.enc_output\.', BACKBONE),
-    Model('a segmentation model whose ResNet has the names of torchvision',
+    Model('a segmentation model with a ResNet of torchvision',
           r'^backbone\.(conv1|layer\d)\.', None, f'give {OURS}'),
 )  # fmt: skip
 
 
 def recognize(keys: Collection[str]) -> Model | None:
-    """The kind of model that has these keys, if it is one of `MODELS`."""
+    """The first of `MODELS` that matches the keys of a state dict, if any."""
 
     def has(pattern):
         return any(re.search(pattern, key) for key in keys)
@@ -86,7 +86,7 @@ def recognize(keys: Collection[str]) -> Model | None:
 
 @contextlib.contextmanager
 def naming_file(path: str | Path) -> Iterator[None]:
-    """Around what reads a file: if that fails, the error says what the file is, where known."""
+    """Makes errors in its body, which reads a file, name the kind of the file, if known."""
     try:
         yield
     except InputError:
@@ -100,7 +100,7 @@ def naming_file(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_model(path: str | Path, keys: Collection[str]) -> Iterator[None]:
-    """Around what uses a state dict: if that fails, the error says whose it is, where known."""
+    """Makes errors in its body, which converts a state dict, name the kind of model, if known."""
     try:
         yield
     except InputError as error:

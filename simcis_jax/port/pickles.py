@@ -1,7 +1,7 @@
-"""Pickles, read and written without running or needing anything that they name.
+"""Reads and writes pickles without importing or calling anything that they name.
 
-A pickle is a program: it names functions and calls them. Here every name in it must be on a list,
-which says what is called in its place; the real thing is never looked up.
+A pickle is a program that names functions and calls them. Here every name must be on a list, which
+says what is called instead; the function itself is never looked up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simcis_jax.errors import InputError
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, allowed: Mapping[str, Any], persistent_load: Callable):
-        super().__init__(file, encoding='latin1')  # Python 2 wrote some ImageNet weights.
+        super().__init__(file, encoding='latin1')  # Some ImageNet weights were written by Python 2.
         self._allowed, self.persistent_load = allowed, persistent_load
 
     def find_class(self, module: str, name: str) -> Any:
@@ -29,48 +29,49 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Refused(Exception):
-    """Holds the name that is not allowed."""
+    """Raised with the name that is not allowed."""
 
 
 def load(
     file: BinaryIO, allowed: Mapping[str, Any], persistent_load: Callable[[Any], Any] | None = None
 ) -> Any:
-    """The object of the next pickle in a file.
+    """Reads the next pickle in a file.
 
     Args:
-        file: open for reading; is left right behind the pickle.
-        allowed: what stands for each 'module.name' that the pickle may mention.
-        persistent_load: what an object outside of the pickle is, given its id.
+        file: the open file; afterwards it is positioned at the end of the pickle.
+        allowed: 'module.name' that the pickle may use -> what is called or returned instead.
+        persistent_load: returns the object with a given persistent id, which is stored outside the
+            pickle.
 
     Raises:
-        InputError: the pickle mentions another name, or is broken.
+        InputError: the pickle uses another name, or is damaged.
     """
 
     def no_outside(_):
-        raise InputError('it refers to data outside of it')
+        raise InputError('it refers to data outside the pickle')
 
     try:
         return _Unpickler(file, allowed, persistent_load or no_outside).load()
     except _Refused as refused:
         raise InputError(
-            f'{file.name} is refused: it wants to use {refused}, which has no place in such a '
-            'file; if you trust it, save its state dict alone, as .safetensors.'
+            f'{file.name} is rejected: it uses {refused}, which has no place in a checkpoint and '
+            'could run code; if you trust it, save its state dict as .safetensors.'
         ) from None
-    except Exception as error:  # A broken program may fail in any way.
+    except Exception as error:  # A damaged pickle can fail in any way.
         raise InputError(
-            f'{file.name} cannot be read, it is broken or no pickle: {error}.'
+            f'{file.name} cannot be read, it is damaged or not a pickle: {error}.'
         ) from None
 
 
 class Global(NamedTuple):
-    """A function or class, by name."""
+    """A function or class to be named in a pickle."""
 
     module: str
     name: str
 
 
 class Call(NamedTuple):
-    """What a function returns, once it is given a state, elements (of a list) or items."""
+    """The result of a function call, with an optional state, list elements or dict items."""
 
     function: Global
     arguments: tuple
@@ -80,15 +81,16 @@ class Call(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """An object that is not in the pickle."""
+    """An object stored outside the pickle, by its persistent id."""
 
     id: tuple
 
 
 def dumps(value: Any) -> bytes:
-    """A pickle (protocol 2) of None, bool, int, float, str, tuple, list, dict, and the above.
+    """Pickles an object with protocol 2.
 
-    A NumPy vector becomes a list of floats.
+    It may consist of None, bool, int, float, str, tuple, list, dict, Global, Call and Outside. A
+    NumPy vector is written as a list of floats.
     """
     chunks = [pickle.PROTO, b'\x02']
     _write(value, chunks.append)

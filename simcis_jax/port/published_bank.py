@@ -1,7 +1,8 @@
-"""The query bank and the counts of pseudo-labels, as the published code keeps them in files.
+"""Reads and writes the query bank and the pseudo-label counts in the files of the published code.
 
-`fake_query.pkl` is a `defaultdict(partial(deque_factory, K))` of class -> deque of queries, which
-are lists of floats, the newest one last. `psd_distribution.json` is a list of a float a class.
+`fake_query.pkl` is a `defaultdict(partial(deque_factory, K))` that maps a class to a deque of
+queries, oldest first, each a list of floats. `psd_distribution.json` is a list of one float per
+class.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ FACTORY = Global('continual.trainer', 'deque_factory')
 
 
 class _Partial:
-    """Stands for functools.partial."""
+    """Replaces functools.partial while unpickling."""
 
     def __init__(self, *_):
         self.arguments = ()
@@ -31,7 +32,7 @@ class _Partial:
 
 
 class _Queues(dict):
-    """Stands for collections.defaultdict."""
+    """Replaces collections.defaultdict while unpickling."""
 
     def __init__(self, factory: Any = None):
         super().__init__()
@@ -39,16 +40,23 @@ class _Queues(dict):
 
 
 def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Queries [C, K, D] float32, the oldest first, and how many each class has, [C] int32.
+    """Reads a query bank.
+
+    Args:
+        path: a file like fake_query.pkl.
+        num_classes: C.
+
+    Returns:
+        queries [C, K, D] float32, oldest first, and the number of queries of each class [C] int32.
 
     Raises:
-        InputError: the file is something else, or has more than `num_classes` classes.
+        InputError: the file is not a query bank, or has classes outside 0 .. C - 1.
         FileError: it cannot be read.
     """
     with foreign.naming_file(path):
         bank = torch_files.read(
             path,
-            pick=lambda top: [top],  # Nothing in it is a tensor.
+            pick=lambda top: [top],  # The bank has no tensors.
             allowed={
                 '.'.join(FACTORY): None,
                 'collections.defaultdict': lambda factory=None: _Queues(factory),
@@ -62,14 +70,17 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
         hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise InputError(f'{path} is no bank of queries such as fake_query.pkl.') from None
+        raise InputError(f'{path} is not a query bank such as fake_query.pkl.') from None
     if len(hidden_dim) != 1 or not all(isinstance(size, int) for size in sizes):
         raise InputError(
-            f'{path}: queries must be stored, all of one dimension; it has {hidden_dim}.'
+            f'{path} must hold queries, all of one dimension; it has the dimensions '
+            f'{sorted(hidden_dim)}.'
         )
     unknown = sorted(set(arrays) - set(range(num_classes)), key=str)
     if unknown:
-        raise InputError(f'{path} has queries of {unknown}; the model has {num_classes} classes.')
+        raise InputError(
+            f'{path} has queries of the classes {unknown}; the model has {num_classes} classes.'
+        )
     queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)
     for label, array in arrays.items():
@@ -79,12 +90,12 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
 
 
 def write_bank(path: str | Path, queries: np.ndarray, written: np.ndarray) -> None:
-    """Writes rings of queries, of which the next one to be stored goes to `written` modulo K.
+    """Writes a query bank.
 
     Args:
-        path: of the file.
-        queries: [C, K, D] float32.
-        written: [C] integers, queries ever stored.
+        path: the file to write.
+        queries: [C, K, D] float32, one ring buffer per class; its next slot is `written` modulo K.
+        written: [C] integers, the number of queries ever stored for each class.
     """
     size = queries.shape[1]
     queues = {}
@@ -97,10 +108,10 @@ def write_bank(path: str | Path, queries: np.ndarray, written: np.ndarray) -> No
 
 
 def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
-    """Pseudo-labels of each class, [C] float32.
+    """Reads the number of pseudo-labels of each class, [C] float32.
 
     Raises:
-        InputError: the file is no list of `num_classes` numbers.
+        InputError: the file is not a list of `num_classes` numbers.
         FileError: it cannot be read.
     """
     try:
@@ -110,10 +121,10 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
         counts = None
     is_list = isinstance(counts, list) and all(isinstance(x, int | float) for x in counts)
     if not is_list or len(counts) != num_classes:
-        raise InputError(f'{path} must be a JSON list of {num_classes} numbers, one a class.')
+        raise InputError(f'{path} must be a JSON list of {num_classes} numbers, one per class.')
     return np.array(counts, np.float32)
 
 
 def counts_text(counts: np.ndarray) -> str:
-    """The content of a file of counts [C]."""
+    """The content of psd_distribution.json for counts [C]."""
     return json.dumps(counts.tolist())

@@ -1,4 +1,4 @@
-"""State dicts in files: .pth, .pkl and .safetensors."""
+"""Reads and writes state dicts as .pth, .pkl and .safetensors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from simcis_jax.port import foreign, torch_files, torch_weights
 from simcis_jax.port.pickles import Call, Global
 from simcis_jax.runtime.files import replacing
 
-# Versions of the modules that load older state dicts otherwise: without these, the published code
-# renames the keys of its pixel decoder and says nothing, and detectron2 changes the variances.
+# Module versions for `_metadata`. Without them, the published code silently renames keys of its
+# pixel decoder, and detectron2 changes the variances of frozen batch norm.
 VERSIONS = {'sem_seg_head': 2, 'sem_seg_head.predictor': 2}
 FROZEN_NORM_VERSION = 3
-WRAPPERS = ('model', 'state_dict')  # Keys under which programs file the state dict.
+WRAPPERS = ('model', 'state_dict')  # Keys of a checkpoint that may hold the state dict.
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Float32 arrays of a published model, or of an ImageNet backbone named as published.
+    """Reads the weights of a published model or of an ImageNet backbone.
 
     Args:
-        path: a .safetensors, or anything `torch_files.read` reads; bare, or with optimizer and all.
+        path: a .safetensors file, or a file that `torch_files.read` takes; either a state dict or a
+            whole checkpoint with optimizer state.
+
+    Returns:
+        published key -> float32 array; ImageNet backbones are renamed to the published keys.
 
     Raises:
-        InputError: the file is broken, not safe, or holds something else.
+        InputError: the file is damaged or unsafe, or holds no state dict.
         FileError: it cannot be read.
     """
     with foreign.naming_file(path):
@@ -40,7 +44,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
             state = torch_files.read(path, pick=_state_dict)
         arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
         if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
-            raise InputError(f'{path} holds no state dict, names of weights with their arrays.')
+            raise InputError(f'{path} holds no state dict that maps names of weights to arrays.')
     if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
         state = torch_weights.imagenet_names(state)
     with foreign.naming_model(path, state):
@@ -53,10 +57,15 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
 def to_params(
     path: str | Path, state: Mapping[str, np.ndarray], *, backbone_only: bool = False
 ) -> dict[str, Any]:
-    """Our parameters from what `read_state` has read, of the whole model or of the ResNet alone.
+    """Converts the state dict from `read_state` to parameters of our model.
+
+    Args:
+        path: the file of the state dict, for error messages.
+        state: the state dict.
+        backbone_only: whether to convert only the ResNet.
 
     Raises:
-        InputError: a key is missing or unknown; known models of others are named.
+        InputError: a key is missing or unknown; the message names the kind of model, if known.
     """
     with foreign.naming_model(path, state):
         if not backbone_only:
@@ -66,10 +75,10 @@ def to_params(
 
 
 def read_backbone(path: str | Path) -> dict[str, Any]:
-    """Our parameters of the ResNet alone, from a whole published model or ImageNet weights.
+    """Reads the parameters of the ResNet from a published model or from ImageNet weights.
 
     Raises:
-        InputError: as `read_state`, or a key of the ResNet is missing or unknown.
+        InputError: as in `read_state`, or a key of the ResNet is missing or unknown.
         FileError: the file cannot be read.
     """
     return to_params(path, read_state(path), backbone_only=True)['resnet']
@@ -79,8 +88,9 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes a published state dict of float32 arrays.
 
     Args:
-        path: a .safetensors, or a file that the published code loads.
-        state: key -> array.
+        path: the file; with the suffix .safetensors it is written in that format, otherwise in the
+            format of torch.save that the published code loads.
+        state: published key -> array.
 
     Raises:
         FileError: the file cannot be written.
@@ -99,7 +109,7 @@ def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def module_versions(keys: Iterable[str]) -> dict[str, dict[str, int]]:
-    """What PyTorch keeps in `_metadata`: the version of every module that a key goes through."""
+    """The `_metadata` of a PyTorch state dict: the version of every module on the path of a key."""
     versions = {}
     for key in keys:
         names = key.split('.')[:-1]
@@ -119,9 +129,9 @@ def _state_dict(top: Any) -> Any:
 
 
 def _is_safetensors(path: str | Path) -> bool:
-    """Whether a file begins as .safetensors do, whatever its name: the size of a header, and `{`.
+    """Whether the content of a file is in the .safetensors format: the header's size, then `{`.
 
-    What begins in no known way is believed its name.
+    If the content is of no known format, the suffix decides.
     """
     with reading(path), open(path, 'rb') as file:
         begin = file.read(9)
@@ -136,5 +146,5 @@ def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(
-            f'{path} is broken, or of another kind than .safetensors: {error}; get it again.'
+            f'{path} is damaged or not a .safetensors file: {error}; download or copy it again.'
         ) from None

@@ -1,7 +1,8 @@
-"""Files of torch.save, and pickled NumPy arrays, read and written without PyTorch.
+"""Reads and writes files of torch.save without PyTorch; also reads pickled NumPy arrays.
 
-A file of today is a zip: `NAME/data.pkl` is a pickle that refers to storages, each one of which is
-a record `NAME/data/KEY` of plain numbers. Older files are pickles in a row, and then the storages.
+Current files are zip archives: `NAME/data.pkl` is a pickle that refers to storages, and each
+storage is a record `NAME/data/KEY` of plain numbers. Older files are a sequence of pickles and then
+the storages.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ DTYPES = {f'{kind}{size}' for kind in 'fiu' for size in (1, 2, 4, 8)} | {'b1'}
 
 @dataclasses.dataclass
 class Storage:
-    """Numbers of a file that are not read yet."""
+    """The numbers of a tensor in a file, which are read on demand."""
 
     dtype: np.dtype
     size: int
@@ -43,7 +44,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage; sizes, strides and offset are counted in numbers."""
+    """A view of a storage; shape, strides and offset are in elements."""
 
     storage: Storage
     offset: int
@@ -51,29 +52,33 @@ class Tensor:
     strides: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        """Reads it.
+        """Reads the tensor.
 
         Raises:
-            InputError: the view leaves its storage.
+            InputError: the view exceeds its storage.
         """
         size = math.prod(self.shape)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         whole = self.storage.size
         if min(0, self.offset, *self.shape, *self.strides) < 0 or size and last >= whole:
-            raise InputError(f'a tensor of shape {self.shape} leaves its storage of {whole}.')
+            raise InputError(
+                f'a tensor of shape {self.shape} exceeds its storage of {whole} numbers'
+            )
         if size > whole:
-            raise InputError(f'a tensor of shape {self.shape} repeats its storage of {whole}.')
+            raise InputError(
+                f'a tensor of shape {self.shape} repeats the numbers of its storage of {whole}'
+            )
         dtype = self.storage.dtype
         data = self.storage.read()
         if len(data) != whole * dtype.itemsize:
-            raise InputError(f'a storage of {whole} numbers has {len(data)} bytes.')
+            raise InputError(f'a storage of {whole} numbers has {len(data)} bytes')
         flat = np.frombuffer(data, dtype)[self.offset :]
         strides = [s * dtype.itemsize for s in self.strides]
         return np.array(np.lib.stride_tricks.as_strided(flat, self.shape, strides), order='C')
 
 
 class _Array:
-    """Stands for a pickled NumPy array."""
+    """Replaces numpy.ndarray while unpickling."""
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, column_major, data = state
@@ -87,7 +92,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands for a pickled NumPy dtype, which must be one of plain numbers."""
+    """Replaces numpy.dtype while unpickling; only numeric types are allowed."""
 
     def __init__(self, name: str):
         if name not in DTYPES:
@@ -99,7 +104,9 @@ class _Dtype:
 
 
 def _allowed() -> dict[str, Any]:
-    """What tensors and arrays are made with; new functions, as a pickle may set attributes."""
+    """The names that tensors and arrays need, with their replacements.
+
+    They are created anew for every file, because a pickle may set attributes of them."""
 
     def tensor(storage, offset, shape, strides, *_):
         return Tensor(storage, offset, tuple(shape), tuple(strides))
@@ -131,16 +138,16 @@ def read(
     pick: Callable[[Any], Any] = lambda top: top,
     allowed: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The object in a file; nothing that it names is imported or called.
+    """Reads the object in a file; nothing that the file names is imported or called.
 
     Args:
         path: a file of torch.save, or a pickle of NumPy arrays.
-        pick: takes the part that is wanted; if it is a dict, its tensors become NumPy arrays, and
-            no other ones are read.
-        allowed: what stands for more names, as in `pickles.load`.
+        pick: selects the part of the object to return; if it is a dict, its tensors are read and
+            converted to NumPy arrays. Other tensors are not read.
+        allowed: additional names and their replacements, as in `pickles.load`.
 
     Raises:
-        InputError: the file is broken, or mentions a name that is not allowed.
+        InputError: the file is damaged, or uses a name that is not allowed.
         FileError: it cannot be read.
     """
     names = _allowed() | dict(allowed or {})
@@ -151,14 +158,14 @@ def read(
             return (_read_zip if is_zip else _read_stream)(file, names, pick)
         except (zipfile.BadZipFile, EOFError) as error:
             raise InputError(
-                f'{path} is cut off or damaged ({error}); download or copy it again.'
+                f'{path} is truncated or damaged ({error}); download or copy it again.'
             ) from None
 
 
 def _storage(id: tuple, reader: Callable[[str], bytes]) -> Storage:
     _, code, key, _, size = id[:5]
     if len(id) == 6 and id[5] is not None:
-        raise InputError('it has views of storages, which only very old files have')
+        raise InputError('it has views of storages, a feature of very old PyTorch versions')
     return Storage(_Dtype(code).dtype, size, lambda: reader(key))
 
 
@@ -168,18 +175,22 @@ def _read_zip(file: BinaryIO, allowed: Mapping[str, Any], pick: Callable) -> Any
         found = [name for name in records if name.split('/')[1:] == ['data.pkl']]
         if len(found) != 1:
             raise InputError(
-                f'{file.name} is a zip file, but not one of torch.save; if it is an archive of '
-                'files, unpack it and give the weights in it.'
+                f'{file.name} is a zip file, but not one of torch.save; if it is an archive, '
+                'unpack it and give the weights in it.'
             )
         if found[0].removesuffix('data.pkl') + 'constants.pkl' in records:
             raise InputError(
-                f'{file.name} is a TorchScript program; save the state dict of the model instead.'
+                f'{file.name} is a TorchScript model; save the state dict of the model instead.'
             )
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise InputError(f'{file.name} is compressed, which torch.save does not do.')
+            raise InputError(
+                f'{file.name} is a compressed zip file, which torch.save does not write.'
+            )
         folder = found[0].removesuffix('data.pkl')
         if f'{folder}byteorder' in records and archive.read(f'{folder}byteorder') != b'little':
-            raise InputError(f'{file.name} is from a big-endian machine; save it on another.')
+            raise InputError(
+                f'{file.name} is from a big-endian machine; save it on a little-endian one.'
+            )
 
         def read_record(key):
             return archive.read(f'{folder}data/{key}')
@@ -206,7 +217,7 @@ def _read_stream(file: BinaryIO, allowed: Mapping[str, Any], pick: Callable) -> 
             pickles.load(file, {})
         top = pickles.load(file, allowed, storage)
         for key in pickles.load(file, {}):
-            positions[key] = file.tell() + 8  # Behind the number of numbers.
+            positions[key] = file.tell() + 8  # Each storage begins with its size, 8 bytes.
             file.seek(positions[key] + storages[key].size * storages[key].dtype.itemsize)
     return _as_numpy(pick(top), file.name)
 
@@ -215,8 +226,8 @@ def _as_numpy(value: Any, name: str) -> Any:
     def read_array(x):
         try:
             return x.numpy()
-        except Exception as error:  # Its fields are whatever the pickle says.
-            raise InputError(f'{name} is broken: {error}.') from None
+        except Exception as error:  # Its fields come from the pickle and can be anything.
+            raise InputError(f'{name} is damaged: {error}.') from None
 
     if not isinstance(value, dict):
         return value
@@ -225,7 +236,9 @@ def _as_numpy(value: Any, name: str) -> Any:
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Call], list[np.ndarray]]:
-    """Float32 arrays as they stand in a pickle, and their storages; equal objects share one."""
+    """Converts float32 arrays to tensors for a pickle, and their storages.
+
+    Names that refer to the same array object share one storage."""
     storages = {id(array): array for array in arrays.values()}
     keys = {identity: str(i) for i, identity in enumerate(storages)}
     made = {}
@@ -241,21 +254,21 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Call], list[np.
 
 
 def write(path: str | Path, value: Any, storages: list[np.ndarray] | None = None) -> None:
-    """Writes a file that torch.load reads; the old file stays until the new one is whole.
+    """Writes a file that torch.load reads; an existing file is replaced only at the end.
 
     Args:
-        path: of the file.
-        value: what `pickles.dumps` takes.
-        storages: float32 arrays that it refers to.
+        path: the file to write.
+        value: an object that `pickles.dumps` takes, with tensors from `tensors`.
+        storages: the float32 arrays of the tensors.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
     """
     path = Path(path)
     with replacing(path) as part, zipfile.ZipFile(part, 'w') as archive:
 
         def add(name, data):
-            # torch.load maps numbers where they lie, so they begin at multiples of 64 bytes.
+            # Records are aligned to 64 bytes, so that torch.load can memory-map them.
             info = zipfile.ZipInfo(f'{path.stem}/{name}')
             padding = -(archive.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64
             info.extra = b'FB' + padding.to_bytes(2, 'little') + bytes(padding)

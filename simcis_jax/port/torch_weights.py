@@ -1,7 +1,7 @@
-"""The table of names between the published PyTorch weights and our parameters.
+"""Converts between the published PyTorch weights and our parameters, by a table of names.
 
-Both are plain NumPy here: no PyTorch and no network is needed to go from one to the other. The two
-directions read the same table, so what is imported can be exported again, bit for bit.
+Both are NumPy arrays here, and neither PyTorch nor the model is needed. Import and export use the
+same table, so exporting imported weights gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from simcis_jax.errors import InputError
 
-# Layouts, published -> ours. The n arrays that one published array holds are split off in front:
-# queries, keys and values of an attention are one matrix there; elsewhere n is 1.
+# Layouts, published -> ours. Along the axis n, one published array is split into several of ours:
+# the query, key and value projections of an attention layer. Elsewhere n is 1.
 VECTOR = '(n o) -> n o'
 MATRIX = '(n o) i -> n i o'
 FILTER = '(n o) i h w -> n h w i o'
 LEVELS = '(n l) d -> n l d'
 
-# What a module holds: (published name, our names, layout).
+# The weights of a module: (published name, our names, layout).
 NORM = (('weight', ['scale'], VECTOR), ('bias', ['bias'], VECTOR))
 LINEAR = (('weight', ['kernel'], MATRIX), ('bias', ['bias'], VECTOR))
 CONV = (('weight', ['kernel'], FILTER),)
@@ -44,7 +44,7 @@ ATTENTION = (
 )
 
 STAGES = (2, 3, 4, 5)
-LISTED = 20  # Keys that an error names.
+LISTED = 20  # Number of keys that an error message lists.
 PIXELS = 'sem_seg_head.pixel_decoder'
 ENCODER = f'{PIXELS}.transformer.encoder.layers.{{}}'
 PREDICTOR = 'sem_seg_head.predictor'
@@ -53,7 +53,7 @@ CROSS = f'{PREDICTOR}.transformer_cross_attention_layers.{{}}'
 FFN = f'{PREDICTOR}.transformer_ffn_layers.{{}}'
 DECODER = 'decoder/layers_{}'
 
-# (published module, our module, what it holds); {} numbers blocks or layers from 0.
+# (published module, our module, its weights); {} is the number of a block or layer, from 0.
 TABLE = (
     ('backbone.stem.conv1', 'resnet/stem', CONV_FROZEN_NORM),
     *(
@@ -109,8 +109,8 @@ TABLE = (
 
 BACKBONE = tuple(row for row in TABLE if row[0].startswith('backbone.'))
 
-# ImageNet weights: torchvision's names (timm's are the same) become detectron2's by these steps,
-# and those become published names by `backbone.` in front of them.
+# These substitutions turn the names of torchvision and timm into those of detectron2; the published
+# names are these with the prefix `backbone.`.
 IMAGENET = (
     (r'^(conv1|bn1)\b', r'stem.\1'),
     (r'^layer(\d)', lambda match: f'res{int(match[1]) + 1}'),
@@ -118,12 +118,12 @@ IMAGENET = (
     (r'downsample\.0', 'shortcut'),
     (r'downsample\.1', 'shortcut.norm'),
 )
-# What only a classifier needs.
+# Weights that only an ImageNet classifier needs.
 CLASSIFIER = re.compile(r'(stem\.)?fc\.(weight|bias)|.*\.num_batches_tracked')
 
 
 class _Array(NamedTuple):
-    """One line of the table, spelt out: equal published arrays, and the arrays we make of them."""
+    """An entry of the table: published keys that hold equal arrays, and the keys of our arrays."""
 
     published: list[str]
     ours: list[str]
@@ -131,13 +131,18 @@ class _Array(NamedTuple):
 
 
 def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterator[_Array]:
-    """The table for a model with these keys, which are named as in this column of it.
+    """Expands the table for a model.
 
-    How many blocks and layers there are is read off the keys; a block or layer that is there in
-    part is listed in full.
+    The numbers of blocks and layers are derived from the keys. All entries of a block or layer are
+    listed even if only some of its keys are given, so that missing keys can be found.
+
+    Args:
+        keys: keys of the model.
+        column: which column of the table the keys are named by; 0 = published, 1 = ours.
+        table: the table.
     """
 
-    def family(row):  # The rows of one kind of layer have the same beginning.
+    def family(row):  # Rows of one kind of layer share this prefix.
         return row[1].split('{}')[0]
 
     counts = defaultdict(int)
@@ -145,7 +150,7 @@ def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterato
         if '{}' in row[1]:
             numbered = re.compile(re.escape(row[column]).replace(r'\{\}', r'(\d+)'))
             found = [int(match[1]) for match in map(numbered.match, keys) if match]
-            # A number beyond the number of keys cannot be a complete model's.
+            # A complete model has more keys than blocks; this ignores absurd numbers.
             found = [i for i in found if i < len(keys)]
             counts[family(row)] = max([counts[family(row)], *(i + 1 for i in found)])
     for row in table:
@@ -154,14 +159,14 @@ def _arrays(keys: Collection[str], column: int, table: tuple = TABLE) -> Iterato
             for their_name, our_names, layout in parts:
                 key = f'{published.format(i)}.{their_name}'
                 same = [key]
-                if '._bbox_embed.' in key:  # Registered again for every decoder layer.
+                if '._bbox_embed.' in key:  # Stored once more for every decoder layer.
                     layers = range(counts[DECODER.split('{}')[0]])
                     same += [key.replace('._bbox_embed.', f'.bbox_embed.{j}.') for j in layers]
                 yield _Array(same, [f'{ours.format(i)}/{x}'.lstrip('/') for x in our_names], layout)
 
 
 def _check_complete(expected: Collection[str], given: Collection[str], what: str) -> None:
-    """Raises an InputError if the names given are not the names expected."""
+    """Raises an InputError that lists missing and unknown names."""
     problems = []
     for problem, names in (
         ('are missing', set(expected) - set(given)),
@@ -173,13 +178,13 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
             problems.append(f'{len(names)} {what} {problem}: {", ".join(few)}{more}')
     if problems:
         raise InputError(
-            f'{"; ".join(problems)}; only a complete model with ResNet-50 or -101 and selected '
-            'queries can be converted.'
+            f'{"; ".join(problems)}; only a complete SimCIS model with ResNet-50 or -101 can be '
+            'converted.'
         )
 
 
 def imagenet_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The published backbone keys from ImageNet weights of torchvision, timm or detectron2."""
+    """Renames ImageNet weights of torchvision, timm or detectron2 to published backbone keys."""
     renamed = {}
     for key, value in state.items():
         if not CLASSIFIER.fullmatch(key):
@@ -190,14 +195,15 @@ def imagenet_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, Any]:
-    """Our parameters, nested, from a published state dict.
+    """Converts a published state dict to our nested parameters.
 
     Args:
         state: published key -> array.
-        table: `TABLE`, or `BACKBONE` if the state dict holds no more than that.
+        table: `TABLE`, or `BACKBONE` for a state dict of the backbone only.
 
     Raises:
-        InputError: a key is missing or unknown, or the copies of the box head differ.
+        InputError: a key is missing or unknown, an array has the wrong number of axes, or the
+            copies of the box head differ.
     """
     arrays = list(_arrays(state, 0, table))
     _check_complete([key for x in arrays for key in x.published], state, 'published keys')
@@ -207,8 +213,8 @@ def to_flax(state: Mapping[str, np.ndarray], table: tuple = TABLE) -> dict[str, 
         for key, copy in zip(array.published[1:], copies, strict=True):
             if not np.array_equal(copy, value):
                 raise InputError(
-                    f'{key} differs from {array.published[0]}: the box head is one shared module, '
-                    'so all its copies must be equal; use the weights of an unmodified model.'
+                    f'{key} differs from {array.published[0]}: all decoder layers share one box '
+                    'head, so its copies must be equal; use the weights of an unmodified model.'
                 )
         pieces = _split(array.published[0], value, array.layout, len(array.ours))
         params.update(zip(array.ours, map(np.ascontiguousarray, pieces), strict=True))
@@ -223,7 +229,7 @@ def _split(key: str, value: np.ndarray, layout: str, count: int) -> np.ndarray:
 
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A state dict with the published keys and shapes from our parameters.
+    """Converts our nested parameters to a state dict with published keys and shapes.
 
     Raises:
         InputError: a parameter is missing or has no counterpart in the published code.

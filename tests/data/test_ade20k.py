@@ -1,4 +1,4 @@
-"""Tests of reading ADE20K: against loops, and against what real annotations hold."""
+"""Tests of reading ADE20K, against loops over pixels and against real annotations."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from simcis_jax.data.ade20k import CATEGORIES, LABEL_OF_INSTANCE, Ade20k
 
 
 def panoptic_by_loops(labels, instances):
-    """Stuff first, class by class; then things over it, instance by instance."""
+    """Merges the maps by loops: stuff by class, then things by instance over it."""
     segment_map, segments = np.zeros(labels.shape, int), []
     for label in range(150):
         if not CATEGORIES.is_thing[label] and (labels == label + 1).any():
@@ -49,18 +49,18 @@ def test_panoptic_segments_are_those_of_a_loop(seed):
     assert segment_map.dtype == segments.dtype == np.int32
 
 
-def test_hidden_stuff_is_no_segment_and_a_thing_without_instance_is_void():
-    bed, wall, sky = 8, 1, 3  # In the semantic map.
+def test_hidden_stuff_has_no_segment_and_a_thing_without_instance_is_void():
+    bed, wall, sky = 8, 1, 3  # Labels of the semantic map.
     labels = np.array([[wall, sky, bed, 0]], np.uint8)
     instances = np.zeros((1, 4, 3), np.uint8)
-    instances[0, 1] = (4, 7, 0)  # A person in front of all of the sky.
+    instances[0, 1] = (4, 7, 0)  # A person that covers the sky completely.
     segment_map, segments = ade20k.panoptic_segments(labels, instances, 'a.png')
     np.testing.assert_array_equal(segment_map, [[1, 2, 0, 0]])
     assert [CATEGORIES.names[label] for label in segments] == ['wall', 'person']
 
 
 @pytest.mark.parametrize('categories', [(4, 5), (0, 0), (101, 101)])
-def test_an_instance_has_one_category(categories):
+def test_an_instance_without_exactly_one_valid_category_is_an_error(categories):
     instances = np.zeros((2, 2, 3), np.uint8)
     instances[0] = [(category, 9, 0) for category in categories]
     with pytest.raises(ValueError) as error:

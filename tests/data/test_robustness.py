@@ -1,7 +1,7 @@
 """Fuzz tests: a mutated file is either decoded correctly or rejected with its name and the reason.
 
-The expected content of a PNG is the array from which it was encoded, and that of a JSON file comes
-from a loop over it. Of a damaged JPEG only the size is checked, because its pixels have no checksum.
+The expected content of a PNG is the array from which it was encoded; that of a JSON file comes from
+a loop over it. Of a damaged JPEG only the size is checked, because its pixels have no checksum.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a user gives by mistake is named, with the way out; what can be used is used."""
+"""Tests that unusable files are identified with advice, and that usable ones are accepted."""
 
 import io
 import tarfile
@@ -43,21 +43,21 @@ LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 20
     ('content', 'what'),
     [
         (b'', 'is an empty file; the download has failed'),
-        (LFS, 'is a pointer of Git LFS, not the weights; run git lfs pull'),
+        (LFS, 'is a Git LFS pointer, not the weights; run git lfs pull'),
         (b'\n<!DOCTYPE html><html><body>Sign in</body></html>', 'is a web page'),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', 'is XML'),
         (b'{"error": "not found"}', 'is JSON text'),
         (b'\x1f\x8b\x08\x00 and more', 'is a compressed archive; unpack it'),
         (tar(), 'is a tar archive; unpack it'),
         (b'\x89HDF\r\n\x1a\n', 'is an HDF5 file'),
-        (zipped('a/data.pkl', 'a/data/0')[:-200], r'is cut off or damaged \(.*\); download'),
+        (zipped('a/data.pkl', 'a/data/0')[:-200], r'is truncated or damaged \(.*\); download'),
         (zipped('model.pth'), 'is a zip file, but not one of torch.save; if it is an archive'),
-        (zipped('a/data.pkl', 'a/constants.pkl'), 'is a TorchScript program; save the state dict'),
-        (safetensors.numpy.save({'a': np.ones(99)})[:-8], 'is broken, .*; get it again'),
+        (zipped('a/data.pkl', 'a/constants.pkl'), 'is a TorchScript model; save the state dict'),
+        (safetensors.numpy.save({'a': np.ones(99)})[:-8], 'is damaged or not a .*; download'),
     ],
 )
 @pytest.mark.parametrize('suffix', ['.pth', '.pkl', '.safetensors'])
-def test_a_file_of_another_kind_is_named_whatever_it_is_called(tmp_path, content, what, suffix):
+def test_other_kinds_of_files_are_identified_by_their_content(tmp_path, content, what, suffix):
     path = tmp_path / f'model{suffix}'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f'model{suffix} {what}') as error:
@@ -65,16 +65,16 @@ def test_a_file_of_another_kind_is_named_whatever_it_is_called(tmp_path, content
     assert '\n' not in str(error.value) and not (tmp_path / 'stage_1').exists()
 
 
-def test_a_pointer_in_place_of_a_bank_is_named(tmp_path, state):
+def test_a_git_lfs_pointer_in_place_of_a_bank_is_identified(tmp_path, state):
     (tmp_path / 'fake_query.pkl').write_bytes(LFS)
     state_dicts.write_state(tmp_path / 'model.pth', state)
-    with pytest.raises(ValueError, match='fake_query.pkl is a pointer of Git LFS'):
+    with pytest.raises(ValueError, match='fake_query.pkl is a Git LFS pointer'):
         convert.import_model(
             tmp_path / 'model.pth', tmp_path / 'stage_1', bank=tmp_path / 'fake_query.pkl'
         )
 
 
-def test_the_format_is_told_by_the_content(tmp_path, state):
+def test_the_format_is_recognized_by_the_content(tmp_path, state):
     for written, called in (('.pth', '.safetensors'), ('.safetensors', '.bin')):
         state_dicts.write_state(tmp_path / f'model{written}', state)
         renamed = (tmp_path / f'model{written}').rename(tmp_path / f'renamed{called}')
@@ -87,7 +87,7 @@ def test_the_format_is_told_by_the_content(tmp_path, state):
         (
             ['model.pixel_level_module.encoder.embeddings.norm.weight', 'class_predictor.weight',
              'model.pixel_level_module.encoder.layers.0.relative_position_bias_table'],
-            'Mask2Former of Hugging Face', 'give a model of the published SimCIS code',
+            'a Mask2Former of Hugging Face', 'give a model of the published SimCIS code',
         ),
         (
             ['backbone.conv1.weight', 'backbone.layer1.0.conv1.weight',
@@ -114,11 +114,11 @@ def test_the_format_is_told_by_the_content(tmp_path, state):
           'backbone.0.body.conv1.weight'], 'DETR', 'give a model of the published'),
         (['module.encoder_q.layer1.0.conv1.weight'], 'a model inside DataParallel',
          'save the state dict of model.module'),
-        (['backbone.conv1.weight', 'classifier.0.weight'], 'a segmentation model whose ResNet',
+        (['backbone.conv1.weight', 'classifier.0.weight'], 'a segmentation model with a ResNet',
          'give a model'),
     ],
 )  # fmt: skip
-def test_a_model_of_others_is_named(tmp_path, keys, name, way_out):
+def test_other_models_are_identified(tmp_path, keys, name, way_out):
     numbers = {key: np.ones((2, 2), np.float32) for key in keys}
     safetensors.numpy.save_file(numbers | {'steps': np.ones(1, int)}, tmp_path / 'a.safetensors')
     state_dicts.write_state(tmp_path / 'a.pth', numbers)
@@ -129,18 +129,18 @@ def test_a_model_of_others_is_named(tmp_path, keys, name, way_out):
             state_dicts.read_backbone(path)
 
 
-def test_the_resnet_of_a_plain_mask2former_can_be_used_as_its_error_says(tmp_path, state):
+def test_the_resnet_of_a_plain_mask2former_can_be_used(tmp_path, state):
     plain = {key: x for key, x in state.items() if 'enc_output' not in key}
     plain[f'{PREDICTOR}.query_feat.weight'] = np.ones((100, 4), np.float32)
     path = tmp_path / 'model.pth'
     state_dicts.write_state(path, plain)
-    usage = f'its ResNet alone can be used: --config.training.init_backbone={path}'
+    usage = f'only its ResNet can be used: --config.training.init_backbone={path}'
     with pytest.raises(ValueError, match=f'a Mask2Former of detectron2 without.*; {usage}'):
         convert.import_model(path, tmp_path / 'stage_1')
     assert state_dicts.read_backbone(path)
 
 
-def test_keys_that_are_missing_and_unknown_are_both_named(tmp_path, state):
+def test_missing_and_unknown_keys_are_both_listed(tmp_path, state):
     changed = dict(state)
     changed['sem_seg_head.predictor.extra'] = changed.pop(f'{PREDICTOR}.level_embed.weight')
     state_dicts.write_state(tmp_path / 'model.pth', changed)
@@ -148,19 +148,19 @@ def test_keys_that_are_missing_and_unknown_are_both_named(tmp_path, state):
         convert.import_model(tmp_path / 'model.pth', tmp_path / 'stage_1')
 
 
-def test_an_array_with_other_axes_is_named(tmp_path, state):
+def test_an_array_with_the_wrong_number_of_axes_is_an_error(tmp_path, state):
     key = 'backbone.stem.conv1.weight'
     state_dicts.write_state(tmp_path / 'model.pth', state | {key: np.ones((2, 3), np.float32)})
     with pytest.raises(ValueError, match=rf'model.pth: {key} has shape \(2, 3\).* 4 axes'):
         convert.import_model(tmp_path / 'model.pth', tmp_path / 'stage_1')
 
 
-def test_a_published_model_is_recognized_as_no_other(state):
+def test_a_published_model_is_not_taken_for_another(state):
     assert foreign.recognize(state) is None
 
 
-def test_what_a_file_says_of_itself_is_never_run(tmp_path):
+def test_a_malicious_file_is_rejected_before_its_keys_are_compared(tmp_path):
     harm = torch_files.Call(torch_files.Global('posix', 'system'), ('touch proof',))
     torch_files.write(tmp_path / 'a.pth', {'model': harm, 'panoptic_head.a': 1})
-    with pytest.raises(ValueError, match='wants to use posix.system'):
+    with pytest.raises(ValueError, match='it uses posix.system'):
         state_dicts.read_state(tmp_path / 'a.pth')

@@ -19,12 +19,12 @@ def deque_factory(size):
     return deque(maxlen=size)
 
 
-# The class as the published code pickles it.
+# The published code pickles the function under this name.
 deque_factory.__module__, deque_factory.__qualname__ = 'continual.trainer', 'deque_factory'
 
 
 def published(tmp_path, queues, size=4):
-    """Writes fake_query.pkl as Python itself pickles what the published code holds."""
+    """Pickles a bank with Python, as the published code does."""
     bank = defaultdict(partial(deque_factory, size))
     for label, queries in queues.items():
         bank[label].extend(queries)
@@ -34,7 +34,7 @@ def published(tmp_path, queues, size=4):
 
 @contextlib.contextmanager
 def published_module():
-    """While this lasts, the published code's function can be imported."""
+    """Makes the function of the published code importable."""
     module = types.ModuleType('continual.trainer')
     module.deque_factory = deque_factory
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +51,7 @@ def write(path, data):
 
 
 def read_as_published(path):
-    """What the published code gets: unpickled by Python, with its own function in place."""
+    """Unpickles a bank with Python, as the published code does."""
     with zipfile.ZipFile(path) as archive, published_module():
         (name,) = [name for name in archive.namelist() if name.endswith('/data.pkl')]
         return pickle.loads(archive.read(name))
@@ -61,7 +61,7 @@ def queries(rng, count, hidden_dim=3):
     return rng.normal(size=(count, hidden_dim)).astype(np.float32).tolist()
 
 
-def test_the_published_bank_comes_back_equal(tmp_path):
+def test_reading_and_writing_a_published_bank_gives_the_same_bank(tmp_path):
     rng = np.random.default_rng(0)
     queues = {5: queries(rng, 4), 0: queries(rng, 1), 2: queries(rng, 9)}
     path = published(tmp_path, queues)
@@ -75,7 +75,7 @@ def test_the_published_bank_comes_back_equal(tmp_path):
     assert {queue.maxlen for queue in again.values()} == {4} == {again[6].maxlen}
 
 
-def test_a_ring_is_written_from_its_oldest_query_to_its_newest(tmp_path):
+def test_queries_are_written_from_oldest_to_newest(tmp_path):
     bank = virtual_query.create(num_classes=3, bank_size=4, hidden_dim=2)
     rows = jnp.arange(12.0).reshape(6, 2)
     for row in rows:
@@ -89,7 +89,7 @@ def test_a_ring_is_written_from_its_oldest_query_to_its_newest(tmp_path):
     assert written.tolist() == [0, 4, 0]
 
 
-def test_a_ring_that_is_not_full_comes_back_with_the_same_bits(tmp_path):
+def test_a_partly_filled_bank_is_read_as_it_was_written(tmp_path):
     stored = np.zeros((3, 4, 2), np.float32)
     stored[2, :3] = np.random.default_rng(0).normal(size=(3, 2))
     published_bank.write_bank(tmp_path / 'b.pkl', stored, np.array([0, 0, 3], np.int32))
@@ -97,34 +97,34 @@ def test_a_ring_that_is_not_full_comes_back_with_the_same_bits(tmp_path):
     assert again.tobytes() == stored.tobytes() and written.tolist() == [0, 0, 3]
 
 
-def test_a_hostile_bank_is_refused_by_name(tmp_path):
+def test_a_malicious_bank_is_rejected(tmp_path):
     path = write(tmp_path / 'b.pkl', pickle.dumps(defaultdict(partial(eval, 'harm')), 2))
-    with pytest.raises(ValueError, match='refused: it wants to use .*builtin.*eval'):
+    with pytest.raises(ValueError, match='rejected: it uses .*builtin.*eval'):
         published_bank.read_bank(path, num_classes=3)
 
 
 @pytest.mark.parametrize(
     ('queues', 'message'),
     [
-        ({9: [[1.0]]}, r'queries of \[9\]; the model has 3 classes'),
-        ({'1': [[1.0]]}, r"queries of \['1'\]"),
-        ({1: [[1.0], [1.0, 2.0]]}, 'is no bank of queries'),
+        ({9: [[1.0]]}, r'queries of the classes \[9\]; the model has 3 classes'),
+        ({'1': [[1.0]]}, r"queries of the classes \['1'\]"),
+        ({1: [[1.0], [1.0, 2.0]]}, 'is not a query bank'),
         ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one dimension'),
-        ({}, 'queries must be stored'),
+        ({}, 'must hold queries'),
     ],
 )
-def test_a_bank_that_does_not_fit_is_an_error(tmp_path, queues, message):
+def test_a_bank_that_does_not_fit_the_model_is_an_error(tmp_path, queues, message):
     with pytest.raises(ValueError, match=message):
         published_bank.read_bank(published(tmp_path, queues), num_classes=3)
 
 
-def test_a_pickle_of_something_else_is_no_bank(tmp_path):
+def test_another_pickle_is_not_a_bank(tmp_path):
     path = write(tmp_path / 'b.pkl', pickle.dumps([1, 2], 2))
-    with pytest.raises(ValueError, match='b.pkl is no bank of queries'):
+    with pytest.raises(ValueError, match='b.pkl is not a query bank'):
         published_bank.read_bank(path, num_classes=3)
 
 
-def test_counts_come_back_as_the_same_text(tmp_path):
+def test_reading_and_writing_counts_gives_the_same_text(tmp_path):
     text = json.dumps([0.0, 16777216.0, 3.0])
     (tmp_path / 'counts.json').write_text(text)
     counts = published_bank.read_counts(tmp_path / 'counts.json', num_classes=3)
@@ -133,7 +133,7 @@ def test_counts_come_back_as_the_same_text(tmp_path):
 
 
 @pytest.mark.parametrize('text', ['[1, 2]', '{"a": 1}', '[1, 2, "x"]', 'no json', '[1, 2, null]'])
-def test_counts_that_do_not_fit_are_an_error(tmp_path, text):
+def test_counts_that_do_not_fit_the_model_are_an_error(tmp_path, text):
     (tmp_path / 'counts.json').write_text(text)
     with pytest.raises(ValueError, match='counts.json must be a JSON list of 3 numbers'):
         published_bank.read_counts(tmp_path / 'counts.json', num_classes=3)

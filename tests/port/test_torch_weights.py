@@ -29,11 +29,11 @@ def flatten(params):
 
 
 def zeros(shapes):
-    """Arrays of these shapes that take no memory."""
+    """Arrays of zeros with these shapes, which take no memory."""
     return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
 
 
-def test_drawn_weights_are_those_of_the_stored_arrays(state):
+def test_drawn_weights_are_those_of_the_golden_arrays(state):
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode() + state[key].tobytes())
@@ -44,14 +44,14 @@ def test_drawn_weights_are_those_of_the_stored_arrays(state):
 @pytest.mark.parametrize(
     'backbone, blocks, num_keys', [('resnet50', 6, 627), ('resnet101', 23, 882)]
 )
-def test_every_published_key_becomes_a_parameter_of_the_network(backbone, blocks, num_keys):
+def test_published_keys_map_to_exactly_the_parameters_of_the_model(backbone, blocks, num_keys):
     shapes = golden_weights.published_shapes(blocks)
     assert len(shapes) == num_keys
     params = to_flax(zeros(shapes))
     assert {k: v.shape for k, v in flatten(params).items()} == parameter_shapes(backbone)
 
 
-def test_publishing_imported_weights_gives_the_same_bits(state):
+def test_import_then_export_gives_the_same_bits(state):
     published = to_torch(to_flax(state))
     assert published.keys() == state.keys()
     for key, value in state.items():
@@ -59,7 +59,7 @@ def test_publishing_imported_weights_gives_the_same_bits(state):
         assert published[key].tobytes() == value.tobytes(), key
 
 
-def test_importing_published_weights_gives_the_same_bits():
+def test_export_then_import_gives_the_same_bits():
     rng = np.random.default_rng(0)
     shapes = parameter_shapes('resnet50', num_classes=7, encoder_layers=2, decoder_layers=3)
     flat = {key: rng.random(shape, np.float32) for key, shape in shapes.items()}
@@ -69,7 +69,7 @@ def test_importing_published_weights_gives_the_same_bits():
         np.testing.assert_array_equal(again[key], value, err_msg=key)
 
 
-def test_projections_are_rows_of_query_key_value(state):
+def test_in_proj_weight_is_split_into_query_key_and_value(state):
     attention = to_flax(state)['decoder']['layers_4']['cross_attention']
     rows = state[f'{PREDICTOR}.transformer_cross_attention_layers.4.multihead_attn.in_proj_weight']
     for i, name in enumerate(['query', 'key', 'value']):
@@ -84,14 +84,14 @@ def test_projections_are_rows_of_query_key_value(state):
     f'{PREDICTOR}.transformer_ffn_layers.8.norm.weight',
     f'{PREDICTOR}.bbox_embed.8.layers.1.bias',
 ])  # fmt: skip
-def test_a_missing_key_is_an_error_that_names_it(key):
+def test_a_missing_key_is_named(key):
     state = zeros(golden_weights.published_shapes())
     del state[key]
     with pytest.raises(ValueError, match=f'1 published keys are missing: {key};'):
         to_flax(state)
 
 
-def test_unknown_keys_are_an_error_that_lists_twenty():
+def test_at_most_twenty_unknown_keys_are_listed():
     state = zeros(golden_weights.published_shapes())
     state |= dict.fromkeys([f'x{i:02}' for i in reversed(range(22))], np.zeros(1))
     listed = ', '.join(f'x{i:02}' for i in range(20))
@@ -99,14 +99,14 @@ def test_unknown_keys_are_an_error_that_lists_twenty():
         to_flax(state)
 
 
-def test_a_key_of_an_absurd_layer_is_unknown():
+def test_an_absurd_layer_number_is_an_unknown_key():
     key = 'backbone.res4.99999999999.conv1.weight'
     state = zeros(golden_weights.published_shapes()) | {key: np.zeros(1)}
     with pytest.raises(ValueError, match=f'1 published keys have no counterpart: {key};'):
         to_flax(state)
 
 
-def test_unequal_copies_of_the_box_head_are_an_error():
+def test_different_copies_of_the_box_head_are_an_error():
     state = zeros(golden_weights.published_shapes())
     key = f'{PREDICTOR}.bbox_embed.3.layers.1.bias'
     state[key] = np.ones(256, np.float32)
@@ -114,7 +114,7 @@ def test_unequal_copies_of_the_box_head_are_an_error():
         to_flax(state)
 
 
-def test_a_network_that_was_never_published_cannot_be_exported():
+def test_a_model_with_learned_queries_cannot_be_exported():
     shapes = parameter_shapes('resnet50', queries='learned')
     params = flax.traverse_util.unflatten_dict(zeros(shapes), sep='/')
     with pytest.raises(ValueError, match='4 parameters are missing.*query_prealignment/norm'):
