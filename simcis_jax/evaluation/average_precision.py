@@ -98,7 +98,7 @@ def _index(images: Sequence[Instances], num_classes: int) -> COCO:
                     'segmentation': mask,
                     'score': float(score),
                     'iscrowd': int(crowd),
-                    # The areas of one call are limited to 255 masks.
+                    # One at a time: pycocotools miscounts more than 255 masks in a call.
                     'area': float(run_lengths.area(mask)),
                 }
             )
