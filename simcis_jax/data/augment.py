@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from simcis_jax import types
-from simcis_jax.data.runs import row_runs
+from simcis_jax.data.run_lengths import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
 

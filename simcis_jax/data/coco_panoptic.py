@@ -20,7 +20,7 @@ from simcis_jax.data.category_list import (
     read_json,
 )
 from simcis_jax.data.picture_size import check_listed_size
-from simcis_jax.data.runs import row_runs
+from simcis_jax.data.run_lengths import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
 

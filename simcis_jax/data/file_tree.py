@@ -120,7 +120,7 @@ def _tar(path: pathlib.Path) -> tuple[list[str], Callable[[str], bytes]]:
         size, offset = members[name]
         content = os.pread(file.fileno(), size, offset)
         if len(content) < size:
-            raise InputError(f'{path}: {name} is cut off; download the archive again.')
+            raise InputError(f'{path}: {name} is truncated; download the archive again.')
         return content
 
     return list(members), read
