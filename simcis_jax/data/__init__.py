@@ -41,7 +41,7 @@ def open_source(
     if name == 'shapes':
         return Shapes(split, size=size, num_images=num_images or None)
     if name not in SOURCES:
-        raise InputError(f'data.name={name!r} is unknown; one of {SOURCES}.')
+        raise InputError(f'data.name={name!r} is unknown; it must be one of {SOURCES}.')
     if not root:
         raise InputError(
             f'data.name={name!r} needs the folder of the data set: --config.data.root='

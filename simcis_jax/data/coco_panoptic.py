@@ -122,7 +122,7 @@ class CocoPanoptic:
             check_listed_size(path, record.size, self._json)
 
     def image_bytes(self, index: int) -> int:
-        """Bytes of the image file."""
+        """Size of the image file in bytes."""
         return len(decode.read_bytes(self._images / self._records[index].image_file))
 
 
@@ -241,13 +241,13 @@ def _segment_map(ids: np.ndarray, known: np.ndarray, path: pathlib.Path) -> np.n
     unlisted = table[np.minimum(run_segments, len(known))] != run_ids
     if unlisted.any():
         raise InputError(
-            f'{path}: segment ids {_some(np.unique(run_ids[unlisted]))} are painted but not '
-            'listed in segments_info; list them, or paint them 0 for void.'
+            f'{path}: segment ids {_some(np.unique(run_ids[unlisted]))} are in the PNG but not '
+            'in segments_info; list them there, or set their pixels to 0 for void.'
         )
     missing = known[np.bincount(run_segments, minlength=len(table))[1:] == 0]
     if missing.size:
         raise InputError(
-            f'{path}: segment ids {_some(missing)} are listed in segments_info but not painted; '
+            f'{path}: segment ids {_some(missing)} are in segments_info but not in the PNG; '
             'remove them from the JSON.'
         )
     return np.repeat(run_segments, lengths).reshape(ids.shape)

@@ -72,8 +72,8 @@ class Prepared:
         self._split = split
         if len(self._records) != len(self._classes):
             raise InputError(
-                f'{self._folder} has {len(self._records)} records of {split} and lists '
-                f'{len(self._classes)}; prepare the data set again.'
+                f'{self._folder} has {len(self._records)} records of {split}, but its metadata '
+                f'lists {len(self._classes)}; prepare the data set again.'
             )
 
     def __len__(self) -> int:

@@ -168,8 +168,8 @@ def _categories(
     if listed.is_file() or not panoptic.is_file():
         if not listed.is_file():
             raise MissingFileError(
-                f'{listed} does not exist, nor does {panoptic.name}; write the classes there: '
-                '[{"id": 0, "name": "sky"}, ...].'
+                f'{listed} does not exist, nor does {panoptic.name}; write the classes to '
+                f'{listed.name}: [{{"id": 0, "name": "sky"}}, ...].'
             )
         entries, path = read_json(listed, list), listed
     else:

@@ -25,10 +25,10 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self._allowed[f'{module}.{name}']
         except KeyError:
-            raise _Refused(f'{module}.{name}') from None
+            raise _NotAllowed(f'{module}.{name}') from None
 
 
-class _Refused(Exception):
+class _NotAllowed(Exception):
     """Raised with the name that is not allowed."""
 
 
@@ -52,9 +52,9 @@ def load(
 
     try:
         return _Unpickler(file, allowed, persistent_load or no_outside).load()
-    except _Refused as refused:
+    except _NotAllowed as error:
         raise InputError(
-            f'{file.name} is rejected: it uses {refused}, which has no place in a checkpoint and '
+            f'{file.name} is rejected: it uses {error}, which has no place in a checkpoint and '
             'could run code; if you trust it, save its state dict as .safetensors.'
         ) from None
     except Exception as error:  # A damaged pickle can fail in any way.

@@ -241,14 +241,16 @@ def test_a_listed_segment_without_pixels_is_an_error(tmp_path):
     root = write(tmp_path, ids=np.where(IDS == 300, 7, IDS))
     with pytest.raises(ValueError) as error:
         open_split(root)[0]
-    assert_one_line(error, 'panoptic_val/a.png', 'ids 300 are listed')
+    assert_one_line(error, 'panoptic_val/a.png', 'ids 300 are in segments_info but not in the PNG')
 
 
 def test_a_segment_id_that_is_not_listed_is_an_error(tmp_path):
     root = write(tmp_path, ids=np.where(IDS == 0, 99999, IDS))
     with pytest.raises(ValueError) as error:
         open_split(root)[0]
-    assert_one_line(error, 'panoptic_val/a.png', 'ids 99999 are painted')
+    assert_one_line(
+        error, 'panoptic_val/a.png', 'ids 99999 are in the PNG but not in segments_info'
+    )
 
 
 def test_different_sizes_of_image_and_png_are_an_error(tmp_path):

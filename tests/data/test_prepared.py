@@ -188,7 +188,7 @@ def test_metadata_with_another_number_of_images_is_an_error(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError) as error:
         prepared.Prepared(root, 'train')
-    assert_one_line(error, '3 records of train and lists 2')
+    assert_one_line(error, '3 records of train, but its metadata lists 2')
 
 
 @pytest.mark.slow
