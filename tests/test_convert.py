@@ -1,4 +1,4 @@
-"""Models from and to the published code. Their arrays are shrunk: the names are all there."""
+"""Conversion from and to the published code; models have all published names but small arrays."""
 
 import json
 import pickle
@@ -58,7 +58,7 @@ def run(*arguments):
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 @pytest.mark.parametrize('backbone', ['resnet50', 'resnet101'])
-def test_a_published_model_comes_back_with_the_same_bits(tmp_path, backbone, suffix, capsys):
+def test_a_published_model_is_restored_bit_for_bit(tmp_path, backbone, suffix, capsys):
     params = params_of(backbone)
     state = to_torch(params)
     source, back = tmp_path / f'model_final{suffix}', tmp_path / f'back{suffix}'
@@ -70,7 +70,7 @@ def test_a_published_model_comes_back_with_the_same_bits(tmp_path, backbone, suf
     assert_same_bits(state_dicts.read_state(back), state)
 
 
-def test_bank_and_counts_come_back_with_the_same_bits(tmp_path, state, bank):
+def test_bank_and_counts_are_restored_bit_for_bit(tmp_path, state, bank):
     state_dicts.write_state(tmp_path / 'model.pth', state)
     published_bank.write_bank(tmp_path / 'fake_query.pkl', *bank)
     counts = json.dumps([0.0, 3.0, 5.0, 0.0, 1.0, 0.0, 0.0])
@@ -100,7 +100,7 @@ def test_bank_and_counts_come_back_with_the_same_bits(tmp_path, state, bank):
         assert again.tobytes() == before.tobytes()
 
 
-def test_counts_without_a_bank_make_an_empty_one(tmp_path, state):
+def test_counts_without_a_bank_give_an_empty_bank(tmp_path, state):
     state_dicts.write_state(tmp_path / 'model.pth', state)
     (tmp_path / 'counts.json').write_text(json.dumps([2] * NUM_CLASSES))
     convert.import_model(
@@ -111,7 +111,7 @@ def test_counts_without_a_bank_make_an_empty_one(tmp_path, state):
     assert memory['written'].sum() == 0 and memory['counts'].tolist() == [2] * NUM_CLASSES
 
 
-def test_an_exported_file_carries_the_versions_that_the_published_code_asks_for(tmp_path, state):
+def test_an_exported_file_has_the_module_versions_that_the_published_code_checks(tmp_path, state):
     state_dicts.write_state(tmp_path / 'x.pth', state)
     seen = []
 
@@ -131,7 +131,7 @@ def test_an_exported_file_carries_the_versions_that_the_published_code_asks_for(
     assert modules < versions.keys()
 
 
-def test_a_file_with_optimizer_and_all_is_read_as_well_as_a_bare_one(tmp_path, state):
+def test_full_checkpoints_and_bare_state_dicts_are_read(tmp_path, state):
     arrays, storages = torch_files.tensors(state)
     for name, top in (
         ('bare', arrays),
@@ -142,7 +142,7 @@ def test_a_file_with_optimizer_and_all_is_read_as_well_as_a_bare_one(tmp_path, s
 
 
 def imagenet_files(state):
-    """The backbone as torchvision, timm and detectron2 name it, spelt out independently."""
+    """The backbone under the names of torchvision and timm, and under those of detectron2."""
     detectron2, torchvision = {}, {}
     for key, value in state.items():
         if key.startswith('backbone.'):
@@ -193,7 +193,7 @@ def test_a_pretrained_backbone_is_read(tmp_path, state, kind):
         assert_same_bits(read_checkpoint(tmp_path / 'imagenet'), {'resnet': expected})
 
 
-def test_pretrained_weights_replace_the_backbone_alone(tmp_path, state):
+def test_pretrained_weights_replace_only_the_backbone(tmp_path, state):
     write_pickle(tmp_path / 'R-50.pkl', imagenet_files(state)[1])
     expected = to_flax(state)['resnet']
     params = {'resnet': jax.tree.map(np.zeros_like, expected), 'heads': {'a': np.ones(2)}}

@@ -1,4 +1,4 @@
-"""Tests of the command that prepares data sets, from downloads to what a run reads."""
+"""`simcis_jax.prepare`: from downloads to the prepared data sets that a run reads."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from simcis_jax.prepare import main, prepare
 
 @pytest.fixture(scope='module')
 def ade20k(tmp_path_factory):
-    """A source and a folder with what was prepared from it."""
+    """A folder with a download in source/ and the data sets prepared from it in data/."""
     root = tmp_path_factory.mktemp('ade20k')
     make_tree(root / 'source', num_train=5, num_val=2)
     prepare('ade20k', root / 'source', root / 'data', allow_partial=True)
@@ -101,7 +101,7 @@ def test_coco_is_prepared_from_its_layout(tmp_path):
         )
 
 
-def test_a_data_set_of_ones_own_needs_a_name_and_no_count(tmp_path):
+def test_own_data_needs_a_name_and_has_any_number_of_images(tmp_path):
     make_coco(tmp_path / 'source', official=False)
     with pytest.raises(ValueError, match='has 118287 train images, found were 3.*needs a --name'):
         prepare('coco_panoptic', tmp_path / 'source', tmp_path)
@@ -127,7 +127,7 @@ def test_cityscapes_is_prepared_from_its_layout(tmp_path):
         )
 
 
-def test_the_counts_of_the_real_data_set_are_asked_for(tmp_path, capsys):
+def test_an_incomplete_download_is_refused(tmp_path, capsys):
     make_tree(tmp_path / 'source')
     with pytest.raises(SystemExit):
         main(['ade20k', f'--source={tmp_path}/source', f'--data_dir={tmp_path}/data'])
@@ -137,7 +137,7 @@ def test_the_counts_of_the_real_data_set_are_asked_for(tmp_path, capsys):
     assert not (tmp_path / 'data').exists()
 
 
-def test_the_command_says_what_it_made_and_again_when_it_is_there(tmp_path, capsys):
+def test_the_command_prints_its_result_and_again_if_it_exists(tmp_path, capsys):
     make_tree(tmp_path / 'source')
     arguments = [f'--source={tmp_path}/source', f'--data_dir={tmp_path}/data', '--allow_partial']
     main(['ade20k_semantic', *arguments])
@@ -150,7 +150,7 @@ def test_the_command_says_what_it_made_and_again_when_it_is_there(tmp_path, caps
     assert capsys.readouterr().out.splitlines() == first[-1:]
 
 
-def test_what_was_prepared_from_another_download_is_refused(tmp_path):
+def test_a_data_set_prepared_from_another_download_is_refused(tmp_path):
     make_tree(tmp_path / 'source')
     prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
     make_tree(tmp_path / 'source', num_train=6)
@@ -159,7 +159,7 @@ def test_what_was_prepared_from_another_download_is_refused(tmp_path):
 
 
 def correct_json(root):
-    """What was called a person is a robot, a class of its own."""
+    """Gives the segments of class person to a new class, robot."""
     path = root / 'panoptic_train.json'
     content = json.loads(path.read_text())
     content['categories'].append({'id': 201, 'name': 'robot', 'isthing': 1})
@@ -171,7 +171,7 @@ def correct_json(root):
 
 
 def swap_labels(root):
-    """The classes of two segments of one image are exchanged, the categories stay."""
+    """Exchanges the classes of two segments of one image; the categories stay the same."""
     path = root / 'panoptic_val.json'
     content = json.loads(path.read_text())
     first, second, *_ = content['annotations'][0]['segments_info']
@@ -181,14 +181,14 @@ def swap_labels(root):
 
 
 def move_pixels(root):
-    """The JSON stays, one picture of segments is another."""
+    """Changes the PNG of one image; the JSON stays the same."""
     path = next((root / 'panoptic_val').iterdir())
     cv2.imwrite(str(path), cv2.imread(str(path))[::-1])
     return 'val'
 
 
 @pytest.mark.parametrize('correct', [correct_json, swap_labels, move_pixels])
-def test_what_was_prepared_from_other_annotations_is_refused(tmp_path, correct):
+def test_a_data_set_prepared_from_other_annotations_is_refused(tmp_path, correct):
     root = make_coco(tmp_path / 'source', official=False)
     (line,) = prepare('coco_panoptic', root, tmp_path, name='mine')
     assert prepare('coco_panoptic', root, tmp_path, name='mine') == [line]
@@ -200,7 +200,7 @@ def test_what_was_prepared_from_other_annotations_is_refused(tmp_path, correct):
     assert f'{4 if correct is correct_json else 3} classes' in line
 
 
-def test_changed_labels_of_ade20k_are_noticed_and_a_new_picture_is_not(tmp_path):
+def test_changed_labels_of_ade20k_are_detected_and_changed_images_are_not(tmp_path):
     root = make_tree(tmp_path / 'source')
     lines = prepare('ade20k_panoptic', root, tmp_path, allow_partial=True)
     image = root / 'ADEChallengeData2016/images/training/ADE_train_00000001.jpg'
@@ -212,7 +212,7 @@ def test_changed_labels_of_ade20k_are_noticed_and_a_new_picture_is_not(tmp_path)
         prepare('ade20k_panoptic', root, tmp_path, allow_partial=True)
 
 
-def test_an_old_data_set_without_checksums_opens_and_is_not_taken_for_a_new_one(tmp_path):
+def test_a_data_set_without_checksums_opens_but_is_not_reused(tmp_path):
     root = make_coco(tmp_path / 'source', official=False)
     prepare('coco_panoptic', root, tmp_path, name='mine')
     path = tmp_path / 'mine/1.0.0/metadata.json'
@@ -225,7 +225,7 @@ def test_an_old_data_set_without_checksums_opens_and_is_not_taken_for_a_new_one(
 
 
 @pytest.mark.parametrize('make', [make_coco, make_cityscapes])
-def test_labels_of_val_are_those_of_train_where_val_lists_fewer_classes(tmp_path, make):
+def test_validation_uses_the_labels_of_training_if_it_lists_fewer_classes(tmp_path, make):
     root = make(tmp_path / 'source')
     kind = 'coco_panoptic' if make is make_coco else 'cityscapes'
     (path,) = root.rglob('*panoptic_val*.json')
@@ -247,7 +247,7 @@ def test_labels_of_val_are_those_of_train_where_val_lists_fewer_classes(tmp_path
     assert not (tmp_path / 'again').exists()
 
 
-def test_a_bad_file_ends_the_preparation_and_leaves_nothing(tmp_path):
+def test_a_damaged_file_stops_the_preparation_and_leaves_no_file(tmp_path):
     path = damage(make_tree(tmp_path / 'source'))
     with pytest.raises(ValueError) as error:
         prepare('ade20k_panoptic', tmp_path / 'source', tmp_path / 'data', allow_partial=True)
@@ -257,7 +257,7 @@ def test_a_bad_file_ends_the_preparation_and_leaves_nothing(tmp_path):
         open_source('prepared', 'train', root=str(tmp_path / 'data/ade20k_panoptic'))
 
 
-def test_bad_files_can_be_skipped_and_are_listed(tmp_path):
+def test_damaged_files_can_be_skipped_and_are_listed(tmp_path):
     path = damage(make_tree(tmp_path / 'source'))
     options = dict(allow_partial=True, skip_bad=True)
     lines = prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, **options)
@@ -272,13 +272,13 @@ def test_bad_files_can_be_skipped_and_are_listed(tmp_path):
     assert prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, **options) == lines
 
 
-def test_a_split_without_a_good_image_is_an_error(tmp_path):
+def test_a_split_without_a_readable_image_is_an_error(tmp_path):
     damage(make_tree(tmp_path / 'source', num_train=1), 1)
     with pytest.raises(ValueError, match='No image of train can be read; the first: train: '):
         prepare('ade20k_panoptic', tmp_path / 'source', tmp_path, allow_partial=True, skip_bad=True)
 
 
-def test_what_a_killed_preparation_left_is_cleared(tmp_path):
+def test_files_of_a_killed_preparation_are_removed(tmp_path):
     make_tree(tmp_path / 'source')
     part = tmp_path / 'ade20k_semantic/incomplete/1.0.0'
     part.mkdir(parents=True)
@@ -290,7 +290,7 @@ def test_what_a_killed_preparation_left_is_cleared(tmp_path):
     assert 'train.part-7' not in files_below(tmp_path)
 
 
-def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_preparation_leaves_no_file(tmp_path, monkeypatch):
     make_tree(tmp_path / 'source')
 
     def interrupt(*_):
@@ -308,7 +308,7 @@ def hold(folder, ready, done):
         done.wait(60)
 
 
-def test_two_preparations_at_once_do_no_harm(tmp_path):
+def test_a_second_preparation_at_the_same_time_is_refused(tmp_path):
     make_tree(tmp_path / 'source')
     context = multiprocessing.get_context('spawn')
     ready, done = context.Event(), context.Event()
@@ -322,7 +322,7 @@ def test_two_preparations_at_once_do_no_harm(tmp_path):
     prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     make_tree(tmp_path / 'source')
     (tmp_path / 'data').touch()
     with pytest.raises(OSError, match='data/ade20k_semantic cannot be made.*--data_dir'):
@@ -333,7 +333,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     ('kind', 'name', 'words'),
     [('ade20k', 'mine', 'has its own'), ('coco_panoptic', 'My-Set', 'lower-case letters')],
 )
-def test_a_name_that_cannot_be_is_refused(tmp_path, kind, name, words):
+def test_an_invalid_name_is_refused(tmp_path, kind, name, words):
     with pytest.raises(ValueError, match=words):
         prepare(kind, tmp_path, tmp_path, name=name)
 

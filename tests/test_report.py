@@ -57,7 +57,12 @@ def write_run(root, stages=(1, 2, 3), *, log=True, bank=True, pictures=True):
         lines = [json.dumps(record) for record in records]
         (root / 'metrics.jsonl').write_text('\n'.join(lines) + '\n{"stage": 3, "st')
     if bank:
-        names = ['car', HOSTILE, 'dog', 'sky']  # By label; they are learned in another order.
+        names = [
+            'car',
+            HOSTILE,
+            'dog',
+            'sky',
+        ]  # In order of labels, which differs from that of learning.
         entries = [{'id': i, 'name': name, 'isthing': 1} for i, name in enumerate(names)]
         (root / 'categories.json').write_text(json.dumps(entries))
         memory = {
@@ -171,7 +176,7 @@ def test_text_of_a_run_is_escaped(page):
     assert 'run <b>' in page.texts
 
 
-def test_nothing_is_fetched(page):
+def test_the_page_loads_no_external_resource(page):
     for _, attributes in page.tags:
         for name in ('src', 'href', 'srcset', 'data', 'action', 'poster'):
             value = attributes.get(name, '#')
