@@ -111,7 +111,7 @@ def test_a_run_of_two_processes_stops_resumes_and_only_the_main_process_writes(f
     results = json.loads((workdir / 'results.json').read_text())
     assert [report['stage'] for report in results['stages']] == [1, 2, 3]
     records = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    # No step is repeated or missing; test_devices.py compares the numbers.
+    # No step is repeated or missing; test_parallel_training.py compares the numbers.
     expected = (finished[0] / 'metrics.jsonl').read_text().splitlines()
     assert [r['step'] for r in records] == [json.loads(line)['step'] for line in expected]
     for folder in workdir.glob('stage_*/checkpoints/*'):
