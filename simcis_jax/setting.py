@@ -100,9 +100,7 @@ class Setting:
         Raises:
             InputError: the value has another type, is not finite or not allowed; names `key`.
         """
-        with contextlib.suppress(
-            TypeError, OverflowError
-        ):  # OverflowError: an int beyond the range of float.
+        with contextlib.suppress(TypeError, OverflowError):  # An int may exceed every float.
             converted = _converted(value, self.kind)
             if self.rule.allows(converted):
                 return os.path.expanduser(converted) if self.rule.path else converted

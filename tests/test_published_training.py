@@ -317,9 +317,7 @@ def test_costs_and_matches_equal_the_published_code(step):
 
 
 def test_every_loss_equals_the_published_code(step):
-    if (
-        step.case.file == 'train_t2_collect'
-    ):  # Student and teacher are equal, so the loss is only rounding.
+    if step.case.file == 'train_t2_collect':  # Student equals teacher: the loss is rounding.
         for name in ('loss/raw/interm_kl_loss', 'loss/weighted/interm_kl_loss'):
             assert abs(step.golden.pop(name)) < 2e-6 and abs(step.arrays[name]) < 2e-6
     compare(step, 'loss/raw/', 'loss/weighted/', 'loss/total')

@@ -57,12 +57,7 @@ def write_run(root, stages=(1, 2, 3), *, log=True, bank=True, pictures=True):
         lines = [json.dumps(record) for record in records]
         (root / 'metrics.jsonl').write_text('\n'.join(lines) + '\n{"stage": 3, "st')
     if bank:
-        names = [
-            'car',
-            HOSTILE,
-            'dog',
-            'sky',
-        ]  # In order of labels, which differs from that of learning.
+        names = ['car', HOSTILE, 'dog', 'sky']  # By label; the order of learning differs.
         entries = [{'id': i, 'name': name, 'isthing': 1} for i, name in enumerate(names)]
         (root / 'categories.json').write_text(json.dumps(entries))
         memory = {
@@ -265,7 +260,7 @@ DAMAGED = ('config.json', 'metrics.jsonl', 'stage_2/evaluation.json', 'stage_2/p
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, capsys, name, content):
     path = write_run(tmp_path / 'run', bank=False) / name
-    more = b'\n{}' if name == 'metrics.jsonl' else b''  # The log may end in a torn line.
+    more = b'\n{}' if name == 'metrics.jsonl' else b''  # An incomplete last line is allowed.
     path.write_bytes(content + more)
     with pytest.raises(SystemExit) as stopped:
         report.main([f'--workdir={tmp_path}/run'])

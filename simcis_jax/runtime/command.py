@@ -18,9 +18,7 @@ from simcis_jax.errors import InputError, MissingFileError, UserError
 from simcis_jax.runtime.allocator import configure_malloc
 from simcis_jax.runtime.compilation import enable_compilation_cache
 
-CONFIGS = (
-    Path(__file__).parent.parent / 'configs'
-)  # In a checkout, a symbolic link to the top-level folder.
+CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout, a link to the top level.
 CONFIG_FLAG = '--config.'  # Prefix of arguments that change a config value.
 
 
@@ -115,9 +113,7 @@ def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
         uses_devices: whether it compiles JAX programs.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, 'reconfigure'
-        ):  # Streams of notebooks cannot be reconfigured, nor need it.
+        if hasattr(stream, 'reconfigure'):  # Streams of notebooks have no encoding to set.
             stream.reconfigure(errors='replace')
     logging.set_verbosity(logging.WARNING)  # Orbax logs every write at INFO.
     if not flags.FLAGS.is_parsed():

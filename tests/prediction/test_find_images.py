@@ -1,4 +1,4 @@
-"""Which files a path, a folder or a pattern stands for."""
+"""Finding images by path, folder and pattern."""
 
 import os
 

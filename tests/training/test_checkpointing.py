@@ -123,9 +123,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder):
     with pytest.raises(
         OSError, match=r'checkpoints: .* step 6 could not .* needs up to 0 MiB, \d+'
     ):
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (1 << 16, limits[1])
-        )  # Fails as a full disk would.
+        # Writing fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
         try:
             with StageCheckpoints(folder) as checkpoints:
                 checkpoints.save_weights(6, {'layer': noise})

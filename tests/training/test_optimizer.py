@@ -47,9 +47,8 @@ def test_every_published_parameter_is_in_its_published_group():
     state = {}
     for key, shape in golden_weights.published_shapes().items():
         group = published.get(re.sub(r'\.bbox_embed\.\d\.', '._bbox_embed.', key))
-        number = (
-            kinds.index(group) if group in kinds else -1
-        )  # Frozen norms are buffers in PyTorch.
+        # Frozen norms are buffers in PyTorch and in no group.
+        number = kinds.index(group) if group in kinds else -1
         state[key] = np.broadcast_to(np.int8(number), shape)
     numbers = flax.traverse_util.flatten_dict(to_flax(state), sep='/')
     groups = groups_of(to_flax(state))
