@@ -168,16 +168,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.convert', 'Converts models from and to PyTorch.')
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, first, convert in (
-        ('import', 'source', import_model),
-        ('export', 'checkpoint', export_model),
+    for name, convert, source, read, written in (
+        (
+            'import',
+            import_model,
+            'source',
+            'File .pth, .pkl or .safetensors.',
+            'New folder stage_N.',
+        ),
+        ('export', export_model, 'checkpoint', 'Folder stage_N.', 'File .pth or .safetensors.'),
     ):
         subparser = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
         subparser.set_defaults(convert=convert)
-        subparser.add_argument(f'--{first}', type=command.path, required=True, help='What to read.')
-        subparser.add_argument('--out', type=command.path, required=True, help='What to write.')
-        subparser.add_argument('--bank', type=command.path, help='fake_query.pkl')
-        subparser.add_argument('--counts', type=command.path, help='psd_distribution.json')
+        subparser.add_argument(f'--{source}', type=command.path, required=True, help=read)
+        subparser.add_argument('--out', type=command.path, required=True, help=written)
+        subparser.add_argument('--bank', type=command.path, help='Query bank, fake_query.pkl.')
+        subparser.add_argument(
+            '--counts', type=command.path, help='Pseudo-label counts, psd_distribution.json.'
+        )
     values = vars(parser.parse_args(arguments))
     values.pop('command')
     convert = values.pop('convert')

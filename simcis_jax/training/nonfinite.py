@@ -22,7 +22,7 @@ def broken_terms(metrics: Mapping[str, Any]) -> list[str]:
 
 
 class NonfiniteSteps:
-    """Collects the metrics of every step and checks them in batches, so that no step waits.
+    """Collects metrics and checks those of many steps at once, so that steps need not wait.
 
     The train step skips the update of a non-finite step itself, so the train state stays finite.
 
