@@ -1,9 +1,9 @@
-"""The command that takes models from and to the published PyTorch code.
+"""The command that converts models from and to the published PyTorch code.
 
     python -m simcis_jax.convert import --source=model_final.pth --out=converted/stage_1
     python -m simcis_jax.convert export --checkpoint=runs/a/stage_1 --out=model_final.pth
 
-No PyTorch is needed, and nothing that a file names is ever run.
+PyTorch is not needed, and code in a pickle is never run.
 """
 
 from __future__ import annotations
@@ -33,30 +33,35 @@ def backbone_name(resnet: dict[str, Any]) -> str:
     """The name of the backbone with these parameters.
 
     Raises:
-        InputError: it is neither ResNet-50 nor -101.
+        InputError: it is neither ResNet-50 nor ResNet-101.
     """
     blocks = tuple(sum(name.startswith(f'res{stage}_') for name in resnet) for stage in range(2, 6))
     for name, settings in BACKBONES.items():
         if settings['blocks'] == blocks:
             return name
-    raise InputError(f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor -101.')
+    raise InputError(
+        f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor ResNet-101.'
+    )
 
 
 def import_model(
     source: str, out: str, *, bank: str | None = None, counts: str | None = None
 ) -> str:
-    """Writes a published model as the folder of a finished stage; returns what it is, in words.
+    """Imports a published model as the folder of a finished stage.
 
-    ImageNet weights become a folder with the backbone alone, for `training.init_backbone`.
+    ImageNet weights become a folder with only the backbone, for `training.init_backbone`.
 
     Args:
-        source: .pth, .pkl or .safetensors.
-        out: folder to make: its name stage_N tells which stage the model has learned last.
-        bank: the fake_query.pkl that belongs to the model; None = an empty bank.
-        counts: the psd_distribution.json; None = no pseudo-label counted.
+        source: checkpoint file, .pth, .pkl or .safetensors.
+        out: new folder stage_N, where N is the last stage that the model was trained on.
+        bank: the fake_query.pkl of the model; None = no query bank.
+        counts: the psd_distribution.json of the model; None = all pseudo-label counts are 0.
+
+    Returns:
+        One line that says what was written and how to use it.
 
     Raises:
-        InputError: a file holds something else, or `out` is not as described.
+        InputError: a file has another content, or `out` exists or has another name.
         FileError: a file cannot be read or written.
     """
     folder = StageFolder(Path(out))
@@ -65,13 +70,15 @@ def import_model(
     state = state_dicts.read_state(source)
     if not any(key.startswith('sem_seg_head.') for key in state):
         if bank or counts:
-            raise InputError(f'{source} is a backbone alone, to which no bank or counts belong.')
+            raise InputError(f'{source} is only a backbone; leave out --bank and --counts.')
         params = state_dicts.to_params(source, state, backbone_only=True)
         words, memory = f'{backbone_name(params["resnet"])} backbone', None
         usage = f'--config.training.init_backbone={out}'
     else:
         if not folder.number:
-            raise InputError(f'--out={out} must end in stage_N: N=1 if the base stage was last.')
+            raise InputError(
+                f'--out={out} must end in stage_N, N being the last trained stage (1 = base).'
+            )
         params = state_dicts.to_params(source, state)
         num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
         memory = _memory(num_classes, hidden_dim, bank, counts)
@@ -102,7 +109,8 @@ def _memory(
         queries, written = published_bank.read_bank(bank, num_classes)
         if queries.shape[2] != hidden_dim:
             raise InputError(
-                f'{bank} has queries of {queries.shape[2]}, the model of {hidden_dim}.'
+                f'{bank} has queries of dimension {queries.shape[2]}, the model of {hidden_dim}; '
+                'give the bank of this model.'
             )
     else:
         size = SimCIS.bank_size
@@ -117,16 +125,19 @@ def _memory(
 def export_model(
     checkpoint: str, out: str, *, bank: str | None = None, counts: str | None = None
 ) -> str:
-    """Writes the newest checkpoint of a stage as the published code has it; says what it wrote.
+    """Exports the newest checkpoint of a stage to the format of the published code.
 
     Args:
-        checkpoint: folder stage_N, or of a run, which stands for its newest finished stage.
-        out: .pth, which the published code loads, or .safetensors.
-        bank: where to write the query bank; None = nowhere.
-        counts: where to write the counts of pseudo-labels; None = nowhere.
+        checkpoint: folder stage_N, or a run's work directory for its newest finished stage.
+        out: file to write: .pth, which the published code loads, or .safetensors.
+        bank: file for the query bank; None = not written.
+        counts: file for the pseudo-label counts; None = not written.
+
+    Returns:
+        One line that says what was written.
 
     Raises:
-        InputError: there is no checkpoint, or it has no counterpart in the published code.
+        InputError: there is no checkpoint, or the published code has no such model.
         FileError: a file cannot be written.
     """
     if Path(out).suffix not in SUFFIXES:
@@ -141,30 +152,40 @@ def export_model(
     state = torch_weights.to_torch(params)
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
-        raise InputError(f'{checkpoint}: {wrong[0]} is not float32, as the published weights are.')
+        raise InputError(
+            f'{checkpoint}: {wrong[0]} is not float32, which the published code needs.'
+        )
     state_dicts.write_state(out, state)
     memory = {name: np.asarray(value) for name, value in memory.items()}
     if bank:
         published_bank.write_bank(bank, memory['queries'], memory['written'])
     if counts:
         write_atomically(Path(counts), published_bank.counts_text(memory['counts']))
-    return f'{out}: {len(state)} arrays of {folder.root}'
+    return f'{out}: {len(state)} arrays from {folder.root}'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.convert', 'Converts models from and to PyTorch.')
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, first, convert in (
-        ('import', 'source', import_model),
-        ('export', 'checkpoint', export_model),
+    for name, convert, source, read, written in (
+        (
+            'import',
+            import_model,
+            'source',
+            'File .pth, .pkl or .safetensors.',
+            'New folder stage_N.',
+        ),
+        ('export', export_model, 'checkpoint', 'Folder stage_N.', 'File .pth or .safetensors.'),
     ):
         subparser = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
         subparser.set_defaults(convert=convert)
-        subparser.add_argument(f'--{first}', type=command.path, required=True, help='What to read.')
-        subparser.add_argument('--out', type=command.path, required=True, help='What to write.')
-        subparser.add_argument('--bank', type=command.path, help='fake_query.pkl')
-        subparser.add_argument('--counts', type=command.path, help='psd_distribution.json')
+        subparser.add_argument(f'--{source}', type=command.path, required=True, help=read)
+        subparser.add_argument('--out', type=command.path, required=True, help=written)
+        subparser.add_argument('--bank', type=command.path, help='Query bank, fake_query.pkl.')
+        subparser.add_argument(
+            '--counts', type=command.path, help='Pseudo-label counts, psd_distribution.json.'
+        )
     values = vars(parser.parse_args(arguments))
     values.pop('command')
     convert = values.pop('convert')

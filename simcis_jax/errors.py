@@ -1,7 +1,7 @@
-"""Errors that a user can cause and mend.
+"""Errors that a user can cause and fix.
 
-The commands show them as one line. Every other exception is a fault of the program and keeps its
-traceback. The message names the file, field or value, the rule that it breaks, and the way out.
+The commands show them as one line. Every other exception is a bug and keeps its traceback. A
+message names the file, field or value, the rule that it breaks, and what to do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class UserError(Exception):
 
 
 class InputError(UserError, ValueError):
-    """A value, or the content of a file, is not what it must be."""
+    """A value, or the content of a file, is invalid."""
 
 
 class FileError(UserError, OSError):
@@ -41,10 +41,10 @@ _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Around what reads a file or folder: the error of the system becomes one that names it.
+    """Context manager that turns an OSError while reading into an error that names the path.
 
     Raises:
-        MissingFileError: it does not exist.
+        MissingFileError: the file or folder does not exist.
         FileError: it cannot be read.
     """
     try:
@@ -54,7 +54,9 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     except FileNotFoundError:
         raise MissingFileError(f'{path} does not exist; check the path.') from None
     except NotADirectoryError:
-        raise FileError(f'{path} must be a folder, but is, or lies in, a file.') from None
+        raise FileError(
+            f'{path} must be a folder, but it or one of its parents is a file.'
+        ) from None
     except IsADirectoryError:
         raise FileError(f'{path} is a folder, but a file is needed; check the path.') from None
     except OSError as error:
@@ -63,7 +65,7 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Around what writes a file or makes a folder; see `reading`.
+    """Context manager that turns an OSError while writing into an error that names the path.
 
     Raises:
         StorageError: the disk is full, read-only or broken.
@@ -76,5 +78,5 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     except OSError as error:
         kind, way_out = FileError, 'choose another path'
         if error.errno in _STORAGE:
-            kind, way_out = StorageError, 'make room, or choose another disk'
+            kind, way_out = StorageError, 'free some space, or choose another disk'
         raise kind(f'{path} cannot be written ({error.strerror}); {way_out}.') from error

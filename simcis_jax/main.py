@@ -1,11 +1,11 @@
-"""The command: config in, stages trained and evaluated, table out.
+"""The training command: trains and evaluates all stages of a config, and prints the table.
 
     python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes
 
-A config is one of the package by its name, or a file of your own by its path. Any value can be
-changed on the command line: --config.method.name=finetune. The same command
-continues an interrupted run; on a finished run it prints the table. --mode=evaluate scores the
-newest finished stage again, for example the one of training.init_from.
+--config is the name of a config in the package or the path of your own. Any value can be changed on
+the command line, as in --config.method.name=finetune. The same command resumes an interrupted run;
+on a finished run it prints the table. --mode=evaluate evaluates the newest finished stage again,
+for example the one in training.init_from.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ MODES = ('train', 'evaluate')
 
 
 def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
-    """Runs a config to its results; the entry for notebooks and tests.
+    """Runs a config and returns the results; the entry point for notebooks and tests.
 
     Args:
-        config: groups of values, as `configs/common.py` makes them.
+        config: config as nested dicts, as `configs/common.py` makes it.
         workdir: folder of the run.
-        mode: 'train', or 'evaluate' to score the newest finished stage again and train nothing.
+        mode: 'train', or 'evaluate' to evaluate the newest finished stage again without training.
 
     Raises:
-        InputError: a value is unknown, impossible, or not the one the folder was started with.
+        InputError: a key or value is not allowed, or differs from the config in `workdir`.
         FileError: a file is missing or cannot be read or written.
-        NonfiniteError: a loss is not finite.
-        Interrupted: SIGTERM or Ctrl-C came while training; a SystemExit.
+        NonfiniteError: a loss or gradient is not finite.
+        Interrupted: SIGTERM or Ctrl-C stopped the training; a subclass of SystemExit.
     """
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     with Workdir(workdir, config, writes=parallel.is_main()) as folder:
@@ -60,19 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         '--config',
         type=command.path,
         required=True,
-        help='Name of a config of the package, such as shapes_cps_8_2, or path of a file.',
+        help='Name of a config in the package, such as shapes_cps_8_2, or path of a config file.',
     )
     parser.add_argument('--workdir', type=command.path, required=True, help='Folder of the run.')
     parser.add_argument(
         '--mode',
         choices=MODES,
         default='train',
-        help='train: what is not finished yet, then evaluate. evaluate: the newest finished stage.',
+        help='train: train and evaluate all unfinished stages. evaluate: evaluate the newest '
+        'finished stage again.',
     )
     parser.add_argument(
         '--distributed',
         action='store_true',
-        help='Run as one of several processes; see parallel.start_processes.',
+        help='Run as one of several processes, on a cluster or with JAX_COORDINATOR_ADDRESS set.',
     )
     options, overrides = command.split_overrides(parser, arguments)
 

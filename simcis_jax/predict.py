@@ -1,11 +1,11 @@
-"""The command that segments a user's own images.
+"""The command that segments images with a finished stage.
 
     python -m simcis_jax.predict --checkpoint=runs/a --images photos --out=predicted
 
-`runs/a` stands for its newest finished stage, `photos` for all images in that folder and its
-folders. `runs/a/stage_3`, single files and patterns ('photos/*.jpg') are taken as well.
+`runs/a` means its newest finished stage; `runs/a/stage_3` works, too. A folder of images is
+searched recursively; single files and patterns such as 'photos/*.jpg' work, too.
 
-In Python, `load` gives the same as a function of arrays:
+In Python, `load` returns a predictor for arrays:
 
     predictor = simcis_jax.predict.load('runs/a/stage_3')
     result = predictor(image)
@@ -34,12 +34,12 @@ def predict_files(
     """Segments image files; see `PredictionFolder` for what is written.
 
     Args:
-        predictor: of `load`.
-        images: files, folders and patterns, one or several; see `find_images`.
+        predictor: the result of `load`.
+        images: one or several files, folders or patterns; see `find_images`.
         out: folder for the results.
 
     Returns:
-        The files that could not be read or whose results could not be written, with the reasons.
+        For every file that could not be read, or whose results could not be written, the reason.
 
     Raises:
         InputError: there is no image.
@@ -78,7 +78,7 @@ def predict_files(
         for _ in map_ahead(write, predictor.predict(readable())):
             progress.advance()
     finally:
-        folder.write_json()  # Of what is done, also where something stops the rest.
+        folder.write_json()  # Also after an error, for the images that are done.
     return failed
 
 
@@ -86,14 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; images without a result are listed at the end."""
     parser = command.make_parser('simcis_jax.predict', 'Segments images.')
     for name, required, words in (
-        ('checkpoint', True, 'Folder stage_N, or of a run: its newest finished stage.'),
+        (
+            'checkpoint',
+            True,
+            'Folder stage_N, or work directory of a run (its newest finished stage).',
+        ),
         ('out', True, 'Folder for the results.'),
         (
             'config',
             False,
-            'Config name or file, where the run has none; its values can be set, too.',
+            'Config name or file, for a model without a run; --config.GROUP.KEY=VALUE works, too.',
         ),
-        ('categories', False, 'JSON with COCO categories, where the run has none.'),
+        ('categories', False, 'JSON with COCO categories, for a model without a run.'),
     ):
         parser.add_argument(f'--{name}', type=command.path, required=required, help=words)
     parser.add_argument(
@@ -102,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         required=True,
         nargs='+',
         action='extend',
-        help="Files; folders, with all images in and below them; patterns: 'photos/**/*.jpg'.",
+        help="Files, folders (searched recursively) or patterns such as 'photos/**/*.jpg'.",
     )
     for name, kind in (
         ('object_mask_threshold', float),
@@ -111,19 +115,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ('max_side', int),
         ('batch_size', int),
     ):
-        parser.add_argument(f'--{name}', type=kind, help="Instead of the config's.")
+        parser.add_argument(
+            f'--{name}', type=kind, help=f'Replaces evaluation.{name} of the config.'
+        )
     options, overrides = command.split_overrides(
-        parser, arguments, hint='several files need a space: --images FILE FILE; '
+        parser, arguments, hint='separate several files by spaces: --images FILE FILE; '
     )
     if overrides and not options.config:
-        parser.error(f'{overrides[0]} changes a config, so it needs --config=FILE')
+        parser.error(f'{overrides[0]} changes a config, so it needs --config=NAME')
     values = {name: value for name, value in vars(options).items() if value is not None}
     checkpoint, images, out = (values.pop(name) for name in ('checkpoint', 'images', 'out'))
 
     def program() -> None:
         if options.config:
             values['config'] = command.read_config(options.config, overrides).to_dict()
-        paths = find_images(images, out)  # A wrong path is told before the model is loaded.
+        paths = find_images(images, out)  # Reports a wrong path before loading the model.
         devices.print_devices()
         failed = predict_files(load(checkpoint, **values), paths, out)
         print(f'{out}: {", ".join(KINDS)} and panoptic.json')

@@ -1,4 +1,4 @@
-"""Command that writes an HTML report of a run, finished or not.
+"""The command that writes an HTML report of a run, finished or not.
 
     python -m simcis_jax.report --workdir=runs/a
 
@@ -22,7 +22,7 @@ def write_report(workdir: str | Path) -> Path:
     """Writes report.html into the folder of a run; returns its path.
 
     Raises:
-        InputError: the folder is not that of a run.
+        InputError: the folder is not a work directory of a run.
         FileError: a file cannot be read or written.
     """
     page = make_page(read_run(workdir))

@@ -1,11 +1,11 @@
-"""A setting: a dataclass field with its default, its meaning, and the values it may have.
+"""A setting: a dataclass field with a default, a description, and the values it may have.
 
     @dataclasses.dataclass(frozen=True)
     class TrainingSettings:
-        batch_size: int = declare(8, 'Images of a step, over all devices.', at_least=1)
+        batch_size: int = declare(8, 'Images per step, over all devices.', at_least=1)
 
 The annotation is the type. The check at the start of a run, its error message and the configuration
-reference all read this one declaration. Making such a dataclass directly checks nothing.
+reference are all derived from this declaration. The dataclass itself checks nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 
 from simcis_jax.errors import InputError
 
-NOUNS = {  # Of one value, and of several.
+NOUNS = {  # Singular and plural.
     bool: ('True or False', ''),
     int: ('a whole number', 'whole numbers'),
     float: ('a finite number', 'finite numbers'),
     str: ('text', 'texts'),
     types.NoneType: ('None', ''),
 }
-ACCEPTED = {  # Python counts True among the integers; a setting does not.
+ACCEPTED = {  # A bool is an int in Python, but is not accepted as one.
     bool: bool,
     int: numbers.Integral,
     float: numbers.Real,
@@ -40,19 +40,19 @@ ACCEPTED = {  # Python counts True among the integers; a setting does not.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:
-    """What a value must be besides its type; of a tuple, every entry."""
+    """The values that are allowed besides the type; for a tuple, of every entry."""
 
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
     multiple_of: int | None = None
-    choices: tuple[str, ...] = ()  # Text is one of these; a tuple has at least one entry.
-    rising: bool = False  # Entries of a tuple never fall.
-    path: bool = False  # Text is a path, in which `~` is expanded.
+    choices: tuple[str, ...] = ()  # Allowed strings; a tuple needs at least one entry.
+    rising: bool = False  # Entries of a tuple must not decrease.
+    path: bool = False  # The string is a path, in which `~` is expanded.
 
     def conditions(self) -> list[str]:
-        """The rule for numbers in words: ['at least 0 and below 1', 'in rising order']."""
+        """The rule in words, such as ['at least 0 and below 1', 'in rising order']."""
         bounds = ' and '.join(
             f'{name.replace("_", " ")} {getattr(self, name)}'
             for name in ('at_least', 'above', 'at_most', 'below')
@@ -63,7 +63,7 @@ class Rule:
         return [words for words in (bounds, multiple, order) if words]
 
     def allows(self, value: Any) -> bool:
-        """Whether a value of the right type keeps the rule."""
+        """Whether a value of the right type is allowed."""
         entries = value if isinstance(value, tuple) else (value,)
         if self.choices and not (entries and set(entries) <= set(self.choices)):
             return False
@@ -86,21 +86,21 @@ class Setting:
     """A declared field."""
 
     default: Any
-    kind: Any  # Its annotation.
+    kind: Any  # The annotation of the field.
     meaning: str
     rule: Rule
 
     def requirement(self) -> str:
-        """What a value must be, in words: 'a whole number, at least 1'."""
+        """What a value must be, in words, such as 'a whole number, at least 1'."""
         return ', '.join([self._noun(), *self.rule.conditions()])
 
     def check(self, key: str, value: Any) -> Any:
-        """The value as the declared type: an integer is also a float, a list also a tuple.
+        """The value in the declared type; integers become floats and lists tuples where needed.
 
         Raises:
-            InputError: it is of another type, not finite, or not allowed; names `key`.
+            InputError: the value has another type, is not finite or not allowed; names `key`.
         """
-        with contextlib.suppress(TypeError, OverflowError):  # The latter: no float is so large.
+        with contextlib.suppress(TypeError, OverflowError):  # An int may exceed every float.
             converted = _converted(value, self.kind)
             if self.rule.allows(converted):
                 return os.path.expanduser(converted) if self.rule.path else converted
@@ -113,7 +113,7 @@ class Setting:
             number = 'one' if self.kind is str else 'one or more'
             return f'{number} of {", ".join(map(repr, self.rule.choices))}'
         options = typing.get_args(self.kind) if _is_union(self.kind) else (self.kind,)
-        # None first: the conditions that follow are of the other.
+        # None comes first, because the conditions that follow concern the other type.
         options = sorted(options, key=lambda option: option is not types.NoneType)
         return ' or '.join(_noun_of(option) for option in options)
 
@@ -122,15 +122,15 @@ def declare(default: Any, meaning: str, **rule: Any) -> Any:
     """A dataclass field that is a setting.
 
     Args:
-        default: its value where a config says nothing.
-        meaning: one or two sentences for the configuration reference.
+        default: value if the config does not set it.
+        meaning: description for the configuration reference, one or two sentences.
         **rule: fields of `Rule`.
     """
     return dataclasses.field(default=default, metadata={'meaning': meaning, 'rule': Rule(**rule)})
 
 
 def declared(owner: type) -> dict[str, Setting]:
-    """The settings of a dataclass by name, in order; other fields are left out."""
+    """The settings of a dataclass by name, in order of declaration; other fields are left out."""
     kinds = typing.get_type_hints(owner)
     return {
         field.name: Setting(field.default, kinds[field.name], **field.metadata)
@@ -151,7 +151,7 @@ def _noun_of(kind: Any) -> str:
 
 
 def _converted(value: Any, kind: Any) -> Any:
-    """The value as an annotation says; raises TypeError if it is something else."""
+    """The value converted to the annotated type; raises TypeError if it has another type."""
     if _is_union(kind):
         for option in typing.get_args(kind):
             with contextlib.suppress(TypeError):
@@ -172,7 +172,7 @@ def _converted_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(value) != len(kinds):
         raise TypeError
     entries = tuple(_converted(*pair) for pair in zip(value, kinds, strict=True))
-    if str in kinds:  # On the command line `a,b` is one text.
+    if str in kinds:  # On the command line, `a,b` is a single string.
         names = (name.strip() for entry in entries for name in entry.split(','))
         return tuple(dict.fromkeys(names))
     return entries

@@ -1,4 +1,4 @@
-"""What a config may say: every key with its default, its meaning and the values it may have."""
+"""All config keys, with their defaults, descriptions and allowed values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASKS = ('panoptic', 'semantic', 'instance')
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Which images, and how they are augmented."""
+    """The data set and its augmentation."""
 
     name: str = declare(
         'coco_panoptic', "Data set; 'shapes' is built in and needs no files.", choices=DATA_SETS
@@ -34,12 +34,10 @@ class DataSettings:
     num_train_images: int = declare(0, "Training images of 'shapes'; 0 = its default.", at_least=0)
     num_val_images: int = declare(0, "Evaluation images of 'shapes'; 0 = its default.", at_least=0)
     size: int = declare(640, 'Side of the square training crop in pixels.', at_least=1)
-    max_segments: int = declare(
-        100, 'Target slots of an image; the largest segments get them.', at_least=1
-    )
+    max_segments: int = declare(100, 'Target segments per image; the largest are kept.', at_least=1)
     scale_range: tuple[float, float] = declare(
         (0.5, 2.0),
-        'Random shorter side, in units of `size`; (1, 1) keeps images as they are.',
+        'Range of the random shorter side, as multiples of `size`; (1, 1) does not resize.',
         above=0,
         rising=True,
     )
@@ -47,7 +45,7 @@ class DataSettings:
     flip: bool = declare(True, 'Mirror images at random.')
     color: bool = declare(True, 'Jitter brightness, contrast, saturation and hue.')
     keep_empty: bool = declare(
-        False, 'Keep segments that cropping emptied as targets; published: True.'
+        False, 'Keep segments that lie outside the crop as empty targets; published: True.'
     )
     num_workers: int = declare(
         0, 'Processes that load images; 0 = threads of this process.', at_least=0
@@ -56,12 +54,14 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class ProtocolSettings:
-    """Which classes arrive when (A-B)."""
+    """The class-incremental protocol A-B: which classes arrive in which stage."""
 
-    base: int = declare(100, 'A, the classes of stage 1; all classes = joint training.', at_least=1)
-    increment: int = declare(10, 'B, the classes of every later stage.', at_least=1)
+    base: int = declare(
+        100, 'A, the number of classes of stage 1; all classes = joint training.', at_least=1
+    )
+    increment: int = declare(10, 'B, the number of classes of every later stage.', at_least=1)
     added: tuple[int, ...] = declare(
-        (), 'Classes of each stage after these, for classes that no one foresaw.', at_least=1
+        (), 'Numbers of classes of further stages, appended to those of A-B.', at_least=1
     )
     order: str | tuple[int, ...] = declare(
         'origin',
@@ -70,15 +70,19 @@ class ProtocolSettings:
     )
     setting: str = declare('overlapped', 'Which images a stage trains on.', choices=SETTINGS)
     replay_images: int = declare(
-        0, 'Images of past stages to keep and train on again; 0 = no limit.', at_least=0
+        0, 'Images of past stages to replay at most; 0 = no limit.', at_least=0
     )
     replay_megabytes: float = declare(
-        0.0, 'Room for replayed images, in 1e6 bytes; 0 = no limit. Both 0 = no replay.', at_least=0
+        0.0,
+        'Size of the replayed images at most, in 1e6 bytes; 0 = no limit. Both 0 = no replay.',
+        at_least=0,
     )
-    mask_unseen: bool = declare(True, 'Let only classes seen so far compete; published: False.')
+    mask_unseen: bool = declare(
+        True, 'Restrict selection and inference to classes seen so far; published: False.'
+    )
 
     def stages(self, num_classes: int) -> tuple[Stage, ...]:
-        """The stages that the protocol makes of a data set; see `make_stages`."""
+        """The stages of a data set under this protocol; see `make_stages`."""
         return make_stages(
             num_classes,
             base=self.base,
@@ -90,27 +94,29 @@ class ProtocolSettings:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW and its schedule; milestones are fractions of a stage, so all stages share them."""
+    """AdamW and its schedule; milestones are fractions, so that they suit stages of any length."""
 
     base_learning_rate: float = declare(1e-4, 'Learning rate of stage 1.', at_least=0)
     later_learning_rate: float = declare(5e-5, 'Learning rate of every later stage.', at_least=0)
     backbone_multiplier: float = declare(
-        0.1, 'Learning rate of the backbone over that of the rest.', at_least=0
+        0.1, 'Learning rate of the backbone relative to that of the rest.', at_least=0
     )
     milestones: tuple[float, ...] = declare(
         (0.85, 0.95),
-        'Fractions of a stage at which the rate decays.',
+        'Fractions of a stage at which the learning rate decays.',
         above=0,
         below=1,
         rising=True,
     )
     decay_factor: float = declare(
-        0.1, 'Multiplies the rate at each milestone.', at_least=0, at_most=1
+        0.1, 'Factor on the learning rate at each milestone.', at_least=0, at_most=1
     )
     warmup_steps: int = declare(0, 'Steps of linear warm-up at the start of a stage.', at_least=0)
-    weight_decay: float = declare(0.05, 'Weight decay; norms and embeddings have none.', at_least=0)
+    weight_decay: float = declare(
+        0.05, 'Weight decay; not applied to norms and embeddings.', at_least=0
+    )
     clip_norm: float = declare(
-        0.01, 'Largest global gradient norm; at 0.01 nearly every step is clipped.', above=0
+        0.01, 'Maximum global gradient norm; at 0.01 nearly every step is clipped.', above=0
     )
     b1: float = declare(0.9, "Decay of Adam's first moment.", at_least=0, below=1)
     b2: float = declare(0.999, "Decay of Adam's second moment.", at_least=0, below=1)
@@ -118,50 +124,56 @@ class OptimizerSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how to train."""
+    """Length of training, batch size, initial weights, logging and checkpoints."""
 
-    batch_size: int = declare(8, 'Images of a step, over all devices.', at_least=1)
+    batch_size: int = declare(8, 'Images per step, over all devices.', at_least=1)
     microbatch_size: int = declare(
-        0, 'Images that a device computes at once, to save memory; 0 = its whole share.', at_least=0
+        0,
+        'Images per device at a time (gradient accumulation) to save memory; 0 = all of them.',
+        at_least=0,
     )
     base_steps: int = declare(160_000, 'Steps of stage 1.', at_least=1)
     steps_per_class: int = declare(
-        1_000, 'Steps of every later stage, for each of its classes.', at_least=1
+        1_000, 'Steps of a later stage per class that it adds.', at_least=1
     )
     statistics_images: int = declare(
-        0, 'Images that pseudo-labels are counted on before a stage; 0 = all.', at_least=0
+        0, 'Images used to count pseudo-labels before a stage; 0 = all.', at_least=0
     )
     init_from: str = declare(
-        '', 'Folder stage_N of a finished run; go on after it instead of training it.', path=True
+        '', 'Folder stage_N of another run or a converted model to continue from.', path=True
     )
     init_backbone: str = declare(
-        '', 'ImageNet weights to start from: torchvision, timm or detectron2.', path=True
+        '', 'File of ImageNet weights for the backbone: torchvision, timm or detectron2.', path=True
     )
     seed: int = declare(0, 'Seed of all random numbers.', at_least=0, at_most=2**32 - 1)
-    log_every: int = declare(50, 'Steps between entries of the log.', at_least=1)
+    log_every: int = declare(50, 'Steps between log entries.', at_least=1)
     checkpoint_every: int = declare(
-        5_000, 'Steps between checkpoints; the end of a stage is always kept.', at_least=1
+        5_000, 'Steps between checkpoints; one is always saved at the end of a stage.', at_least=1
     )
     skip_nonfinite: int = declare(
-        0, 'Steps of a stage that may be left out because of inf or NaN.', at_least=0
+        0,
+        'Steps per stage that may be skipped because of inf or NaN before the run stops.',
+        at_least=0,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What a model is scored on after each stage, and how predictions become results."""
+    """Evaluation after each stage, and inference in general."""
 
-    tasks: tuple[str, ...] = declare(('panoptic',), 'What to score.', choices=TASKS)
+    tasks: tuple[str, ...] = declare(('panoptic',), 'Tasks to evaluate.', choices=TASKS)
     batch_size: int = declare(
-        8, 'Images at once; rounded up to a multiple of the devices.', at_least=1
+        8, 'Images per batch; rounded up to a multiple of the number of devices.', at_least=1
     )
     short_side: int = declare(640, 'Shorter side of the resized image in pixels.', at_least=1)
     max_side: int = declare(
-        2560, 'Longer side at most; the shorter one then gives way.', at_least=1
+        2560,
+        'Maximum longer side in pixels; the shorter side is reduced to respect it.',
+        at_least=1,
     )
     padding: int = declare(
         32,
-        'Sides are padded to multiples of it; more = fewer shapes, other results.',
+        'Pads sides to multiples of it; larger = fewer compiled shapes, slightly other results.',
         at_least=32,
         multiple_of=32,
     )
@@ -172,31 +184,36 @@ class EvaluationSettings:
         0.4, 'Class score that a semantic mask must reach.', at_least=0, at_most=1
     )
     overlap_threshold: float = declare(
-        0.8, 'Share of its mask that a segment must keep.', at_least=0, at_most=1
+        0.8,
+        'Share of its mask that a segment must keep against overlapping ones.',
+        at_least=0,
+        at_most=1,
     )
     semantic_resize: str = declare(
         'logits',
-        "What is resized to the stored size; published: 'labels'.",
+        "What semantic inference resizes to the stored image size; published: 'labels'.",
         choices=('logits', 'labels'),
     )
     num_instances: int = declare(
-        100, 'Instances of an image; those of stuff classes are left out afterwards.', at_least=1
+        100,
+        'Predictions per image in instance inference, before those of stuff are removed.',
+        at_least=1,
     )
-    num_pictures: int = declare(8, 'Rows of the picture after each stage.', at_least=0)
+    num_pictures: int = declare(8, 'Images in predictions.png of each stage.', at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MethodChoice:
-    """The continual method; a method reads those of the other keys that it has."""
+    """The continual method; each method uses only the keys that it declares."""
 
     name: str = declare(
         'simcis',
-        'Continual method; it reads those of the other keys that it has.',
+        'Continual method; keys of other methods are ignored.',
         choices=tuple(METHODS),
     )
 
 
-GROUPS: dict[str, tuple[type, ...]] = {  # What declares the keys of each group.
+GROUPS: dict[str, tuple[type, ...]] = {  # The dataclasses that declare the keys of each group.
     'data': (DataSettings,),
     'protocol': (ProtocolSettings,),
     'model': (Mask2Former,),
@@ -213,7 +230,7 @@ DECLARED = {
 
 
 def default_config() -> dict[str, dict[str, Any]]:
-    """Every group and key of a config, with the published panoptic 100-10 values."""
+    """A complete config; the defaults are the published values for panoptic 100-10."""
     return {
         group: {key: value.default for key, value in keys.items()}
         for group, keys in DECLARED.items()
@@ -222,7 +239,7 @@ def default_config() -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A checked config."""
+    """A validated config."""
 
     data: DataSettings
     protocol: ProtocolSettings
@@ -236,11 +253,11 @@ class Settings:
 
 
 def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """Turns a config into values; a key that it leaves out has its default.
+    """Validates a config and converts it; missing keys get their defaults.
 
     Raises:
-        InputError: keys are unknown, values are not allowed or contradict each other. The message
-            has a line for every fault.
+        InputError: keys are unknown, or values are not allowed or contradict each other. The
+            message has one line per fault.
     """
     faults = list(_unknown_keys(config))
     values = {}
@@ -275,7 +292,7 @@ def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
 
 
 def _unknown_keys(config: Mapping[str, Any]) -> Iterator[str]:
-    """A line for every group or key that nothing reads, with the nearest known key."""
+    """One line per unknown group or key, with the nearest known key."""
     known = [f'{group}.{key}' for group, keys in DECLARED.items() for key in keys]
     given = [
         f'{group}.{key}' if isinstance(keys, Mapping) else group
@@ -286,4 +303,4 @@ def _unknown_keys(config: Mapping[str, Any]) -> Iterator[str]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f'did you mean {near[0]!r}?' if near else f'known groups: {", ".join(DECLARED)}'
-            yield f'config key {key!r} is unknown, nothing reads it; {hint}'
+            yield f'config key {key!r} is unknown; {hint}'

@@ -1,4 +1,4 @@
-"""The configuration reference: a Markdown table of every setting, made from its declaration.
+"""Generates the configuration reference: Markdown tables of all settings.
 
 python -m simcis_jax.settings_reference
 """
@@ -13,7 +13,7 @@ from simcis_jax.settings import GROUPS
 
 
 def markdown() -> str:
-    """All groups, each under a heading."""
+    """The reference, with one section per config group."""
     return '\n'.join(_lines())
 
 
@@ -24,7 +24,7 @@ def _lines() -> Iterator[str]:
         for owner in owners:
             new = {key: value for key, value in declared(owner).items() if key not in known}
             known |= new.keys()
-            if new:  # A method that adds no key to those before it has no table.
+            if new:  # A method without keys of its own gets no table.
                 yield f'{inspect.cleandoc(owner.__doc__)}\n'
                 yield from _table(group, new)
                 yield ''

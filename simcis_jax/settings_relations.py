@@ -1,4 +1,4 @@
-"""What must hold between the values of a config."""
+"""Relations that must hold between config values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from simcis_jax.setting import declared
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
-    """A line for every relation that does not hold.
+    """One line per relation that does not hold.
 
     Args:
-        values: by 'group.key'; relations of a key that is left out are not looked at.
+        values: values by 'group.key'; relations that involve a missing key are skipped.
     """
     for (key, *others), requirement in RELATIONS.items():
         if values.keys() >= {key, *others}:
@@ -23,10 +23,10 @@ def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
                 yield f'{key}={values[key]!r} must be {words}.'
 
 
-# Each says what its first value must be, or None if it is.
+# Each returns what its first value must be, in words, or None if the relation holds.
 
 
-def _one_query_a_segment(max_segments: int, num_queries: int) -> str | None:
+def _one_query_per_segment(max_segments: int, num_queries: int) -> str | None:
     if max_segments > num_queries:
         return f'at most model.num_queries={num_queries}; a query matches one segment'
     return None
@@ -63,7 +63,7 @@ def _off_without_selection(key: str) -> Callable[[float, str, str], str | None]:
 
 
 RELATIONS = {
-    ('data.max_segments', 'model.num_queries'): _one_query_a_segment,
+    ('data.max_segments', 'model.num_queries'): _one_query_per_segment,
     ('data.size', 'model.backbone'): _whole_coarsest_map,
     ('model.hidden_dim', 'model.num_heads'): _equal_heads,
     ('model.hidden_dim',): _equal_norm_groups,

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-# All that a wheel is made of.
+# Everything that the wheel is built from.
 SOURCES = ('pyproject.toml', 'README.md', 'LICENSE', 'requirements.txt', 'configs', 'simcis_jax')
 FEW_STEPS = (
     '--config.protocol.base=12',  # One stage.
@@ -39,7 +39,7 @@ get_config = shapes_cps_8_2.get_config
 
 
 def build(folder: Path) -> Path:
-    """The wheel, made of a copy, so that neither reads what the other has left behind."""
+    """Builds the wheel from a copy of the sources, free of earlier build files."""
     copy = folder / 'source'
     copy.mkdir()
     for name in SOURCES:
@@ -70,7 +70,7 @@ def install(wheel: Path, environment: Path) -> Path:
 
 
 def use(python: Path, folder: Path) -> None:
-    """Trains a few steps and segments one picture there; a config of one's own is found, too."""
+    """Trains a few steps in `folder`, also with a config file in it, and segments one image."""
     variables = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     variables['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
 
@@ -88,7 +88,7 @@ def use(python: Path, folder: Path) -> None:
     assert Path(found.strip()).is_relative_to(python.parent.parent), found
     print(run('simcis_jax.main', '--config=shapes_cps_8_2', '--workdir=run', *FEW_STEPS))
     (folder / 'mine.py').write_text(OWN_CONFIG, 'utf-8')
-    run('simcis_jax.main', '--config=mine.py', '--workdir=run', *FEW_STEPS)  # It is finished.
+    run('simcis_jax.main', '--config=mine.py', '--workdir=run', *FEW_STEPS)  # Finished already.
     cv2.imwrite(str(folder / 'photo.png'), np.full((64, 80, 3), 90, np.uint8))
     run('simcis_jax.predict', '--checkpoint=run/stage_1', '--images=photo.png', '--out=predicted')
     assert (folder / 'predicted' / 'overlay' / 'photo.png').is_file()

@@ -1,4 +1,4 @@
-"""Runs in processes of their own."""
+"""Starts commands in separate processes."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import jax
 
 HERE = Path(__file__).parent
 MAIN = ('-m', 'simcis_jax.main')
-# Compiled as the tests are, and found again by all of them.
+# Compiles as the tests do, with the same compilation cache.
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
@@ -33,12 +33,12 @@ def start(program, *arguments, environment=None, **options):
 
 
 def start_run(workdir, *flags, program=MAIN, **options):
-    """The command with the small config, tests/tiny.py."""
+    """Starts the training command with the miniature config, tests/tiny.py."""
     return start(program, f'--config={HERE}/tiny.py', f'--workdir={workdir}', *flags, **options)
 
 
-def found_by_environment(num_processes):
-    """The environment of each of several processes that are to find each other."""
+def cluster_environments(num_processes):
+    """Environment variables by which the processes of one run find each other, per process."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         address = f'127.0.0.1:{probe.getsockname()[1]}'

@@ -1,10 +1,10 @@
-"""Shared by all tests."""
+"""Fixtures and hooks shared by all tests."""
 
 # ruff: noqa: E402
 
 import os
 
-# Tests wait for compilation far longer than for what was compiled.
+# Without optimisation: compiling takes tests far longer than running what was compiled.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
@@ -19,8 +19,8 @@ from simcis_jax.methods.simcis import SimCIS
 
 @pytest.fixture(scope='session', autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compiles each function once for all processes: the same step is built by many runs."""
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR keeps one.
+    """Shares compiled programs between all tests and processes, as many compile the same step."""
+    if jax.config.jax_compilation_cache_dir is None:  # Not set by JAX_COMPILATION_CACHE_DIR.
         base = tmp_path_factory.getbasetemp()
         shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
         jax.config.update('jax_compilation_cache_dir', str(shared / 'compiled'))
@@ -29,7 +29,7 @@ def compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def finished(tmp_path_factory):
-    """A finished run: folder, results, how often the step was traced. To change it, copy it."""
+    """A finished run: (folder, results, number of traces of the step). Do not modify the folder."""
     workdir = tmp_path_factory.mktemp('runs') / 'finished'
     traces = []
     with pytest.MonkeyPatch.context() as patch:
@@ -43,22 +43,22 @@ def finished(tmp_path_factory):
 
 def pytest_configure(config):
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which pytest leaves unparsed.
 
 
 def pytest_sessionfinish(session):
-    """A process that runs some of the tests sends what it compared to the one that reports."""
+    """Each pytest-xdist worker sends its parity errors to the process that reports them."""
     if hasattr(session.config, 'workeroutput'):
         session.config.workeroutput['parity'] = parity.recorded()
 
 
-@pytest.hookimpl(optionalhook=True)  # Of pytest-xdist.
+@pytest.hookimpl(optionalhook=True)  # A hook of pytest-xdist.
 def pytest_testnodedown(node):
     parity.add(getattr(node, 'workeroutput', {}).get('parity', []))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How well the arrays of the published code were met, if any were compared."""
+    """Prints the errors relative to the published code, if any test compared with it."""
     if parity.ERRORS:
         terminalreporter.section('relative errors against the published code')
         for line in parity.table():

@@ -1,9 +1,9 @@
-"""Trains two stages in a process of its own, on simulated devices, and keeps what came out.
+"""Trains two stages on simulated devices in a separate process, and saves the final state.
 
 python tests/devices.py NUM_DEVICES OUT.npz WORKDIR [KEY=VALUE ...]
 
-NUM_DEVICES are those of this process; several processes find each other by the environment, see
-`parallel.start_processes`. Values are JSON.
+NUM_DEVICES is the number of devices of this process. Several processes find each other by
+environment variables, see `parallel.start_processes`. Values are JSON.
 """
 
 import json
@@ -32,7 +32,7 @@ def main(num_devices, out, folder, *changes):
     config = tiny_config(**values).to_dict()
     with Workdir(folder, config, writes=parallel.is_main()) as workdir:
         trainer = Trainer(from_config(config), workdir)
-        programs = enable_compilation_cache(trainer)
+        programs = record_programs(trainer)
         inherited = trainer.start()
         state = trainer.finished_state(trainer.stages[inherited - 1]) if inherited else None
         for stage in trainer.stages[inherited : inherited + 2]:
@@ -47,8 +47,8 @@ def main(num_devices, out, folder, *changes):
         np.savez(out, program=programs[-1], **arrays)
 
 
-def enable_compilation_cache(trainer):
-    """Compiles the train step ahead of time; returns the list of what the compiler made of it."""
+def record_programs(trainer):
+    """Compiles the train step ahead of time; returns the list that receives the HLO texts."""
     programs, compiled, jitted = [], {}, trainer.train_step
 
     def step(state, teacher, batch, arrays):

@@ -1,7 +1,7 @@
 """Deterministic weights of the published network, and the arrays it computes from them.
 
-The weights are too large to store, so they are drawn: every array from its own generator, seeded by
-its key. The arrays in `golden/` were computed by the published PyTorch code with these weights.
+The weights are too large to store, so every array is drawn from a generator seeded by its key. The
+arrays in `golden/` were computed by the published PyTorch code with these weights.
 """
 
 import re
@@ -14,12 +14,12 @@ GOLDEN = Path(__file__).parent / 'golden'
 
 
 def load(name: str) -> dict[str, np.ndarray]:
-    """The arrays of one file; `golden/README.md` tells what they are."""
+    """The arrays of one file; see `golden/README.md`."""
     with np.load(GOLDEN / f'{name}.npz') as file:
         return dict(file)
 
 
-# Endings of 2-d keys whose branch is damped, so that queries stay different from each other.
+# Factors for 2-d weights by ending of the key; they damp branches so that queries stay distinct.
 DAMPED = {'out_proj.weight': 0.25, 'output_proj.weight': 0.5, 'linear2.weight': 0.3}
 MASK_BIAS = 2.5
 
@@ -37,8 +37,8 @@ def published_shapes(blocks_res4: int = 6) -> dict[str, tuple[int, ...]]:
 
 
 def draw(key: str, shape: tuple[int, ...], salt: str) -> np.ndarray:
-    """The float32 array of one key; a salt makes another network."""
-    key = re.sub(r'\.bbox_embed\.\d+\.', '._bbox_embed.', key)  # Copies of one module.
+    """The float32 array of one key; another salt gives another network."""
+    key = re.sub(r'\.bbox_embed\.\d+\.', '._bbox_embed.', key)  # One shared module.
     noise = np.random.default_rng(zlib.crc32((salt + key).encode())).standard_normal(shape)
     value = _shape_noise(key, noise)
     if key.endswith('mask_embed.layers.2.bias'):

@@ -1,10 +1,11 @@
-"""Kills runs again and again at random moments, and compares every bit of what they end with.
+"""Kills runs repeatedly at random moments and checks that their results are the same bit for bit.
 
     python -m tests.kill_test --runs=2
 
-A run of three stages is killed ten times: while it writes a checkpoint of each stage, evaluates it
-and begins the next one, and when it has just been started; one in four kills is SIGTERM, the others
-are SIGKILL. The same command goes on each time. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
+A run of three stages is killed ten times: just after its start, and in every stage while it writes
+a checkpoint, while it evaluates, and at the start of the next stage. One in four kills is SIGTERM,
+the others are SIGKILL. The same command resumes the run each time. Set JAX_COMPILATION_CACHE_DIR to
+keep compiled programs.
 """
 
 import argparse
@@ -28,17 +29,17 @@ import runs  # noqa: E402
 def is_new(path, since):
     try:
         return path.stat().st_mtime > since
-    except FileNotFoundError:  # It has got its name meanwhile.
+    except FileNotFoundError:  # Renamed meanwhile.
         return False
 
 
 def moments():
-    """In the order of a run: a name, a condition on its folder, and seconds after it at most.
+    """Moments of a run in order: name, condition(workdir, start time), largest delay in seconds.
 
-    A condition is told when the command started: an earlier kill leaves unfinished checkpoints. It
-    also holds when its moment is past.
+    A condition also holds after its moment. It takes the start time of the command to ignore the
+    unfinished checkpoints of earlier kills.
     """
-    yield 'the beginning', lambda run, start: True, 10.0
+    yield 'just started', lambda run, start: True, 10.0
     for stage, last in ((1, '6'), (2, '4'), (3, '4')):
         folder = f'stage_{stage}'
 
@@ -54,7 +55,7 @@ def moments():
             return (run / path).exists()
 
         yield f'stage {stage} writes a checkpoint', writes, 0.2
-        yield f'stage {stage} is evaluated', trained, 4.0
+        yield f'stage {stage} is being evaluated', trained, 4.0
         yield f'stage {stage} is over', evaluated, 4.0 if stage < 3 else 0.02
 
 
@@ -68,7 +69,7 @@ def kill_once(workdir, condition, delay, number):
     process.send_signal(number)
     _, errors = process.communicate()
     if number == signal.SIGTERM and process.returncode == 128 + number:
-        assert re.search('SIGTERM: stopped .*; the same command goes on', errors), errors
+        assert re.search('SIGTERM: stopped .*; run the same command again', errors), errors
     else:
         assert process.returncode in (0, -number), errors
     return process.returncode
@@ -81,13 +82,13 @@ def finish(workdir):
 
 
 def left(workdir):
-    """The checkpoints of a folder, in words."""
+    """The checkpoints in a work directory, as text."""
     paths = sorted(workdir.glob('stage_*/checkpoints/*'))
     return ', '.join(f'{path.parent.parent.name}/{path.name}' for path in paths) or 'nothing'
 
 
 def kill_test(num_runs, seed, folder):
-    """Raises AssertionError if a run ends with other numbers than the undisturbed one."""
+    """Raises AssertionError if a killed run ends with other results than an undisturbed one."""
     rng = random.Random(seed)
     finish(folder / 'undisturbed')
     for index in range(num_runs):

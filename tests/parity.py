@@ -1,11 +1,11 @@
-"""Comparisons with the arrays of the published code, and the table of how well they agree."""
+"""Comparison with arrays of the published code, and a table of the errors."""
 
 from collections import defaultdict
 
 import numpy as np
 
-# (file, kind) -> name -> error: relative, 0 for what is identical, a share of what is allowed
-# for entries of gradients and updates.
+# (file, kind) -> name -> error. The error is relative for VALUES and GRADIENTS, 0 for IDENTICAL,
+# and a fraction of the tolerance for NOISE, the entries of gradients and updates.
 ERRORS = defaultdict(dict)
 VALUES, GRADIENTS, IDENTICAL, NOISE = 'values', 'gradient norms', 'identical', 'entries'
 
@@ -21,13 +21,13 @@ def relative_error(actual, expected):
 
 
 def thinned(array, golden, name):
-    """The entries of a whole array that a file holds under this name."""
+    """The entries of a full array that the golden file stores under this name."""
     stride = golden.get(f'{name}.stride', [1] * np.ndim(array))
     return np.asarray(array)[tuple(slice(None, None, s) for s in stride)]
 
 
 def names(golden, *beginnings):
-    """Names of the arrays of a file that begin like this."""
+    """Names of the arrays of a golden file with one of these prefixes."""
     found = [
         x for x in golden if x.startswith(beginnings) and not x.endswith(('.stride', '.noise'))
     ]
@@ -36,15 +36,15 @@ def names(golden, *beginnings):
 
 
 def compare(file, golden, arrays, compared, tolerance, kind=VALUES):
-    """Asserts that whole arrays are the published ones: numbers nearly, decisions exactly.
+    """Asserts that arrays equal the published ones: floats to a tolerance, all others exactly.
 
     Args:
         file: name of the golden file, for the table.
         golden: its arrays.
-        arrays: published name -> our whole array.
+        arrays: published name -> our full array.
         compared: names to compare.
         tolerance: largest relative error of floats; everything else must be identical.
-        kind: the row of the table that the floats count in.
+        kind: row of the table for the floats.
     """
     errors = {}
     for name in compared:
@@ -59,10 +59,10 @@ def compare(file, golden, arrays, compared, tolerance, kind=VALUES):
 
 
 def compare_entries(file, golden, arrays, compared):
-    """Asserts that no entry is further off than two float32 runs may be, or than a thousandth.
+    """Asserts that the error of each entry is at most twice `.noise`, or 1e-3 of the largest entry.
 
-    `.noise` is the largest difference of the recorded run to the same run in float64, the
-    thousandth is of the largest entry. Errors are shares of what is allowed.
+    `.noise` is the largest difference between the recorded run and the same run in float64. Errors
+    are recorded as fractions of the tolerance.
     """
     errors = {}
     for name in compared:
@@ -79,18 +79,18 @@ def _record(file, kind, errors, limit):
 
 
 def recorded():
-    """All errors as rows (file, kind, name, error): what one process can send to another."""
+    """All errors as rows (file, kind, name, error), a form that workers can send."""
     return [(*key, name, float(e)) for key, errors in ERRORS.items() for name, e in errors.items()]
 
 
 def add(rows):
-    """Takes over what another process recorded."""
+    """Adds rows that another process recorded."""
     for file, kind, name, error in rows:
         ERRORS[file, kind][name] = error
 
 
 def table():
-    """A line a file and kind: how many arrays were compared, and the worst of them."""
+    """One line per file and kind: the number of compared arrays, and the largest error."""
     lines = [f'{"file":20} {"kind":15}{"arrays":>7}  worst']
     for (file, kind), errors in sorted(ERRORS.items()):
         worst = max(errors, key=errors.get, default=None)

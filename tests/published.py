@@ -1,4 +1,4 @@
-"""The published network, built and run here: what it computes, under the published names."""
+"""Runs this network at the published size and names its arrays as the published code does."""
 
 import functools
 
@@ -15,8 +15,8 @@ from simcis_jax.model.query_prealignment import proposals
 from simcis_jax.port.torch_weights import to_flax
 
 NUM_CLASSES, NUM_QUERIES, NUM_LAYERS = 150, 100, 9
-BLOCKS = {'resnet50': 6, 'resnet101': 23}  # Of res4.
-# Names of what is compared as activations; virtual queries have rows of their own.
+BLOCKS = {'resnet50': 6, 'resnet101': 23}  # Number of blocks in res4.
+# Prefixes of the activations to compare; vqrows/ are the rows of virtual queries.
 ACTIVATIONS = (
     'image',
     'backbone/',
@@ -32,28 +32,28 @@ SETS = ('interm', *(f'layer{i}' for i in range(NUM_LAYERS)))
 
 
 def network(backbone='resnet50'):
-    """With the published choice of boxes for the replayed queries."""
+    """The network, with the published choice of boxes for replayed teacher queries."""
     return Mask2Former(NUM_CLASSES, backbone=backbone, replay_own_boxes=True)
 
 
 @functools.lru_cache(maxsize=2)
 def weights(salt, backbone='resnet50'):
-    """Parameters that the golden files were computed with."""
+    """The parameters that the golden files were computed with."""
     return to_flax(golden_weights.published_state(salt, BLOCKS[backbone]))
 
 
 def padded(images):
-    """Images [B, 3, h, w] in the corner of a noisy canvas, its sides multiples of 32; their size"""
+    """Images [B, 3, h, w] padded to multiples of 32 [B, H, W, 3], and their sizes [B, 2]."""
     images = np.moveaxis(images, 1, -1)
-    batch, height, hidden_dim, _ = images.shape
-    canvas = np.full((batch, -(-height // 32) * 32, -(-hidden_dim // 32) * 32, 3), 77, np.uint8)
-    canvas[:, :height, :hidden_dim] = images
-    return canvas, np.array([[height, hidden_dim]] * batch)
+    batch, height, width, _ = images.shape
+    canvas = np.full((batch, -(-height // 32) * 32, -(-width // 32) * 32, 3), 77, np.uint8)
+    canvas[:, :height, :width] = images
+    return canvas, np.array([[height, width]] * batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(model, params, image, size, virtual_queries=None, replay_positions=None):
-    """Outputs, everything that the modules returned, and what the decoder attends to."""
+    """Outputs, the intermediate outputs of all modules, and the memory of the decoder."""
     outputs, state = model.apply(
         {'params': params},
         image,
@@ -70,7 +70,7 @@ def run(model, params, image, size, virtual_queries=None, replay_positions=None)
 
 
 def tokens_of(maps):
-    """Maps [B, h, w, D] as tokens [B, S, D], one map after the other."""
+    """Flattens maps [B, h, w, D] and concatenates them to tokens [B, S, D]."""
     return np.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in maps], axis=1)
 
 
@@ -80,7 +80,7 @@ def channels_first(x):
 
 
 def backbone_and_pixel_decoder(params, image, size, inner):
-    """Arrays of the first half of the network."""
+    """Arrays of the backbone and the pixel decoder."""
     encoder = inner['pixel_decoder']
     attention = encoder['layer0']['attention']
     maps, mask_features = encoder['__call__'][0]
@@ -130,7 +130,7 @@ def selection(predictions, virtual_queries, inner, memory):
 
 
 def decoder(part, inner, memory, mask_features):
-    """Arrays of one pass of the decoder, without the name of the pass."""
+    """Arrays of one pass of the decoder, without the prefix of the pass."""
     modules, sets = inner['decoder'], inner['decoder']['__call__'][part]
     arrays = {'refpoint_in': sets.boxes[0]}
     for i, name in enumerate(SETS):
@@ -153,7 +153,7 @@ def decoder(part, inner, memory, mask_features):
 
 
 def forward(model, params, image, size, virtual_queries=None, replay_positions=None):
-    """Predictions, and the arrays of a pass under their published names."""
+    """Predictions, and the arrays of a forward pass under their published names."""
     ran = run(model, params, image, size, virtual_queries, replay_positions)
     outputs, inner, memory = jax.device_get(ran)
     predictions = outputs if replay_positions is None else outputs[0]
@@ -179,10 +179,11 @@ def forward(model, params, image, size, virtual_queries=None, replay_positions=N
     return predictions, arrays
 
 
-def without_useless_rows(golden):
-    """A file without the rows that need masks or boxes of virtual queries.
+def without_virtual_query_masks(golden):
+    """A golden file without the masks, boxes and costs of virtual queries.
 
-    They serve nothing but a second matching for the query bank, so this network makes none.
+    The published code uses them only in a second matching for the query bank; this network does not
+    compute them.
     """
     golden = dict(golden)
     for name, array in golden.items():
@@ -197,9 +198,9 @@ def without_useless_rows(golden):
 
 
 def compare_attention(file, golden, arrays):
-    """Asserts that the queries of every decoder output may attend to the published keys.
+    """Asserts that the attention masks of all decoder outputs equal the published ones.
 
-    Recorded are the bits of blocked keys before rows without any open key are opened.
+    The golden file stores the mask of blocked keys before fully blocked rows are opened.
     """
     compared = [x.removesuffix('/attn_blocked_packed') for x in golden if x.endswith('_packed')]
     compared = [x for x in compared if x.startswith('dec/')]

@@ -1,4 +1,4 @@
-"""Parameters without compiling initialisers, which takes longer than a test."""
+"""Random parameters drawn with NumPy, as compiling the initialisers would take too long."""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def random_params(init, *inputs, seed=0, scale=0.3):
-    """Normal parameters for a module, given its `init` and the inputs of that."""
+    """Normally distributed parameters for a module, given its `init` and the inputs of `init`."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda x: rng.normal(0, scale, x.shape).astype(x.dtype), shapes)
 
 
 def save_stage_2(folder, num_classes, scale=0.3):
-    """A stage 2 as the converter leaves it: weights and a bank, no report, no stage 1."""
+    """Writes a stage 2 as the converter does: weights and a bank, no report, no stage 1."""
     settings = from_config(tiny_config().to_dict())
     model = Mask2Former(num_classes, **settings.model)
     size = settings.data.size

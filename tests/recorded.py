@@ -1,4 +1,4 @@
-"""The recorded training steps: their inputs, their random draws, and what is published of them."""
+"""Training steps recorded from the published code: inputs, random draws and settings."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def loss_name(name, term):
 
 
 def ground_truth(golden):
-    """Targets [2, T] before any pseudo-label."""
+    """The ground truth as targets [2, T], without pseudo-labels."""
     maps, labels, boxes = [], [], []
     for image in (0, 1):
         masks = np.unpackbits(golden[f'gt/b{image}/masks_packed'], axis=-1)
@@ -46,7 +46,7 @@ def ground_truth(golden):
 
 
 def slots_of(golden, image, name='main'):
-    """Our slot of every target of a matching: published, pseudo-labels come first, here last."""
+    """Our slot of every published target; the published code puts pseudo-labels first, we last."""
     num_truth = len(golden[f'gt/b{image}/labels'])
     num_targets = golden[f'assign/{name}/b{image}'].shape[1]  # Every target is matched.
     return np.roll(np.arange(num_targets), num_targets - num_truth)
@@ -62,10 +62,10 @@ def matched_queries(golden, name):
 
 
 def recorded_key(golden):
-    """A random key whose draws in a train step are the points of the recorded step.
+    """A random key with which a train step draws the points of the recorded step.
 
-    Its data is the path that led to it, and every draw is looked up by its path: step, stream,
-    image, then decoder output, slot and draw where there are several.
+    The key data is the sequence of values folded in: step, stream, image, then decoder output, slot
+    and draw where there are several. Every draw is looked up by this sequence.
     """
     num_targets = sum(len(golden[f'targets/b{image}/labels']) for image in (0, 1))
     matching = np.zeros((2, len(SETS), NUM_POINTS, 2), np.float32)
@@ -76,7 +76,7 @@ def recorded_key(golden):
             golden_weights.recorded_points(f'{kind}/{name}', (num_targets, *array.shape[3:]))
             for kind, array in (('over', candidates), ('rand', uniform))
         )
-        pair = 0  # Images in order, and in each the matched queries.
+        pair = 0  # Index of a matched pair, ordered by image, then query.
         for image in (0, 1):
             key = f'match/{name}/b{image}'
             matching[image, i] = golden_weights.recorded_points(key, (NUM_POINTS, 2))
@@ -100,7 +100,7 @@ def recorded_key(golden):
         assert bit_width == 32
         stream, table = tables[shape]
         indices = tuple(key[3 : 3 + table.ndim - len(shape)])
-        # A uniform float32 is made of the highest bits.
+        # JAX makes a uniform float32 of the highest bits.
         bits = (jnp.asarray(table)[indices] * 2.0**24).astype(jnp.uint32) << 8
         return jnp.where(key[2] == stream, bits, 0)
 
@@ -162,7 +162,7 @@ class PublishedSimCIS(SimCIS):
 
 
 def stage_of(case):
-    """The arrays of the stage a step was recorded in."""
+    """The stage of a recorded step."""
     classes = np.arange(NUM_CLASSES)
     num_past = 0 if case.teacher_salt is None else 100
     num_seen = 100 if case.teacher_salt is None else 100 + case.num_new
@@ -185,10 +185,10 @@ def drawn_queries(golden):
 
 
 def stored(method, student, targets, golden):
-    """What a recorded step stores, without the virtual queries that were matched."""
+    """What the recorded step stores in the bank, except virtual queries that were matched."""
     matches = Matches(jnp.asarray(matched_queries(golden, 'store'))[None], jnp.zeros((), jnp.int32))
     features, labels = map(np.asarray, method.stored_queries(student, targets, matches))
-    images, queries = np.nonzero(labels >= 0)  # Images in order, and in each the matched queries.
+    images, queries = np.nonzero(labels >= 0)  # Ordered by image, then query.
     return {
         'store/image': images,
         'store/query': queries,

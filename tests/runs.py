@@ -1,4 +1,4 @@
-"""Acting in the middle of a run, and comparing what runs left behind."""
+"""Helpers that interfere with a run and compare the results of runs."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from simcis_jax.types import Batch
 
 
 def at_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[Batch], Batch]) -> None:
-    """The number-th training batch from now on (1 = the next) becomes `action(batch)`."""
+    """Replaces the number-th training batch from now on (1 = the next) by `action(batch)`."""
     next_batch, calls = TrainIterator.__next__, []
 
     def hook(iterator):
@@ -32,7 +32,7 @@ def newest_state(workdir: Path, stage: int = 3) -> dict:
 
 
 def leaves(workdir: Path, stage: int = 3) -> list[np.ndarray]:
-    """The same as a flat list of numpy arrays."""
+    """`newest_state` as a flat list of NumPy arrays."""
     arrays = jax.tree.leaves(newest_state(workdir, stage))
     is_key = [jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in arrays]
     return [
@@ -42,7 +42,7 @@ def leaves(workdir: Path, stage: int = 3) -> list[np.ndarray]:
 
 
 def assert_same(workdir: Path, other: Path) -> None:
-    """Bit for bit the same parameters, optimizer, bank, counts, results and logged losses."""
+    """Asserts that the final states, results and logged losses are the same bit for bit."""
     for a, b in zip(leaves(workdir), leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
     for name in ('results.json', 'metrics.jsonl'):

@@ -8,7 +8,7 @@ from simcis_jax.model.mask2former import Mask2Former
 
 
 def shrunken_params(num_classes, backbone, width):
-    """A network's parameters with no axis longer than `width`: the names are all there."""
+    """Parameters with the names of the full network, every axis cut to at most `width`."""
     model = Mask2Former(num_classes, backbone, encoder_layers=2, decoder_layers=2)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 160, 160, 3)))['params']
     rng = np.random.default_rng(0)

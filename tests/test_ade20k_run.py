@@ -1,4 +1,4 @@
-"""ADE20K from the download to the table, by the commands of the README; only the content is small.
+"""ADE20K from the download to the results table, by the commands of the README, in miniature.
 
 The downloads have ADE20K's layout and its 150 classes. The configs are the published ones, with a
 smaller network, fewer steps and two stages.
@@ -40,7 +40,7 @@ TRAINED = [0, 2, 12, 20, 66, 141, 142, 148]  # Things and stuff; the last three 
 
 
 def command(module, *arguments, **options):
-    """Runs a module as a user does, with the compiled functions of this session; its output."""
+    """Runs a command as a user does, with the compilation cache; returns its output."""
     arguments = [*arguments, *(f'--{key}={value}' for key, value in options.items())]
     done = subprocess.run(
         [sys.executable, '-m', f'simcis_jax.{module}', *arguments],
@@ -54,7 +54,7 @@ def command(module, *arguments, **options):
 
 
 def prepare_and_run(kind, config, folder):
-    """The reports of both stages, and what was printed."""
+    """The reports of both stages, and the output of the run."""
     command('prepare', kind, '--allow_partial', source=folder, data_dir=folder / 'data')
     values = {f'config.{g}.{key}': v for g, keys in SMALL.items() for key, v in keys.items()}
     values |= {'config.data.root': folder / f'data/{kind}', 'workdir': folder / 'run'}
@@ -69,13 +69,13 @@ def prepare_and_run(kind, config, folder):
 
 
 def present_things_and_stuff(folder, kind):
-    """Names of the things and of the stuff that validation images show."""
+    """Names of the thing classes and of the stuff classes in the validation images."""
     labels = {label for example in Ade20k(folder, 'val', kind) for label in example.labels.tolist()}
     things = {CATEGORIES.names[label] for label in labels if CATEGORIES.is_thing[label]}
     return things, {CATEGORIES.names[label] for label in labels} - things
 
 
-def test_panoptic_and_no_score_is_not_the_score_0(tmp_path):
+def test_panoptic_run_has_scores_only_for_classes_that_occur(tmp_path):
     make_tree(tmp_path, num_train=10, num_val=0, classes=TRAINED)
     make_tree(tmp_path, num_train=0, num_val=3, classes=[0, 2, 12, 20, 141])
     things, stuff = present_things_and_stuff(tmp_path, 'panoptic')
@@ -84,12 +84,12 @@ def test_panoptic_and_no_score_is_not_the_score_0(tmp_path):
     assert 'stage 1 evaluation: 3 images, 2 network shapes, 2 output shapes' in output
     for report in stages:
         for name, scores in report['per_class'].items():
-            # A panoptic segment of a class that is nowhere is an error of that class.
+            # A predicted segment of a class without ground truth is a false positive, so PQ is 0.
             occurs = name in things | stuff or scores['fp'] > 0
             assert (scores['pq'] is not None) == occurs, name
             assert (scores['iou'] is not None) == (name in things | stuff), name
             assert (scores['ap'] is not None) == (name in things), name
-    # The table of the stage: PQ, SQ, RQ, 0 counts, IoU, AP of a class without image or prediction.
+    # A class without ground truth or prediction: PQ, SQ, RQ, counts of 0, IoU, AP.
     flag = next(row.split() for row in output.splitlines() if row.startswith('flag '))
     assert flag == ['flag', '-', '-', '-', '0', '0', '0', '-', '-', '-', '-']
     assert stages[0]['pq']['novel'] is None and stages[1]['pq']['novel'] is not None

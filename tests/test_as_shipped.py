@@ -1,4 +1,4 @@
-"""Training, evaluation and resuming as users run them; other tests hardly let XLA optimise."""
+"""Training, evaluation and resuming with XLA's default flags, unlike in other tests."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import runs
 
 
 def run_as_shipped(finished, workdir):
-    """Runs the stages after the first one of the finished run, with XLA's default flags."""
+    """Trains the stages after stage 1 of the finished run, with XLA's default flags."""
     start = f'--config.training.init_from={finished[0]}/stage_1'
     assert commands.start_run(workdir, start, environment={'XLA_FLAGS': ''}).wait() == 0
 
@@ -22,7 +22,7 @@ def shipped(finished, tmp_path_factory):
     return workdir
 
 
-def test_the_first_losses_and_the_scores_are_those_of_the_unoptimised_program(finished, shipped):
+def test_first_losses_and_scores_match_the_unoptimised_program(finished, shipped):
     def first_losses(workdir):
         records = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
         losses = next(record for record in records if record['stage'] == 2)
@@ -35,7 +35,7 @@ def test_the_first_losses_and_the_scores_are_those_of_the_unoptimised_program(fi
             assert ours[metric] == pytest.approx(expected[metric], abs=0.5), metric
 
 
-def test_a_resumed_run_ends_with_the_same_bits(finished, shipped, tmp_path):
+def test_a_resumed_run_has_the_same_results_bit_for_bit(finished, shipped, tmp_path):
     workdir = shutil.copytree(shipped, tmp_path / 'run')
     (workdir / 'stage_3' / 'evaluation.json').unlink()
     shutil.rmtree(workdir / 'stage_3' / 'checkpoints' / '4')

@@ -30,7 +30,7 @@ def test_every_row_can_be_traced(tiny, name):
         assert jax.tree.map(jnp.shape, result[0]) == jax.tree.map(jnp.shape, arguments[0])
 
 
-def test_operations_of_products_are_counted_as_by_hand():
+def test_operations_of_products_are_counted():
     def convolve(x, kernel, stride):
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
@@ -82,7 +82,7 @@ def test_the_command_adds_rows_to_its_file(tmp_path):
     assert (matrix['row'], bank['row']) == ('matrix product', 'query bank')
     assert matrix['gflop'] == pytest.approx(2 * 4096**3 / 1e9)
     assert len(bank['seconds']) >= 2 and min(bank['seconds']) > 0
-    # The donated bank is in memory once.
+    # The bank is donated, so only one copy is in memory.
     assert 150 * 80 * 256 * 4 / 2**20 < bank['planned_mib'] < 2 * 150 * 80 * 256 * 4 / 2**20
     lines = result.stdout.splitlines()
     assert lines[-2].startswith('| matrix product |') and lines[-1].startswith('| query bank |')
@@ -90,7 +90,7 @@ def test_the_command_adds_rows_to_its_file(tmp_path):
     assert refused.returncode and 'give another --out' in refused.stderr
 
 
-def test_tables_in_results_md_are_those_of_the_json_files():
+def test_tables_in_results_md_equal_the_json_files():
     text = (ROOT / 'benchmarks/RESULTS.md').read_text()
     files = sorted((ROOT / 'benchmarks/results').glob('speed*.json'))
     assert files

@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).parent.parent / 'configs'
 SHARED = {'common', 'ade'}  # Imported by other configs.
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
 
-# Merged values of the published config files and scripts; None: not set there.
+# Values of the published config files and scripts; None = not set there.
 PUBLISHED_KEYS = (
     'base', 'increment', 'virtual', 'alpha', 'label_score', 'merge', 'decoder_kl', 'temperature',
     'class_weight', 'backbone', 'size', 'milestones', 'mask_threshold',

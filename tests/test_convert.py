@@ -219,7 +219,9 @@ def test_a_resnet_of_another_depth_is_an_error(tmp_path, state):
     }
     assert to_flax(deeper, BACKBONE)
     state_dicts.write_state(tmp_path / 'x.pth', deeper)
-    with pytest.raises(ValueError, match=r'\(3, 4, 36, 3\) blocks .* neither ResNet-50 nor -101'):
+    with pytest.raises(
+        ValueError, match=r'\(3, 4, 36, 3\) blocks .* neither ResNet-50 nor ResNet-101'
+    ):
         convert.import_model(tmp_path / 'x.pth', tmp_path / 'out')
 
 

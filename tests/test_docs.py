@@ -1,4 +1,4 @@
-"""README and docs/ tell of what exists: links, commands, config keys and messages."""
+"""Links, commands, config keys and messages in README and docs/ exist."""
 
 import ast
 import importlib.util
@@ -66,7 +66,7 @@ def test_every_page_is_in_the_navigation_and_readme_leads_to_most():
 def test_config_keys_in_texts_exist(path):
     known = {
         f'{group}.{key}' for group, keys in settings.default_config().items() for key in keys
-    } | {'method.distillation_weight'}  # Of the example in methods.md.
+    } | {'method.distillation_weight'}  # Defined by the example in methods.md.
     text = path.read_text()
     groups = '|'.join(settings.default_config())
     keys = set(re.findall(r'--config\.(\w+\.\w+)', text))
@@ -87,14 +87,14 @@ def test_configs_and_modules_in_commands_exist(path):
 
 @pytest.mark.parametrize('path', [ROOT / 'README.md', ROOT / 'docs' / 'architecture.md'])
 def test_every_folder_of_the_package_is_in_the_layout(path):
-    rooms = [folder.name for folder in (ROOT / 'simcis_jax').iterdir() if folder.is_dir()]
+    folders = [folder.name for folder in (ROOT / 'simcis_jax').iterdir() if folder.is_dir()]
     text = path.read_text()
-    for room in rooms:
-        assert room == '__pycache__' or f'{room}/`' in text, room
+    for name in folders:
+        assert name == '__pycache__' or f'{name}/`' in text, name
 
 
 def quoted_messages():
-    """The first cells of the tables of messages in the page about errors."""
+    """The messages quoted in the tables of docs/troubleshooting.md."""
     page = (ROOT / 'docs' / 'troubleshooting.md').read_text()
     tables = page.split('| message | cause and way out |\n|---|---|\n')[1:]
     return [quote for table in tables for quote in re.findall(r'^\| `(.+?)` \|', table, re.M)]
@@ -151,7 +151,7 @@ def test_the_example_of_a_method_computes_its_loss():
     np.testing.assert_allclose(same, 0, atol=1e-5)
     assert other > 0.1
     readme = (ROOT / 'README.md').read_text()
-    assert code[code.index('@dataclasses') :] in readme  # One example, not two.
+    assert code[code.index('@dataclasses') :] in readme  # README and page show the same example.
 
 
 def test_the_hooks_of_a_method_are_all_in_the_page():

@@ -1,4 +1,4 @@
-"""Errors of the system become errors of the user, which name the file; no others do."""
+"""An OSError becomes a user error that names the file; other errors are unchanged."""
 
 import errno
 import os
@@ -18,25 +18,25 @@ from simcis_jax.runtime.files import replacing, write_atomically
         (reading, errno.EACCES, FileError, r'a.png cannot be read \(Permission denied\)'),
         (writing, errno.EACCES, FileError, 'a.png cannot be written .* choose another path'),
         (writing, errno.ENAMETOOLONG, FileError, r'\(File name too long\); choose another path'),
-        (writing, errno.ENOSPC, StorageError, r'\(No space left on device\); make room'),
+        (writing, errno.ENOSPC, StorageError, r'\(No space left on device\); free some space'),
         (writing, errno.EROFS, StorageError, 'Read-only file system'),
     ],
 )
-def test_an_error_of_the_system_names_the_file(around, code, kind, message):
+def test_an_os_error_becomes_a_user_error_that_names_the_file(around, code, kind, message):
     with pytest.raises(kind, match=message) as error, around('a.png'):
         raise OSError(code, os.strerror(code))
     assert type(error.value) is kind
 
 
 @pytest.mark.parametrize('around', [reading, writing])
-def test_other_errors_stay_as_they_are(around):
+def test_other_errors_are_unchanged(around):
     for error in (KeyError('x'), UserError('x'), MissingFileError('x')):
         with pytest.raises(type(error)) as raised, around('a.png'):
             raise error
         assert raised.value is error
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path):
     write_atomically(tmp_path / 'a.txt', 'old')
     with pytest.raises(KeyError), replacing(tmp_path / 'a.txt') as part:
         part.write_text('new')

@@ -1,4 +1,4 @@
-"""Every array of the published code is compared by a test, or it is said why not."""
+"""coverage.tsv says for every recorded array which test compares it, or why none does."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ def rows():
 
 @pytest.fixture(scope='module')
 def arrays_of_row(rows):
-    """The arrays (file, name) that each row speaks of; the first row that fits an array has it."""
+    """The arrays (file, name) of each row; an array belongs to the first row that matches it."""
     patterns = [(re.compile(row['files']), re.compile(row['arrays'])) for row in rows]
     found = [[] for _ in rows]
     for line in gzip.open(GOLDEN / 'names.txt.gz', 'rt'):
@@ -42,7 +42,7 @@ def test_every_array_has_a_row_and_every_row_its_arrays(rows, arrays_of_row):
         assert row['how'] in HOW, row
 
 
-def test_the_tests_that_rows_name_exist(rows):
+def test_tests_named_in_rows_exist(rows):
     for row in rows:
         where = row['where or why not']
         if row['how'] == 'left out':
@@ -52,7 +52,7 @@ def test_the_tests_that_rows_name_exist(rows):
             assert re.search(rf'^def {function}\(', (TESTS.parent / file).read_text(), re.M), row
 
 
-def test_what_is_compared_or_put_in_is_among_the_copied_arrays(rows, arrays_of_row):
+def test_compared_and_input_arrays_are_stored(rows, arrays_of_row):
     copied = {}
     for path in [*GOLDEN.glob('*.npz'), *(TESTS / 'evaluation' / 'golden').glob('*.npz')]:
         with np.load(path) as file:

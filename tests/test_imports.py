@@ -1,4 +1,4 @@
-"""Imports point one way, and nothing heavy is imported at run time."""
+"""Imports between folders point one way, and PyTorch and TensorFlow are never imported."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import simcis_jax
 
 PACKAGE = Path(simcis_jax.__file__).parent
-# The rooms from the ground up: a room may import itself, the rooms named here, other packages.
+# For each folder or module of the package, from the lowest layer up, which others it may import.
 ALLOWED = {
     'errors': set(),
     'setting': {'errors'},

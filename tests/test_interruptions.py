@@ -1,4 +1,4 @@
-"""Stopped, killed or damaged runs end with the same numbers; others say why they cannot go on."""
+"""Stopped, killed or damaged runs end with the same numbers, or say why they cannot continue."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def newest_step(workdir, stage):
 
 
 @pytest.mark.slow
-def test_a_crash_loses_the_steps_since_the_last_checkpoint(finished, tmp_path, monkeypatch):
+def test_a_crashed_run_resumes_from_its_last_checkpoint(finished, tmp_path, monkeypatch):
     def crash(_):
         raise RuntimeError('the machine is gone')
 
@@ -39,7 +39,7 @@ def test_a_crash_loses_the_steps_since_the_last_checkpoint(finished, tmp_path, m
     runs.assert_same(tmp_path, finished[0])
 
 
-def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monkeypatch, capsys):
+def test_sigterm_finishes_the_step_and_saves_a_checkpoint(finished, tmp_path, monkeypatch, capsys):
     def terminate(batch):
         os.kill(os.getpid(), signal.SIGTERM)
         return batch
@@ -56,13 +56,13 @@ def test_sigterm_stops_after_the_step_with_a_checkpoint(finished, tmp_path, monk
     )
     assert signal.getsignal(signal.SIGTERM) == before
     assert newest_step(tmp_path, 1) == 5
-    # Another number of workers, and of checkpoints, is the same run.
+    # A resumed run may change the number of workers and of checkpoints.
     changes = {'data.num_workers': 1, 'training.checkpoint_every': 3}
     assert main.run(tiny_config(**changes), str(tmp_path)) == finished[1]
     runs.assert_same(tmp_path, finished[0])
 
 
-def test_a_kill_while_a_checkpoint_is_written_loses_no_number(finished, tmp_path):
+def test_a_kill_while_a_checkpoint_is_written_changes_no_result(finished, tmp_path):
     moments = {name: condition for name, condition, _ in kill_test.moments()}
     writing = moments['stage 2 writes a checkpoint']
     assert kill_test.kill_once(tmp_path, writing, 0.0, signal.SIGKILL) == -signal.SIGKILL
@@ -71,11 +71,11 @@ def test_a_kill_while_a_checkpoint_is_written_loses_no_number(finished, tmp_path
 
 
 @pytest.mark.slow
-def test_ten_kills_lose_no_number(tmp_path):
+def test_ten_kills_change_no_result(tmp_path):
     kill_test.kill_test(num_runs=1, seed=1, folder=tmp_path)
 
 
-def test_a_damaged_checkpoint_is_trained_again(finished, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_removed_and_its_steps_are_repeated(finished, tmp_path, capsys):
     workdir = shutil.copytree(finished[0], tmp_path / 'run')
     (workdir / 'stage_3' / 'evaluation.json').unlink()
     (workdir / 'stage_3' / 'checkpoints' / '4' / 'rest' / 'manifest.ocdbt').unlink()
@@ -94,7 +94,7 @@ def test_a_damaged_teacher_is_an_error(finished, tmp_path):
         main.run(tiny_config(), str(workdir))
 
 
-def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch, capsys):
+def test_a_step_with_nan_stops_the_run_and_saves_its_batch(tmp_path, monkeypatch, capsys):
     changes = {'protocol.base': 12, 'training.log_every': 100, 'training.base_steps': 5}
     changes['training.checkpoint_every'] = 2
     poisoned = []
@@ -110,19 +110,19 @@ def test_a_step_with_nan_stops_the_run_and_keeps_its_batch(tmp_path, monkeypatch
             main.run(tiny_config(**changes), str(tmp_path))
     message = str(stopped.value)
     assert re.match(r'stage 1, step 3: box, giou, gradient_norm, total not finite', message)
-    # Step 4 would have been saved.
+    # The run stopped before the checkpoint of step 4.
     assert newest_step(tmp_path, 1) == 2
     saved = np.load(tmp_path / 'stage_1' / 'nonfinite_step_3_process_0.npz')
     np.testing.assert_array_equal(saved['image'], poisoned[0].image)
     np.testing.assert_array_equal(saved['boxes'], poisoned[0].targets.boxes)
     ids = ', '.join(map(str, saved['image_id']))
-    assert f'images {ids}, is in {tmp_path}' in message
+    assert f'images {ids}, is saved in {tmp_path}' in message
 
     changes['training.skip_nonfinite'] = 1
     with monkeypatch.context() as patch:
         runs.at_step(patch, 1, poison)
         main.run(tiny_config(**changes), str(tmp_path))
-    assert 'total not finite: left out, 1 of 1' in capsys.readouterr().out
+    assert 'total not finite; skipped, 1 of 1 allowed' in capsys.readouterr().out
     np.testing.assert_array_equal(poisoned[1].image, poisoned[0].image)
     (record,) = map(json.loads, (tmp_path / 'metrics.jsonl').read_text().splitlines())
     assert record['skipped_steps'] == 1 and record['step'] == 5

@@ -1,4 +1,4 @@
-"""The command line: bad input ends in one line that names the thing and the way out."""
+"""The command line: bad input ends in a one-line error."""
 
 import subprocess
 import sys

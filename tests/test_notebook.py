@@ -1,4 +1,4 @@
-"""The notebook runs from the top on a CPU, in miniature, and its text tells of what exists."""
+"""The notebook runs on a CPU in miniature, and the commands in its text exist."""
 
 import importlib
 import re
@@ -23,7 +23,7 @@ PATH = ROOT / 'experiments' / 'colab_tpu.ipynb'
 
 
 def read_notebook(last=None, **parameters):
-    """The notebook with other values in its parameter cell, up to and with the cell `last`."""
+    """The notebook up to the cell `last`, with other values in its parameter cell."""
     notebook = nbformat.read(PATH, as_version=4)
     if last:
         notebook.cells = notebook.cells[: [cell.id for cell in notebook.cells].index(last) + 1]
@@ -35,7 +35,7 @@ def read_notebook(last=None, **parameters):
 
 
 def tiny_changes():
-    """What makes the built-in config the tiny one, by dotted name."""
+    """Values that turn the built-in config into the tiny one, by dotted key."""
     config, tiny = shapes_cps_8_2.get_config(), tiny_config()
     return {
         f'{group}.{key}': tiny[group][key]
@@ -47,7 +47,7 @@ def tiny_changes():
 
 @pytest.fixture
 def make_client(monkeypatch, tmp_path):
-    """Runs a notebook in `tmp_path`, with what this session compiled, on one CPU device."""
+    """Makes a client that runs a notebook in `tmp_path` on CPU, with the compilation cache."""
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('PATH', str(Path(sys.executable).parent), prepend=':')
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
@@ -82,7 +82,7 @@ def test_the_file_is_a_valid_notebook_without_outputs():
             assert not cell.outputs and cell.execution_count is None
 
 
-def test_every_command_in_it_exists(capsys):
+def test_its_commands_and_arguments_exist(capsys):
     text = '\n'.join(cell.source for cell in read_notebook().cells)
     commands = re.findall(r'python -m (simcis_jax\.\w+)((?: [^\n`]+)?)', text)
     assert {module for module, _ in commands} == {
@@ -98,9 +98,11 @@ def test_every_command_in_it_exists(capsys):
 
 
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='there is no repository to clone')
-def test_a_bare_machine_clones_and_installs(make_client, tmp_path, monkeypatch):
+def test_the_package_is_cloned_and_installed_where_it_is_missing(
+    make_client, tmp_path, monkeypatch
+):
     monkeypatch.delenv('PYTHONPATH')
-    monkeypatch.setenv('PIP_NO_INDEX', '1')  # What it would download is there.
+    monkeypatch.setenv('PIP_NO_INDEX', '1')  # All requirements are installed already.
     notebook = read_notebook('install', EXPECTED='cpu', REPOSITORY=str(ROOT))
     source = 'import simcis_jax.configs.common; print(simcis_jax.__file__)'
     notebook.cells.append(nbformat.v4.new_code_cell(source, id='imported'))
@@ -110,7 +112,7 @@ def test_a_bare_machine_clones_and_installs(make_client, tmp_path, monkeypatch):
     assert 'ERROR' not in printed(notebook, 'install')
 
 
-def test_a_fall_back_to_the_cpu_stops_it(make_client):
+def test_a_fallback_to_the_cpu_stops_the_notebook(make_client):
     notebook = read_notebook('device', EXPECTED='tpu')
     with pytest.raises(nbclient.exceptions.CellExecutionError) as stopped:
         make_client(notebook).execute()
@@ -118,7 +120,7 @@ def test_a_fall_back_to_the_cpu_stops_it(make_client):
     assert "JAX runs on 'cpu', but EXPECTED is 'tpu'" in stopped.value.evalue
 
 
-def test_it_runs_from_the_top(make_client, tmp_path):
+def test_the_notebook_runs_completely(make_client, tmp_path):
     folder, shapes = tmp_path / 'drive', tmp_path / 'runs' / 'shapes_cps_8_2'
     (folder / 'pictures').mkdir(parents=True)
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Tests of `simcis_jax.predict`, on one tiny model with random weights."""
+"""`simcis_jax.predict`, on one tiny model with random weights."""
 
 import dataclasses
 import errno
@@ -29,7 +29,7 @@ from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import Categories
 
 SIZES = [(64, 64), (7, 300), (121, 33), (1, 1), (90, 130), (64, 64)]
-# Random weights are sure of nothing and fit nothing.
+# Random weights give low scores and overlapping masks; without thresholds all are shown.
 SHOW_ALL = {'evaluation.object_mask_threshold': 0.0, 'evaluation.overlap_threshold': 0.0}
 
 
@@ -41,7 +41,7 @@ def image_of(height, width, seed=0):
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """A run as the trainer starts it, with random weights as its second stage; and its trainer."""
+    """The work directory of a run whose stage 2 has random weights, and its trainer."""
     root = tmp_path_factory.mktemp('runs') / 'random'
     config = tiny_config(**SHOW_ALL).to_dict()
     trainer = Trainer(settings.from_config(config), Workdir(root, config))
@@ -59,7 +59,7 @@ def predictor(run):
 
 @pytest.fixture(scope='module')
 def predicted(predictor, tmp_path_factory):
-    """A folder of images, some of them broken, the results, and what failed."""
+    """A folder of images, some of them broken; the folder of results; the files that failed."""
     folder = tmp_path_factory.mktemp('photos')
     (folder / 'more').mkdir()
     for number, size in enumerate(SIZES):
@@ -77,14 +77,14 @@ def test_a_run_records_its_classes(run):
     assert set(entries[0]) == {'id', 'name', 'isthing', 'color'}
 
 
-def test_predictions_are_those_of_the_evaluation(run, predictor):
+def test_predictions_equal_those_of_the_evaluation(run, predictor):
     _, trainer = run
     example = Shapes('val', size=64)[0]
     source = [dataclasses.replace(example, image=image_of(64, 64, seed=seed)) for seed in range(4)]
     results = predictor([example.image for example in source])
     assert sum(len(result.labels) for result in results) > 4
     params = trainer.finished_state(trainer.stages[1]).params
-    # As many images at once: products of other shapes are rounded otherwise.
+    # The same batch size, because matrix products of other shapes round differently.
     plan = plan_batches([(64, 64)] * 4, range(4), batch_size=2, short_side=64, max_side=64)
     for number, batch in enumerate(load_batches(source, plan, batch_size=2)):
         output, *_ = trainer.evaluator.predict(params, predictor.seen, batch)
@@ -100,7 +100,7 @@ def test_only_classes_seen_by_the_stage_are_predicted(run, predictor):
     assert len(labels) and set(labels.tolist()) <= set(stage.seen)
 
 
-def test_a_result_is_as_large_as_its_image_and_says_names(predictor):
+def test_a_result_has_the_size_of_its_image_and_class_names(predictor):
     images = [image_of(*size) for size in SIZES]
     for image, result in zip(images, predictor(images), strict=True):
         assert result.segment_map.shape == image.shape[:2]
@@ -121,13 +121,13 @@ def test_results_of_large_images_are_enlarged(predictor, monkeypatch):
     assert (large.segment_map[::2, ::2] == small.segment_map).mean() > 0.9
 
 
-def test_one_image_gives_what_it_gives_in_a_list(predictor):
+def test_one_image_gives_the_same_result_alone_and_in_a_list(predictor):
     images = [image_of(64, 64, seed=seed) for seed in range(3)]
     alone = predictor(images[2])
     np.testing.assert_array_equal(alone.segment_map, predictor(images)[2].segment_map)
 
 
-def test_a_known_shape_compiles_nothing(predictor):
+def test_a_known_shape_is_not_compiled_again(predictor):
     predictor(image_of(64, 64))
     compiled = []
 
@@ -139,7 +139,7 @@ def test_a_known_shape_compiles_nothing(predictor):
     predictor([image_of(64, 64, seed=1), image_of(63, 60)])
     assert not compiled
     jax.jit(lambda x: 3 * x)(1.0)
-    assert compiled  # What compiles is noticed.
+    assert compiled  # The hook detects compilation.
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_a_known_shape_compiles_nothing(predictor):
     [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)],
     ids=['float', 'grey', 'alpha'],
 )
-def test_arrays_that_are_no_rgb_image_are_refused(predictor, image):
+def test_arrays_that_are_not_rgb_images_are_refused(predictor, image):
     with pytest.raises(ValueError, match=r'image 0 is .*; a predictor needs RGB images uint8'):
         predictor([image])
 
 
-def test_the_json_read_back_is_the_prediction(predictor, predicted):
+def test_pngs_and_json_hold_the_prediction(predictor, predicted):
     folder, out, _ = predicted
     source = CocoPanoptic(folder, out / 'panoptic', out / 'panoptic.json')
     assert source.categories == predictor.categories
@@ -204,7 +204,7 @@ def test_a_result_that_cannot_be_written_is_listed_and_leaves_nothing(predictor,
     (tmp_path / 'in').mkdir()
     for name in ('a.png', 'b.png', 'c.png'):
         write_png(tmp_path / 'in' / name, image_of(64, 64))
-    (tmp_path / 'out' / 'overlay' / 'b.png').mkdir(parents=True)  # The last of its results.
+    (tmp_path / 'out' / 'overlay' / 'b.png').mkdir(parents=True)  # Its last result file.
     failed = predict.predict_files(predictor, tmp_path / 'in', tmp_path / 'out')
     assert list(failed) == [tmp_path / 'in' / 'b.png']
     assert 'overlay/b.png cannot be written' in failed[tmp_path / 'in' / 'b.png']
@@ -214,7 +214,7 @@ def test_a_result_that_cannot_be_written_is_listed_and_leaves_nothing(predictor,
         assert {p.name for p in (tmp_path / 'out' / kind).iterdir()} == {'a.png', 'c.png'}
 
 
-def test_a_full_disk_stops_and_keeps_what_is_done(predictor, tmp_path, monkeypatch):
+def test_a_full_disk_stops_prediction_and_keeps_finished_results(predictor, tmp_path, monkeypatch):
     (tmp_path / 'in').mkdir()
     for number in range(24):
         write_png(tmp_path / 'in' / f'{number:02}.png', image_of(64, 64))
@@ -226,14 +226,16 @@ def test_a_full_disk_stops_and_keeps_what_is_done(predictor, tmp_path, monkeypat
         return write_bytes(path, data)
 
     monkeypatch.setattr(Path, 'write_bytes', write)
-    with pytest.raises(StorageError, match=r'04.png cannot be written \(No space left.*make room'):
+    with pytest.raises(
+        StorageError, match=r'04.png cannot be written \(No space left.*free some space'
+    ):
         predict.predict_files(predictor, tmp_path / 'in', tmp_path / 'out')
     content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
     assert [image['file_name'] for image in content['images']] == [f'0{i}.png' for i in range(4)]
     assert len(list((tmp_path / 'out' / 'panoptic').iterdir())) == 4
 
 
-def test_a_run_stands_for_its_newest_finished_stage(run, tmp_path):
+def test_a_run_folder_means_its_newest_finished_stage(run, tmp_path):
     shutil.copytree(run[0], tmp_path / 'run')
     with StageCheckpoints(tmp_path / 'run' / 'stage_3' / 'checkpoints') as checkpoints:
         checkpoints.save(1, run[1].new_state(run[1].stages[0], None))  # Not evaluated yet.
@@ -242,13 +244,13 @@ def test_a_run_stands_for_its_newest_finished_stage(run, tmp_path):
     assert predict.load(tmp_path / 'run' / 'stage_3').seen.sum() == len(run[1].stages[2].seen)
 
 
-def test_a_second_prediction_leaves_out_the_results_of_the_first(predictor, predicted):
+def test_a_second_prediction_skips_the_results_of_the_first(predictor, predicted):
     folder, out, failed = predicted
     assert predict.predict_files(predictor, f'{folder}/**/*.*', out).keys() >= failed.keys()
     assert not list((out / 'overlay' / 'out').glob('**/*'))
 
 
-def test_images_of_one_name_keep_their_results_apart(predictor, tmp_path):
+def test_images_of_the_same_name_have_separate_results(predictor, tmp_path):
     for name in ('a/x.jpg', 'b/x.png', 'b/x.jpg', 'b/x.jpg.png'):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -266,13 +268,13 @@ def test_images_of_one_name_keep_their_results_apart(predictor, tmp_path):
 
 
 def with_orientation(jpeg, orientation):
-    """The JPEG with an EXIF block that holds nothing but an orientation."""
+    """Adds an EXIF block with only an orientation to a JPEG."""
     entry = struct.pack('<HHIHH', 0x0112, 3, 1, orientation, 0)
     exif = b'Exif\0\0II*\0' + struct.pack('<IH', 8, 1) + entry + struct.pack('<I', 0)
     return jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + jpeg[2:]
 
 
-def test_photos_are_turned_upright(predictor, tmp_path):
+def test_photos_are_rotated_by_their_exif_orientation(predictor, tmp_path):
     image = image_of(40, 90)
     jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     (tmp_path / 'a.jpg').write_bytes(with_orientation(jpeg, 6))
@@ -286,7 +288,7 @@ def test_photos_are_turned_upright(predictor, tmp_path):
     np.testing.assert_array_equal(panoptic[..., 2], result.segment_map)
 
 
-def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
+def test_the_command_writes_results_and_lists_failed_images_at_the_end(
     run, predicted, tmp_path, capsys
 ):
     command = [f'--checkpoint={run[0]}/stage_2', f'--images={predicted[0]}/[0b]*', '--batch_size=2']
@@ -298,23 +300,23 @@ def test_the_command_writes_the_good_ones_and_ends_with_the_bad_ones(
     assert 'no result for 1 of the images' in printed.err and 'broken.jpg' in printed.err
     content = json.loads((tmp_path / 'out' / 'panoptic.json').read_text())
     assert len(content['images']) == 1
-    assert content['annotations'][0]['segments_info'] == []  # Nothing is surer than 1.
+    assert content['annotations'][0]['segments_info'] == []  # No score exceeds 1.
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--images=nothing/*.jpg'], 'fits no file'),
+        (['--images=nothing/*.jpg'], 'matches no file'),
         (['--checkpoint=nowhere/stage_1'], 'must be a folder stage_N'),
         (['--short_side=0'], 'evaluation.short_side=0 must be a whole number, at least 1.'),
         (['--overlap_threshold=2'], 'evaluation.overlap_threshold=2.0 must be a finite number'),
         (['--object_mask_threshold=nan'], 'evaluation.object_mask_threshold=nan must be'),
-        (['stray.jpg'], "unexpected 'stray.jpg'; several files need a space: --images FILE FILE"),
+        (['stray.jpg'], "unexpected 'stray.jpg'; separate several files by spaces: --images FILE"),
         (['--images', 'nowhere.jpg'], '--images=nowhere.jpg does not exist'),
         (['--out={images}/0.png'], '0.png cannot be written (File exists)'),
         (['--categories=nowhere.json'], 'nowhere.json does not exist'),
         (['--categories={images}'], 'is a folder, but a file is needed'),
-        (['--config.data.size=32'], 'changes a config, so it needs --config=FILE'),
+        (['--config.data.size=32'], 'changes a config, so it needs --config=NAME'),
         (['--config=nowhere.py'], 'nowhere.py does not exist'),
     ],
 )
@@ -329,18 +331,18 @@ def test_bad_input_is_one_line(run, predicted, tmp_path, capsys, arguments, mess
 
 @pytest.fixture
 def converted(run, tmp_path):
-    """The same weights in a folder without a run, as conversion makes it."""
+    """The same weights in a folder without config and categories, as conversion makes it."""
     folder = StageFolder(tmp_path / 'converted' / 'stage_2')
     folder.copy_from(StageFolder(run[0] / 'stage_2'))
     return folder.root
 
 
 def test_a_model_without_a_run_needs_a_config(converted):
-    with pytest.raises(ValueError, match='has no config.json of a run, so give the config'):
+    with pytest.raises(ValueError, match='has no config.json of a run; name the config'):
         predict.load(converted)
 
 
-def test_a_model_without_a_run_takes_classes_from_a_file_or_the_data_set(run, converted):
+def test_a_model_without_a_run_gets_classes_from_a_file_or_the_data_set(run, converted):
     config = tiny_config(**SHOW_ALL).to_dict()
     from_data = predict.load(converted, config=config)
     assert from_data.categories.names == run[1].categories.names
@@ -351,19 +353,19 @@ def test_a_model_without_a_run_takes_classes_from_a_file_or_the_data_set(run, co
         predict.load(converted, config=config)
 
 
-def test_values_of_the_config_come_from_the_arguments():
+def test_arguments_replace_config_values():
     config = command.read_config('configs/shapes_cps_8_2.py', ['--config.protocol.base=6'])
     assert config['protocol']['base'] == 6
 
 
 def test_a_config_that_does_not_fit_the_model_is_refused(converted):
-    with pytest.raises(ValueError, match='model.* and the categories as they were there'):
+    with pytest.raises(ValueError, match='model.* and the categories to those of its run'):
         predict.load(converted, config=tiny_config(**{'model.hidden_dim': 64}).to_dict())
     with pytest.raises(ValueError, match='is stage 2, but protocol.base'):
         predict.load(converted, config=tiny_config(**{'protocol.base': 12}).to_dict())
 
 
-def test_all_classes_compete_where_the_run_lets_them(converted):
+def test_without_mask_unseen_all_classes_can_be_predicted(converted):
     config = tiny_config(**{'protocol.mask_unseen': False}).to_dict()
     assert predict.load(converted, config=config).seen is None
 

@@ -19,7 +19,7 @@ from simcis_jax.training.checkpointing import StageCheckpoints
 
 pytestmark = pytest.mark.slow
 
-# Reports every file that a process opens for writing, then is the command.
+# Runs the command and reports every file that it opens for writing.
 WATCHED = """
 import os, runpy, sys
 
@@ -37,7 +37,7 @@ runpy.run_module('simcis_jax.main', run_name='__main__')
 
 
 def start_two(workdir, *flags, watched=False):
-    """Two processes of one run; the second may be watched."""
+    """Starts two processes of one run; with `watched`, the second reports the files it writes."""
     pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
     return [
         commands.start_run(
@@ -48,20 +48,20 @@ def start_two(workdir, *flags, watched=False):
             environment=environment,
             **pipes,
         )
-        for index, environment in enumerate(commands.found_by_environment(2))
+        for index, environment in enumerate(commands.cluster_environments(2))
     ]
 
 
 def finish(processes, status=0):
-    """What each process printed: (stdout, stderr)."""
-    with ThreadPoolExecutor() as pool:  # At once: a full pipe stops a process, and so the other.
+    """Waits for the processes; returns (stdout, stderr) of each."""
+    with ThreadPoolExecutor() as pool:  # In parallel: a process with a full pipe blocks both.
         outputs = list(pool.map(subprocess.Popen.communicate, processes))
     assert [process.returncode for process in processes] == [status] * len(processes), outputs
     return outputs
 
 
 def evaluate(stage, workdir, *flags, processes=1, devices=1):
-    """The report of a stage by --mode=evaluate."""
+    """Runs --mode=evaluate on a stage and returns its report."""
     flags = '--mode=evaluate', f'--config.training.init_from={stage}', *flags
     if processes == 2:
         finish(start_two(workdir, *flags))
@@ -72,13 +72,13 @@ def evaluate(stage, workdir, *flags, processes=1, devices=1):
 
 
 @pytest.mark.parametrize(('processes', 'devices'), [(1, 2), (1, 4), (2, 1)])
-def test_scores_do_not_depend_on_devices(finished, tmp_path, processes, devices):
+def test_scores_do_not_depend_on_the_number_of_devices(finished, tmp_path, processes, devices):
     stage = finished[0] / 'stage_3'
     report = evaluate(stage, tmp_path / 'run', processes=processes, devices=devices)
     assert report == json.loads((stage / 'evaluation.json').read_text())
 
 
-def test_a_model_grows_in_two_processes(tmp_path):
+def test_a_model_is_extended_by_classes_in_two_processes(tmp_path):
     stage, _, _ = save_stage_2(tmp_path / 'old', 10)
     grown = []
     for processes in (1, 2):
@@ -90,7 +90,7 @@ def test_a_model_grows_in_two_processes(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *grown)
 
 
-def test_a_run_of_two_processes_is_stopped_goes_on_and_is_written_once(finished, tmp_path):
+def test_a_run_of_two_processes_stops_resumes_and_only_the_main_process_writes(finished, tmp_path):
     workdir = tmp_path / 'run'
     processes = start_two(workdir)
     while not (workdir / 'stage_1' / 'checkpoints' / '2').exists():
@@ -102,20 +102,21 @@ def test_a_run_of_two_processes_is_stopped_goes_on_and_is_written_once(finished,
     assert not (workdir / 'results.json').exists()
 
     (_, _), (printed, errors) = finish(start_two(workdir, watched=True))
-    assert 'stage' not in printed  # Not even the name of a stage; Gloo may speak.
+    assert 'stage' not in printed  # Only the main process reports progress; Gloo may print.
     written = [line.split()[1] for line in errors.splitlines() if line.startswith('WRITES')]
     in_run = [path for path in written if path.startswith(str(workdir))]
-    assert [path for path in in_run if '/checkpoints/' not in path] == []  # Of these, its part.
+    # Every process writes its part of a checkpoint, and nothing else.
+    assert [path for path in in_run if '/checkpoints/' not in path] == []
     results = json.loads((workdir / 'results.json').read_text())
     assert [report['stage'] for report in results['stages']] == [1, 2, 3]
     records = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    # No step twice and none left out; that numbers agree is for test_devices.py to say.
+    # No step is repeated or missing; test_parallel_training.py compares the numbers.
     expected = (finished[0] / 'metrics.jsonl').read_text().splitlines()
     assert [r['step'] for r in records] == [json.loads(line)['step'] for line in expected]
     for folder in workdir.glob('stage_*/checkpoints/*'):
         assert manifest.damage(folder) is None
 
-    # One process takes it over: nothing is left to do.
+    # One process continues the finished run and changes nothing.
     before = shutil.copytree(workdir, tmp_path / 'copy')
     finish([commands.start_run(workdir)])
     runs.assert_same(workdir, before)

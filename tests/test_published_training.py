@@ -1,10 +1,11 @@
 """Whole training steps against those of the published code: losses, matches, gradients, updates.
 
-Weights, images, random points and the draw of virtual queries are the recorded ones. Everything
-else is computed here: teacher, pseudo-labels, matches, losses, gradients, the AdamW update. The
-published choice is fed where this code chooses otherwise on purpose: all prototypes select, all
-classes but one may be pseudo-labels, an image with a class outside the stage gets none, replayed
-queries start at the boxes of the student's selection, and the stored matches are a second set.
+Weights, images, random points and drawn virtual queries are the recorded ones; teacher,
+pseudo-labels, matches, losses, gradients and the AdamW update are computed here. Where this code
+differs on purpose, the tests use the published choice: all prototypes select queries, all classes
+but one may be pseudo-labels, images with a class outside the stage get none, replayed teacher
+queries start at the boxes of the student's selection, and the bank stores the matches of a second
+matching.
 """
 
 import functools
@@ -81,8 +82,8 @@ def params_of(cases):
 
 
 def load(case):
-    """The file, with lists of numbers under the names of what they are numbers of."""
-    golden = published.without_useless_rows(golden_weights.load(case.file))
+    """The golden file, with its lists split into named values, such as loss/raw/NAME."""
+    golden = published.without_virtual_query_masks(golden_weights.load(case.file))
     if 'input/images' not in golden:
         golden['input/images'] = golden_weights.load('train_t1_pan')['input/images']
     for names, lists in (
@@ -96,7 +97,7 @@ def load(case):
                 f'{name}/{key.decode()}': value
                 for key, value in zip(golden[names], values, strict=True)
             }
-    # A virtual query that was matched to a target was stored; here they are not matched.
+    # The published code also stored matched virtual queries, which are not matched here.
     real = golden['store/query'] < published.NUM_QUERIES
     for name in parity.names(golden, 'store/'):
         golden[name] = golden[name][real]
@@ -104,7 +105,7 @@ def load(case):
 
 
 def prepare(case):
-    """What a recorded step starts from."""
+    """The inputs of a recorded step."""
     golden = load(case)
     image, size = published.padded(golden['input/images'])
     drawn = drawn_queries(golden)
@@ -125,7 +126,7 @@ def prepare(case):
 
 @functools.partial(jax.jit, static_argnames=('weights', 'sampling'))
 def matches_and_terms(student, targets, key, virtual_labels, weights, sampling):
-    """Matches and loss terms with the random keys of a first train step."""
+    """Matches and loss terms, with the random keys of the first train step."""
 
     def keys(stream):
         step_key = jax.random.fold_in(jax.random.fold_in(key, 0), stream)
@@ -159,7 +160,7 @@ def costs(class_logits, mask_logits, boxes, targets, points, weights):
 
 
 def cost_arrays(start, predictions, arrays, targets):
-    """Costs of every matching, `targets` for the losses and for the bank, in published order."""
+    """Costs of the matchings for the losses and for the bank, in the published order."""
     found = {}
     for name in (*SETS, 'store'):
         number = SETS.index(name) if name in SETS else -1
@@ -182,7 +183,7 @@ def cost_arrays(start, predictions, arrays, targets):
 
 
 def assignment_arrays(start, matches):
-    """Rows of queries and of targets, queries ascending, as published."""
+    """Matched pairs (queries, targets), sorted by query as in the published code."""
     found = {}
     for number, name in enumerate(SETS):
         for image in (0, 1):
@@ -193,7 +194,7 @@ def assignment_arrays(start, matches):
 
 
 def target_arrays(start, targets, pseudo_labelled):
-    """The targets of the losses, and the pseudo-labels whether they were used or not."""
+    """The targets of the losses, and all pseudo-labels, used or not."""
     found = {}
     for image in (0, 1):
         slots = slots_of(start.golden, image)
@@ -231,7 +232,7 @@ def loss_arrays(start, targets, terms, extra):
 
 @pytest.fixture(scope='module', params=params_of(CASES))
 def step(request):
-    """What the parts compute of a recorded step, up to its losses."""
+    """A recorded step computed part by part, up to its losses."""
     start = prepare(request.param)
     case, image, size = start.case, start.image, start.size
     arrays, teacher, replay_positions = {}, None, None
@@ -315,14 +316,14 @@ def test_costs_and_matches_equal_the_published_code(step):
     compare(step, *(f'assign/{name}/' for name in SETS))
 
 
-def test_every_loss_is_the_published_one(step):
-    if step.case.file == 'train_t2_collect':  # Student and teacher are one: this is rounding.
+def test_every_loss_equals_the_published_code(step):
+    if step.case.file == 'train_t2_collect':  # Student equals teacher: the loss is rounding.
         for name in ('loss/raw/interm_kl_loss', 'loss/weighted/interm_kl_loss'):
             assert abs(step.golden.pop(name)) < 2e-6 and abs(step.arrays[name]) < 2e-6
     compare(step, 'loss/raw/', 'loss/weighted/', 'loss/total')
 
 
-def test_what_the_bank_stores_of_the_recorded_matching_is_published(step):
+def test_stored_queries_of_the_recorded_matching_equal_the_published_code(step):
     compare(step, 'store/')
 
 
@@ -340,7 +341,7 @@ def test_class_statistics_count_the_published_pseudo_labels(step):
 
 @pytest.fixture(scope='module', params=params_of([x for x in CASES if x.updates]))
 def update(request):
-    """What the train step itself makes of a recorded step; nothing of it is taken apart."""
+    """The result of the complete train step for a recorded step."""
     start = prepare(request.param)
     case = start.case
     before = published.weights(case.salt, case.backbone)
@@ -357,7 +358,7 @@ def update(request):
         optimizer=optimizer,
         mask_unseen=False,
     )
-    params = jax.tree.map(jnp.array, before)  # The step takes them over.
+    params = jax.tree.map(jnp.array, before)  # The step donates its state.
     state = TrainState(
         step=jnp.array(0),
         params=params,
@@ -396,7 +397,7 @@ def update(request):
 
 
 def published_gradients(state, optimizer):
-    """Clipped gradients under their published names: after one step, 1 - b1 of them is in `mu`."""
+    """Clipped gradients under their published names, from Adam's `mu` = (1 - b1) * gradient."""
     params = flax.traverse_util.flatten_dict(state.params)
     mean = flax.traverse_util.flatten_dict(optax.tree.get(state.opt_state, 'mu'))
     gradients = {
@@ -406,12 +407,12 @@ def published_gradients(state, optimizer):
         for path, value in params.items()
     }
     gradients = to_torch(flax.traverse_util.unflatten_dict(gradients))
-    # One gradient of a shared module, under one of its names.
+    # The gradient of a shared module is recorded under one of its names.
     return {key: value for key, value in gradients.items() if '.bbox_embed.' not in key}
 
 
 def slice_of(array):
-    """The entries that are recorded of a whole array: 64 spread over it, then zeros."""
+    """The recorded entries of an array: 64 evenly spaced ones, padded with zeros."""
     flat = np.ravel(array)[:: max(1, array.size // 64)][:64]
     return np.pad(flat, (0, 64 - len(flat)))
 
@@ -431,7 +432,7 @@ def test_clipping_and_update_equal_the_published_code(update):
     compare_entries(update, 'opt/update/', 'opt/update_norm/')
 
 
-def test_the_bank_holds_what_the_loss_matched(update):
+def test_the_bank_holds_the_queries_that_the_loss_matched(update):
     labels = [update.golden[f'targets/b{image}/labels'] for image in (0, 1)]
     counts = np.bincount(np.concatenate(labels), minlength=NUM_CLASSES)
     np.testing.assert_array_equal(update.memory.written, counts)

@@ -57,7 +57,7 @@ def write_run(root, stages=(1, 2, 3), *, log=True, bank=True, pictures=True):
         lines = [json.dumps(record) for record in records]
         (root / 'metrics.jsonl').write_text('\n'.join(lines) + '\n{"stage": 3, "st')
     if bank:
-        names = ['car', HOSTILE, 'dog', 'sky']  # By label; they are learned in another order.
+        names = ['car', HOSTILE, 'dog', 'sky']  # By label; the order of learning differs.
         entries = [{'id': i, 'name': name, 'isthing': 1} for i, name in enumerate(names)]
         (root / 'categories.json').write_text(json.dumps(entries))
         memory = {
@@ -171,7 +171,7 @@ def test_text_of_a_run_is_escaped(page):
     assert 'run <b>' in page.texts
 
 
-def test_nothing_is_fetched(page):
+def test_the_page_loads_no_external_resource(page):
     for _, attributes in page.tags:
         for name in ('src', 'href', 'srcset', 'data', 'action', 'poster'):
             value = attributes.get(name, '#')
@@ -260,7 +260,7 @@ DAMAGED = ('config.json', 'metrics.jsonl', 'stage_2/evaluation.json', 'stage_2/p
 )
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, capsys, name, content):
     path = write_run(tmp_path / 'run', bank=False) / name
-    more = b'\n{}' if name == 'metrics.jsonl' else b''  # The log may end in a torn line.
+    more = b'\n{}' if name == 'metrics.jsonl' else b''  # An incomplete last line is allowed.
     path.write_bytes(content + more)
     with pytest.raises(SystemExit) as stopped:
         report.main([f'--workdir={tmp_path}/run'])

@@ -1,4 +1,4 @@
-"""Three stages from the config to the table, in miniature: the real run with small numbers."""
+"""A miniature run of three stages, from the config to the results table."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_the_step_is_traced_twice_in_a_run(finished):
     assert finished[2] == 2  # Without and with a teacher.
 
 
-def test_every_stage_leaves_a_picture(finished):
+def test_every_stage_writes_a_picture(finished):
     for number in (1, 2, 3):
         picture = cv2.imread(str(finished[0] / f'stage_{number}' / 'predictions.png'))
         assert picture is not None and picture.std() > 10
@@ -62,7 +62,7 @@ def test_the_bank_is_in_the_checkpoint(finished):
     assert (np.asarray(bank['counts'])[10:] == 0).all()  # Stage 3 counts past classes only.
 
 
-def test_every_stage_has_random_numbers_of_its_own(finished):
+def test_every_stage_has_its_own_random_key(finished):
     keys = [runs.newest_state(finished[0], stage)['rest']['key'] for stage in (1, 2, 3)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == 3
 
@@ -73,17 +73,17 @@ def test_a_finished_run_prints_its_table_and_trains_nothing(finished, capsys, mo
     assert re.search(r'^avg', capsys.readouterr().out, re.MULTILINE)
 
 
-def test_another_config_may_not_use_the_folder(finished):
+def test_a_run_with_another_config_is_refused(finished):
     with pytest.raises(ValueError, match=r'another config: training\.seed is 0 there and 1 now'):
         main.run(tiny_config(**{'training.seed': 1}), str(finished[0]))
 
 
-def test_the_last_checkpoint_of_a_stage_stays(finished):
+def test_the_last_checkpoint_of_a_stage_is_kept(finished):
     with StageCheckpoints(finished[0] / 'stage_1' / 'checkpoints') as checkpoints:
         assert checkpoints.latest_step == 6
 
 
-def test_another_method_goes_on_after_a_finished_stage(finished, tmp_path):
+def test_another_method_continues_from_a_finished_stage(finished, tmp_path):
     base_stage = finished[0] / 'stage_1'
     changes = {'method.name': 'finetune', 'training.init_from': str(base_stage)}
     results = main.run(tiny_config(**changes), str(tmp_path / 'finetune'))
@@ -93,6 +93,6 @@ def test_another_method_goes_on_after_a_finished_stage(finished, tmp_path):
     assert not any('csl' in json.loads(record) for record in records)
 
 
-def test_a_folder_that_is_no_finished_stage_cannot_be_started_from(tmp_path):
+def test_init_from_must_be_a_finished_stage(tmp_path):
     with pytest.raises(ValueError, match='training.init_from=.*must be a folder stage_N'):
         main.run(tiny_config(**{'training.init_from': str(tmp_path)}), str(tmp_path / 'run'))

@@ -39,7 +39,7 @@ def config_with(changes):
 
 
 def faults_of(changes):
-    """The lines of the error, or none."""
+    """The lines of the error message; empty if the config is valid."""
     try:
         from_config(config_with(changes))
     except InputError as error:
@@ -59,7 +59,7 @@ WRONG_TYPE = {
 
 
 def refused_values(setting: Setting):
-    """Values that break one part of a declaration each."""
+    """Values that each violate one part of a declaration."""
     rule, kind = setting.rule, setting.kind
     is_tuple = typing.get_origin(kind) is tuple
     entry_kind = typing.get_args(kind)[0] if is_tuple else kind
@@ -87,12 +87,12 @@ REFUSED = [(key, value) for key, setting in SETTINGS.items() for value in refuse
 
 
 @pytest.mark.parametrize(('key', 'value'), REFUSED)
-def test_a_value_that_breaks_its_declaration_is_refused(key, value):
+def test_a_value_that_violates_its_declaration_is_refused(key, value):
     assert faults_of({key: value}) == [f'{key}={value!r} must be {SETTINGS[key].requirement()}.']
 
 
 @pytest.mark.parametrize('key', [key for key, x in SETTINGS.items() if x.rule.at_least is not None])
-def test_the_least_value_is_allowed(key):
+def test_the_lower_bound_is_allowed(key):
     least = SETTINGS[key].rule.at_least
     if isinstance(SETTINGS[key].default, tuple) or key == 'protocol.order':
         least = (least,)
@@ -107,7 +107,7 @@ def test_the_least_value_is_allowed(key):
         ({'training.batch_size': 0}, 'training.batch_size=0 must be a whole number, at least 1.'),
         ({'training.batch_size': True}, 'training.batch_size=True must be a whole number'),
         ({'training.seed': -1}, 'training.seed=-1 must be'),
-        ({'training.seed': 2**32}, 'training.seed=4294967296 must be'),  # Would equal seed 0.
+        ({'training.seed': 2**32}, 'training.seed=4294967296 must be'),  # Would act as seed 0.
         ({'method.name': 'sincis'}, "method.name='sincis' must be one of 'finetune', 'pseudo_lab"),
         ({'model.dtype': 'float17'}, "model.dtype='float17' must be one of 'float32', 'bfloat16'."),
         ({'data.scale_range': (2.0, 0.5)}, 'data.scale_range=(2.0, 0.5) must be 2 finite numbers'),
@@ -118,14 +118,14 @@ def test_the_least_value_is_allowed(key):
         ({'evaluation.tasks': ()}, "evaluation.tasks=() must be one or more of 'panoptic', "),
         ({'evaluation.padding': 48}, 'padding=48 must be a whole number, at least 32, a multiple'),
         ({'loss.box': 10**400}, 'must be a finite number, at least 0.'),
-        # Between values.
+        # Relations between values.
         ({'data.max_segments': 101}, 'data.max_segments=101 must be at most model.num_queries=100'),
         ({'data.size': 600}, 'data.size=600 must be a multiple of 32, the coarsest stride of'),
         ({'model.num_heads': 5}, 'model.hidden_dim=256 must be a multiple of model.num_heads=5.'),
         ({'evaluation.max_side': 500}, 'short_side=640 must be at most evaluation.max_side=500.'),
     ],
 )  # fmt: skip
-def test_a_single_fault_is_one_line(changes, fault):
+def test_one_fault_gives_one_line(changes, fault):
     (line,) = faults_of(changes)
     assert fault in line
 
@@ -142,8 +142,8 @@ def test_all_faults_are_reported_at_once():
     )
     assert len(lines) == 5
     for start in (
-        "config key 'training.checkpoint' is unknown, nothing reads it; did you mean 'training.",
-        "config key 'model.num_querys' is unknown, nothing reads it; did you mean 'model.num_qu",
+        "config key 'training.checkpoint' is unknown; did you mean 'training.",
+        "config key 'model.num_querys' is unknown; did you mean 'model.num_qu",
         'training.batch_size=0 must be',
         'optimizer.b1=1.0 must be',
         'data.max_segments=200 must be',
@@ -151,7 +151,7 @@ def test_all_faults_are_reported_at_once():
         assert sum(line.startswith(start) for line in lines) == 1
 
 
-def test_a_faulty_value_is_not_also_compared_with_others():
+def test_relations_of_an_invalid_value_are_not_checked():
     assert len(faults_of({'model.num_queries': 0})) == 1
 
 
@@ -159,7 +159,7 @@ def test_a_faulty_value_is_not_also_compared_with_others():
     ('method', 'keys'),
     [('simcis', ['csl_weight', 'num_virtual_queries']), ('pseudo_label', []), ('finetune', [])],
 )
-def test_learned_queries_exclude_what_needs_a_selection(method, keys):
+def test_learned_queries_exclude_losses_that_need_selected_features(method, keys):
     lines = faults_of({'model.queries': 'learned', 'method.name': method})
     assert [line.split('=')[0] for line in lines] == [f'method.{key}' for key in keys]
 
@@ -178,12 +178,12 @@ def test_the_defaults_are_the_published_panoptic_setting():
     assert from_config({}) == settings
 
 
-def test_values_are_given_the_declared_type():
+def test_values_are_converted_to_the_declared_type():
     settings = from_config(
         config_with(
             {
                 'optimizer.clip_norm': 1,
-                'optimizer.milestones': [0.5],  # As JSON has it.
+                'optimizer.milestones': [0.5],  # A list, as in JSON.
                 'training.seed': np.int64(3),
                 'protocol.order': [1, 0],
                 'model.class_prior': None,
@@ -204,7 +204,7 @@ def test_tasks_may_be_written_with_commas(argument):
     assert settings.evaluation.tasks == ('semantic', 'instance')
 
 
-def test_paths_are_expanded(monkeypatch, tmp_path):
+def test_home_is_expanded_in_paths(monkeypatch, tmp_path):
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     monkeypatch.chdir(tmp_path)
     paths = ('data.root', 'training.init_from', 'training.init_backbone')
@@ -230,7 +230,7 @@ def test_paths_are_expanded(monkeypatch, tmp_path):
         (12, 3, 40, False),
     ],
 )
-def test_a_network_that_is_allowed_can_be_built_and_no_other(hidden_dim, num_heads, size, fits):
+def test_exactly_the_networks_that_can_be_built_are_allowed(hidden_dim, num_heads, size, fits):
     values = {'backbone': 'small', 'num_queries': 6, 'encoder_layers': 1, 'decoder_layers': 1}
     values |= {'hidden_dim': hidden_dim, 'num_heads': num_heads}
     faults = faults_of(
@@ -247,7 +247,7 @@ def test_a_network_that_is_allowed_can_be_built_and_no_other(hidden_dim, num_hea
         assert fits
 
 
-def test_choices_are_what_there_is():
+def test_choices_are_the_implemented_data_sets_and_tasks():
     assert set(DATA_SETS) == set(data.SOURCES)
     categories = Categories(('a',), (True,), ((0, 0, 0),))
     assert set(make_tasks(categories, EvaluationSettings(tasks=TASKS))) == set(TASKS)
@@ -262,7 +262,7 @@ def test_every_key_of_a_config_is_declared():
 
 
 @pytest.mark.parametrize('key', SETTINGS)
-def test_the_reference_has_every_setting_with_what_it_means(key):
+def test_the_reference_lists_every_setting_with_its_description(key):
     setting = SETTINGS[key]
     assert setting.meaning.endswith('.') and len(setting.meaning) > 10
     cells = f'`{key}`', f'`{setting.default!r}`', setting.requirement(), setting.meaning

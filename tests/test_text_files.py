@@ -1,4 +1,4 @@
-"""Text is UTF-8 in files and replaced on a terminal that cannot show it, whatever the locale."""
+"""Files are UTF-8 in every locale; characters that a terminal cannot show are replaced."""
 
 import ast
 import html
@@ -17,12 +17,12 @@ from simcis_jax.training.workdir import write_atomically
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for room in ('simcis_jax', 'experiments') for path in (ROOT / room).rglob('*.py')]
-# Text modes of `open`; other functions of this name, such as tarfile's, take other values first.
+# Text modes of `open`; other functions named open, such as tarfile's, take other arguments.
 TEXT_MODE = re.compile(r'[rwax]\+?')
 
 
 def calls_without_encoding(source):
-    """Line numbers of calls that read or write text in the encoding of the locale."""
+    """Line numbers of calls that read or write text without naming an encoding."""
     for call in ast.walk(ast.parse(source)):
         if not isinstance(call, ast.Call) or any(k.arg == 'encoding' for k in call.keywords):
             continue
@@ -56,16 +56,16 @@ def calls_without_encoding(source):
         ("tarfile.open(path, 'r:')", False),
     ],
 )
-def test_the_search_finds_text_in_the_encoding_of_the_locale(source, is_bare):
+def test_calls_without_encoding_are_found(source, is_bare):
     assert bool(list(calls_without_encoding(source))) == is_bare
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_text_files_name_their_encoding(path):
+def test_every_call_names_an_encoding(path):
     assert not list(calls_without_encoding(path.read_text('utf-8')))
 
 
-# The command on the built-in data set, whose classes have other names.
+# The command on the built-in data set with non-ASCII class names.
 RENAMED = """
 import dataclasses, runpy, sys
 from simcis_jax.data import shapes
@@ -77,7 +77,7 @@ runpy.run_module('simcis_jax.main', run_name='__main__')
 ASCII_LOCALE = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
 
 
-def test_class_names_of_any_script_work_in_an_ascii_locale(finished, tmp_path):
+def test_non_ascii_class_names_work_in_an_ascii_locale(finished, tmp_path):
     run, photo = tmp_path / 'run', tmp_path / 'photo.png'
     cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))
     two_stages = ('--config.protocol.base=10', '--config.training.base_steps=2')
@@ -99,6 +99,6 @@ def test_class_names_of_any_script_work_in_an_ascii_locale(finished, tmp_path):
     assert 'sky 木' in html.unescape((run / 'report.html').read_text('utf-8'))
 
 
-def test_a_file_name_that_is_no_text_is_written_as_its_bytes(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_written_as_its_bytes(tmp_path):
     write_atomically(tmp_path / 'list.txt', os.fsdecode(b'caf\xe9.jpg') + ' 木')
     assert (tmp_path / 'list.txt').read_bytes() == b'caf\xe9.jpg ' + '木'.encode()

@@ -1,4 +1,4 @@
-"""The parts of tests/versions.py that start nothing, and the versions that the project names."""
+"""The pure functions of tests/versions.py, and the versions that the project declares."""
 
 import re
 import tomllib
@@ -14,19 +14,19 @@ PYPROJECT = (ROOT / 'pyproject.toml').read_text('utf-8')
 
 
 def listed(file):
-    """The requirements in a file, without those of other files and without comments."""
+    """The requirements in a file, without included files and comments."""
     lines = (line.split('#')[0].strip() for line in (ROOT / file).read_text('utf-8').splitlines())
     return {line for line in lines if line and not line.startswith('-r')}
 
 
-def test_what_is_tested_is_what_is_promised():
+def test_tested_versions_are_the_declared_ones():
     assert versions.supported_pythons(PYPROJECT) == ['3.11', '3.12', '3.13']
     requirements = (ROOT / 'requirements.txt').read_text('utf-8')
     assert versions.oldest_jax(requirements) == 'jax==0.10'
     assert versions.oldest_jax('jaxtyping>=0.3\njax>=0.9.1,<2\n') == 'jax==0.9.1'
 
 
-def test_the_newest_program_of_each_python_is_taken():
+def test_the_newest_interpreter_of_each_python_is_used():
     found = {'/a': (3, 11, 9), '/b': (3, 11, 10), '/c': (3, 13, 0)}
     assert versions.newest_of_each(found) == {'3.11': '/b', '3.13': '/c'}
 
@@ -40,7 +40,7 @@ def test_the_newest_program_of_each_python_is_taken():
         ('ModuleNotFoundError: no pytest\n', ''),
     ],
 )
-def test_counts_are_those_of_the_last_line(output, counts):
+def test_counts_are_read_from_the_last_line(output, counts):
     assert versions.summary(output) == counts
 
 
@@ -60,7 +60,7 @@ def test_the_table_is_aligned():
         ('docs', ['requirements-docs.txt']),
     ],
 )
-def test_an_extra_is_what_its_requirement_files_list(extra, files):
+def test_an_extra_equals_its_requirement_files(extra, files):
     extras = tomllib.loads(PYPROJECT)['project']['optional-dependencies']
     assert set(extras[extra]) == set.union(*map(listed, files))
 

@@ -1,4 +1,4 @@
-"""The built-in run in miniature: everything is there, only small."""
+"""The config of the built-in run in miniature."""
 
 from simcis_jax.configs import shapes_cps_8_2
 
@@ -23,4 +23,4 @@ def tiny_config(**changes):
     return config
 
 
-get_config = tiny_config  # So this file is also a --config.
+get_config = tiny_config  # This file also works as --config.

@@ -24,7 +24,7 @@ COLUMNS = ('Python', 'JAX', 'flax', 'outcome', 'minutes')
 
 
 def supported_pythons(pyproject: str) -> list[str]:
-    """The Pythons that pyproject.toml promises, such as '3.11'."""
+    """The Python versions that pyproject.toml declares, such as '3.11'."""
     classifiers = tomllib.loads(pyproject)['project']['classifiers']
     found = (re.fullmatch(r'Programming Language :: Python :: (3\.\d+)', c) for c in classifiers)
     return [match[1] for match in found if match]
@@ -43,7 +43,7 @@ def newest_of_each(versions: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
 
 
 def summary(output: str) -> str:
-    """What pytest counted, such as '12 passed, 1 skipped'; '' if it did not come so far."""
+    """The counts of pytest, such as '12 passed, 1 skipped'; '' if it did not get that far."""
     lines = re.findall(r'(\d+ (?:passed|failed|skipped|error).*?) in [\d.]+s', output)
     return lines[-1] if lines else ''
 
@@ -57,7 +57,7 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def find_pythons(minors: Sequence[str]) -> dict[str, str]:
-    """A program for each minor version that is found."""
+    """The interpreter of each minor version that is installed."""
     pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
     programs = [str(path) for path in pyenv.glob('versions/3.*/bin/python')]
     programs += filter(None, (shutil.which(f'python{minor}') for minor in minors))
@@ -78,7 +78,7 @@ def version_of(python: Path, package: str) -> str:
 def try_versions(
     program: str, pins: Sequence[str], arguments: Sequence[str]
 ) -> tuple[bool, list[str]]:
-    """Runs the tests in a new environment: whether they pass, and the row of the table."""
+    """Runs the tests in a new environment; returns whether they pass, and a row of the table."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([program, '-m', 'venv', folder], check=True)

@@ -1,1 +1,1 @@
-"""A finished stage as a function of images, and the folder it writes its results to."""
+"""Inference with a finished stage, on arrays or on image files."""

@@ -1,4 +1,4 @@
-"""The image files that a user means by paths, folders and patterns."""
+"""Finds image files by path, folder and glob pattern."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from simcis_jax.errors import InputError, MissingFileError, reading
 from simcis_jax.prediction.prediction_folder import KINDS, RESULTS
 
-# What a folder is searched for; a file that is named is read whatever its name.
+# Extensions of the images in a folder; a file given by its path may have any extension.
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 
 
 def find_images(images: Sequence[str | Path], out: str | Path) -> list[Path]:
-    """Image files, sorted, each once.
+    """The image files that paths, folders and patterns refer to, sorted, without duplicates.
 
     Args:
-        images: each a file; a folder, which stands for all images in it and in its folders; or a
-            pattern of files and folders, as of `glob`, where `**` is any number of folders. What
-            exists by its own name is no pattern: IMG[1].jpg is that file, if there is one.
-        out: folder for results, whose own files are left out, as are those of earlier predictions
-            in a folder.
+        images: paths, each of a file; of a folder, which is searched recursively; or a recursive
+            `glob` pattern of files and folders. An existing path is never taken for a pattern, so
+            IMG[1].jpg finds the file of this name.
+        out: folder for the results. Result images in it, and those of earlier predictions in a
+            searched folder, are left out.
 
     Raises:
         MissingFileError: a path does not exist.
-        InputError: a pattern fits nothing, or there is no image.
+        InputError: a pattern matches no file, or there is no image at all.
     """
     results = [Path(os.path.abspath(out)) / kind for kind in KINDS]
     found = {}
@@ -45,20 +45,20 @@ def find_images(images: Sequence[str | Path], out: str | Path) -> list[Path]:
 
 
 def _matching(given: str) -> list[Path]:
-    """The existing path of this name, or else what fits the pattern."""
+    """The path itself if it exists, else the paths that match it as a pattern."""
     if os.path.exists(given):
         return [Path(given)]
     if not glob.has_magic(given):
         raise MissingFileError(f'--images={given} does not exist; check the path.')
-    # As far as folders have exactly these names, they are no pattern.
+    # The leading folders that exist are taken literally.
     literal, rest = Path(given).parent, [Path(given).name]
     while not literal.is_dir():
         literal, rest = literal.parent, [literal.name, *rest]
     found = glob.glob(os.path.join(glob.escape(str(literal)), *rest), recursive=True)
     if not found:
         raise InputError(
-            f'--images={given} fits no file; in a pattern * is any text, ** any folders, [ab] is '
-            'a or b, and [[] is the bracket [ itself.'
+            f'--images={given} matches no file; in a pattern * stands for any text, ** for any '
+            'folders, [ab] for a or b, and [[] for the bracket [ itself.'
         )
     return [Path(path) for path in found]
 
@@ -70,7 +70,7 @@ def _images_in(folder: Path) -> Iterator[Path]:
 
     with reading(folder):
         for root, folders, files in os.walk(folder, onerror=stop):
-            if RESULTS in files:  # Of an earlier prediction.
+            if RESULTS in files:  # The output folder of an earlier prediction.
                 folders[:] = [name for name in folders if name not in KINDS]
             folders[:] = [name for name in folders if not name.startswith('.')]
             for name in files:

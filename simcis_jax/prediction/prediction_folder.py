@@ -1,9 +1,9 @@
-"""What prediction leaves in its folder.
+"""The output folder of predictions.
 
-panoptic/NAME.png   segment ids, R + 256 G + 256^2 B; 0 = nothing
-panoptic.json       the segments of all images, in COCO's panoptic format
-semantic/NAME.png   the class of every pixel by the semantic rule, 255 = nothing
-overlay/NAME.png    a picture for people
+panoptic/NAME.png   segment ids, R + 256 G + 256^2 B; 0 = no segment
+panoptic.json       the segments of all images, in COCO panoptic format
+semantic/NAME.png   the class of every pixel from semantic inference; 255 = no class
+overlay/NAME.png    the segments drawn over the image, with a legend
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ RESULTS = 'panoptic.json'
 
 
 class PredictionFolder:
-    """Writes predictions; `add` may be called from several threads.
+    """Writes predictions into a folder; `add` may be called from several threads.
 
     Args:
-        root: the folder; files of an earlier prediction are replaced.
-        categories: the classes; their position is their label.
-        images: all images that may be added, whose folders below their common one are kept.
+        root: path of the folder; files of an earlier prediction are replaced.
+        categories: the classes; the label of a class is its position.
+        images: all images that may be added. Results keep the folders below their common folder.
     """
 
     def __init__(self, root: str | Path, categories: Categories, images: Sequence[Path]):
@@ -45,7 +45,7 @@ class PredictionFolder:
         self.image_root = Path(os.path.commonpath([path.parent for path in places]))
         names = [path.relative_to(self.image_root) for path in places]
         stems = [name.with_suffix('') for name in names]
-        # One name for two images, as of x.jpg and x.png: then all keep their extensions.
+        # If two images differ only in extension, as x.jpg and x.png do, all keep theirs: x.jpg.png.
         outputs = names if len(set(stems)) < len(stems) else stems
         self._names = {
             path: (number, name.as_posix(), f'{output.as_posix()}.png')
@@ -54,10 +54,10 @@ class PredictionFolder:
         self._entries = {}
 
     def add(self, path: Path, image: np.ndarray, prediction: Prediction) -> None:
-        """Writes the PNGs of one image [H, W, 3] uint8, all or none.
+        """Writes the PNGs of one image [H, W, 3] uint8; on an error, none of them is left.
 
         Raises:
-            StorageError: nothing more can be written, such as when the disk is full.
+            StorageError: the disk is full, read-only or broken.
             FileError: a file of this image cannot be written.
         """
         number, name, output = self._names[path]
@@ -85,7 +85,7 @@ class PredictionFolder:
         self._entries[number] = listed, output, self._segments(prediction)
 
     def write_json(self) -> None:
-        """Writes the segments of what was added, in the order of `images`."""
+        """Writes panoptic.json for all added images, in the order of `images`."""
         entries = [self._entries[number] for number in sorted(self._entries)]
         content = {
             'info': {'description': f'Predictions for images in {self.image_root}'},
@@ -99,7 +99,7 @@ class PredictionFolder:
         write_atomically(self.root / RESULTS, json.dumps(content))
 
     def _semantic(self, prediction: Prediction) -> np.ndarray:
-        """[H, W] labels as grey values, of 16 bits (65535 = nothing) if 8 do not suffice."""
+        """Labels [H, W] as grey values; 16 bits (65535 = no class) if 8 bits do not suffice."""
         kind = np.uint8 if len(self._categories) <= 255 else np.uint16
         return prediction.label_map.astype(kind)  # -1 becomes the largest value.
 
@@ -123,6 +123,6 @@ class PredictionFolder:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; raises FileError if that is not possible."""
+    """Makes a folder and its parents; raises FileError if that fails."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A finished stage as a function from images to segments."""
+"""Inference: loads the model of a stage and segments images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
 from simcis_jax.types import Categories
 
-# Results of larger images are made at this size and enlarged: every query has a mask of it.
+# Larger images get results of this size, enlarged afterwards: each query needs a mask that large.
 MAX_RESULT_SIDE = 2048
 
 
@@ -37,32 +37,32 @@ MAX_RESULT_SIDE = 2048
 class Prediction:
     """The segments of one image; they never overlap."""
 
-    segment_map: np.ndarray  # [H, W] int32, as large as the image; 0 = nothing, k = segment k.
-    labels: np.ndarray  # [K] int32, class of segment k at k - 1.
-    names: tuple[str, ...]  # [K] of these classes.
-    scores: np.ndarray  # [K] float32, class scores in 0..1.
-    label_map: np.ndarray  # [H, W] int32, class of every pixel by the semantic rule; -1 = nothing.
+    segment_map: np.ndarray  # [H, W] int32, the size of the image; 0 = none, k = segment k.
+    labels: np.ndarray  # [K] int32, the class of segment k at index k - 1.
+    names: tuple[str, ...]  # [K] names of these classes.
+    scores: np.ndarray  # [K] float32, class scores in [0, 1].
+    label_map: np.ndarray  # [H, W] int32, semantic inference: class of each pixel; -1 = none.
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedImage:
-    """An image and what the network will see of it."""
+    """An image and its resized copy, the input of the network."""
 
-    key: Hashable  # Whatever tells the caller which image it is.
+    key: Hashable  # Identifies the image for the caller.
     image: np.ndarray  # [H, W, 3] uint8, RGB.
     resized: np.ndarray  # [h, w, 3] uint8
-    result_size: tuple[int, int]  # Height and width at which segments are made.
+    result_size: tuple[int, int]  # Height and width at which segments are computed.
 
 
 class Predictor:
-    """Segments images; what a padded shape compiles is kept.
+    """Segments images; compiles once per padded shape.
 
     Args:
-        params: of the model, on the devices of the mesh.
+        params: parameters of the model, replicated on the devices of this process.
         model: the network.
-        categories: its classes.
+        categories: the classes of the model.
         seen: [C] bool, the classes that may be predicted; None = all of them.
-        evaluation: sizes, thresholds and images of a batch.
+        evaluation: image sizes, thresholds and batch size.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Predictor:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.
 
         Raises:
-            InputError: an array is no such image.
+            InputError: an array is not an RGB image [H, W, 3] uint8.
         """
         if isinstance(images, np.ndarray) and images.ndim == 3:
             return self([images])[0]
@@ -94,10 +94,10 @@ class Predictor:
         return [predictions[index] for index in range(len(prepared))]
 
     def prepare(self, key: Hashable, image: np.ndarray) -> PreparedImage:
-        """Checks and resizes an image; safe in threads.
+        """Checks and resizes an image; thread-safe.
 
         Raises:
-            InputError: it is no RGB image [H, W, 3] uint8.
+            InputError: it is not an RGB image [H, W, 3] uint8.
         """
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
@@ -117,9 +117,10 @@ class Predictor:
     def predict(
         self, images: Iterable[PreparedImage]
     ) -> Iterator[tuple[PreparedImage, Prediction]]:
-        """Every image once with its prediction, as soon as images of its padded shape fill a batch.
+        """Yields each image with its prediction, in batches of images of the same padded shape.
 
-        While results are taken, the devices work on the next batch.
+        The order may differ from that of `images`. While the caller processes the results of a
+        batch, the devices compute the next one.
         """
         for members, output in one_ahead(self._start, self._groups(images)):
             yield from self._finish(members, output)
@@ -150,7 +151,7 @@ class Predictor:
         panoptic, label_maps = jax.device_get(output)
         label_maps = np.where(label_maps < len(self.categories), label_maps, -1)
         for row, member in enumerate(members):
-            found = panoptic.labels[row] >= 0  # Real segments come first.
+            found = panoptic.labels[row] >= 0  # Padding comes last.
             labels = panoptic.labels[row][found]
             prediction = Prediction(
                 segment_map=_as_large(panoptic.segment_map[row], member),
@@ -173,27 +174,27 @@ def load(
     categories: str | Path | None = None,
     **evaluation: Any,
 ) -> Predictor:
-    """The model of a stage, ready to predict the classes that it has seen.
+    """Loads the model of a stage, which predicts the classes seen up to that stage.
 
     Args:
-        checkpoint: folder stage_N of a run, or one that simcis_jax.convert made; or the folder of
-            a run, which stands for its newest finished stage.
-        config: groups of values; None = those of the run.
-        categories: JSON file with COCO categories, in a list or as a field; None = those of the
-            run, or of the config's data set where the run has none.
-        **evaluation: keys of the config's group `evaluation` that replace those of the config.
+        checkpoint: a folder stage_N of a run or of simcis_jax.convert; or a run's work directory,
+            which means its newest finished stage.
+        config: config as nested dicts; None = the config of the run.
+        categories: JSON file with a list of COCO categories, or with one as its field `categories`;
+            None = those of the run, or else those of the config's data set.
+        **evaluation: values that replace those of the config group `evaluation`.
 
     Raises:
-        InputError: it is no such folder, a value is not allowed, or config and categories do not
-            fit the model.
+        InputError: the folder is not a stage, a value is not allowed, or config or categories do
+            not fit the model.
         FileError: a file is missing.
     """
     folder = find_stage(checkpoint, '--checkpoint')
     recorded = folder.root.parent / 'config.json'
     if config is None and not recorded.is_file():
         raise InputError(
-            f'{folder.root.parent} has no config.json of a run, so give the config that the model '
-            'belongs to: --config=configs/NAME.py.'
+            f'{folder.root.parent} has no config.json of a run; name the config of the model with '
+            '--config=NAME.'
         )
     config = _recorded_config(recorded) if config is None else dict(config)
     config['evaluation'] = config.get('evaluation', {}) | {
@@ -225,7 +226,8 @@ def _recorded_config(path: Path) -> dict[str, Any]:
         settings.from_config(config)
     except InputError as error:
         raise InputError(
-            f'{path} is not a config that this version reads; give one with --config=FILE. {error}'
+            f'{path} is not a config that this version can read; give one with --config=FILE. '
+            f'{error}'
         ) from None
     return config
 
@@ -238,25 +240,25 @@ def _categories(recorded: Path, given: str | Path | None, values: Settings) -> C
         source = open_source(data.name, data.train_split, root=data.root, size=data.size)
     except UserError as error:
         raise InputError(
-            f'{recorded} does not exist, and the data set that has the class names cannot be '
+            f'{recorded} does not exist, and the data set, which has the class names, cannot be '
             f'opened ({error}); give --categories=FILE, a JSON with COCO categories.'
         ) from None
     return source.categories
 
 
 def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
-    """The newest parameters in a folder, on every device."""
+    """The newest parameters in a folder, replicated on the devices of this process."""
     size = values.data.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        checkpoints.check('params', params, 'model.* and the categories as they were there')
+        checkpoints.check('params', params, 'model.* and the categories to those of its run')
         mesh = parallel.make_local_mesh()
         return checkpoints.restore_params(parallel.replicated_like(mesh, params))
 
 
 def _as_large(result: np.ndarray, member: PreparedImage) -> np.ndarray:
-    """The valid part of a result [*canvas] int32 at the size of its image."""
+    """Crops the padding off a result [*canvas] int32 and resizes it to the size of its image."""
     height, width = member.result_size
     result = result[:height, :width]
     if member.result_size == member.image.shape[:2]:

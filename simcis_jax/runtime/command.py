@@ -1,4 +1,4 @@
-"""How every command starts and ends: arguments, config, output, devices, errors."""
+"""What all commands share: arguments, config, process setup and error output."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from simcis_jax.errors import InputError, MissingFileError, UserError
 from simcis_jax.runtime.allocator import configure_malloc
 from simcis_jax.runtime.compilation import enable_compilation_cache
 
-CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout a link to the top's.
-CONFIG_FLAG = '--config.'  # Begins an argument that changes a value of the config.
+CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout, a link to the top level.
+CONFIG_FLAG = '--config.'  # Prefix of arguments that change a config value.
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """An argument parser in which every flag must be written out."""
+    """An argument parser that accepts no abbreviated flags."""
     return argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False)
 
 
 def path(text: str) -> str:
-    """The type of an argument that is a path: a shell does not expand `~` behind `=`."""
+    """Argument type for paths; expands `~`, which the shell does not after `=`."""
     return os.path.expanduser(text)
 
 
 def split_overrides(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, *, hint: str = ''
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Parses arguments among which there may be `--config.GROUP.KEY=VALUE`, returned second.
+    """Parses arguments and splits off those of the form `--config.GROUP.KEY=VALUE`.
 
     Args:
-        parser: of all other arguments.
-        arguments: None = those of the program.
-        hint: begins what is said of an argument that is neither, such as '...; '.
+        parser: parser of all other arguments.
+        arguments: None = the command line of this process.
+        hint: put before the error message for an unknown argument, such as 'try this; '.
+
+    Returns:
+        The parsed arguments, and the list of `--config.GROUP.KEY=VALUE` arguments.
     """
     options, overrides = parser.parse_known_args(arguments)
     for text in overrides:
@@ -55,7 +58,7 @@ def find_config(name: str) -> Path:
     """The file of a config.
 
     Args:
-        name: of a file in `configs/`, such as 'shapes_cps_8_2'; with a slash or `.py`, a path.
+        name: a name in `configs/`, such as 'shapes_cps_8_2'; with a slash or `.py`, a path.
 
     Raises:
         MissingFileError: there is no such config.
@@ -67,17 +70,17 @@ def find_config(name: str) -> Path:
     known = sorted(path.stem for path in CONFIGS.glob('*.py'))
     nearest = difflib.get_close_matches(Path(name).stem, known) or known
     raise MissingFileError(
-        f'the config {name} does not exist; --config takes the path of a file or a name out of '
-        f'{CONFIGS}: {", ".join(nearest)}.'
+        f'the config {name} does not exist; --config takes the path of a file or one of the names '
+        f'in {CONFIGS}: {", ".join(nearest)}.'
     )
 
 
 def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a name or file, changed by `--config.GROUP.KEY=VALUE` arguments.
+    """Reads a config by name or path and applies `--config.GROUP.KEY=VALUE` arguments.
 
     Raises:
         MissingFileError: there is no such config.
-        InputError: it is not a config, has no such key, or a value has another type.
+        InputError: the file is not a config, a key is unknown, or a value has another type.
     """
     file = find_config(name)
     make_config = runpy.run_path(str(file)).get('get_config')
@@ -88,13 +91,13 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     config = make_config()
     values, arguments = flags.FlagValues(), ['config', *overrides]
     try:
-        # Without `sys_argv` it would take the values of this program's own command line.
+        # Without `sys_argv` it would read the command line of this process.
         config_flags.DEFINE_config_dict(
             'config', config, lock_config=True, flag_values=values, sys_argv=arguments
         )
         values(arguments)
-    except (AttributeError, KeyError) as error:  # A group or key that the config does not have.
-        cause = error.args[0]  # The config's own error, whose text has the nearest key.
+    except (AttributeError, KeyError) as error:  # Unknown group or key.
+        cause = error.args[0]  # The error of ConfigDict, which names the nearest key.
         text = ' '.join(str(*getattr(cause, 'args', [cause])).split())
         raise InputError(f'unknown config key {text}') from None
     except flags.Error as error:
@@ -103,18 +106,18 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
-    """Prepares the process and runs a program; a `UserError` ends it with one line and status 1.
+    """Sets up the process and runs a command; a `UserError` ends it with one line and status 1.
 
     Args:
-        program: what the command does.
-        uses_devices: whether it compiles anything.
+        program: the body of the command.
+        uses_devices: whether it compiles JAX programs.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # A notebook's stream has no encoding to fail in.
+        if hasattr(stream, 'reconfigure'):  # Streams of notebooks have no encoding to set.
             stream.reconfigure(errors='replace')
-    logging.set_verbosity(logging.WARNING)  # Checkpointing reports every write at INFO.
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every write at INFO.
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and here no app parses them.
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which argparse leaves unparsed.
     try:
         if uses_devices:
             configure_malloc()

@@ -1,4 +1,4 @@
-"""What a program runs on, as the first lines of its output."""
+"""The first lines of output: versions, devices, and a warning about an unused accelerator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 import simcis_jax
 
-# How accelerators show: the extra of the package, the name, device files, environment variables.
+# Signs of an accelerator: (extra of the package, name, device files, environment variables).
 ACCELERATORS = (
     ('cuda', 'an NVIDIA GPU', ('/dev/nvidia[0-9]*', '/dev/nvidiactl'), ()),
     ('tpu', 'a TPU', ('/dev/accel[0-9]*',), ('TPU_ACCELERATOR_TYPE', 'TPU_NAME', 'COLAB_TPU_ADDR')),
@@ -18,10 +18,10 @@ ACCELERATORS = (
 
 
 def print_devices(precision: str | None = None) -> None:
-    """Prints the versions and devices, and a warning where an accelerator is left unused.
+    """Prints versions and devices, and a warning if JAX does not use an accelerator.
 
     Args:
-        precision: of the network, `model.dtype`.
+        precision: precision of the network, `model.dtype`; None = not printed.
     """
     print(describe(jax.devices(), jax.process_count(), precision))
     warning = unused_accelerator(
@@ -32,7 +32,7 @@ def print_devices(precision: str | None = None) -> None:
 
 
 def describe(devices: Sequence[jax.Device], num_processes: int, precision: str | None) -> str:
-    """One line: versions, backend, number and kind of devices, precision."""
+    """One line with versions, backend, number and kind of devices, and precision."""
     kinds = ', '.join(dict.fromkeys(device.device_kind for device in devices))
     parts = [
         f'simcis_jax {simcis_jax.__version__}',
@@ -56,10 +56,10 @@ def unused_accelerator(
     """A warning if JAX runs on the CPU of a machine that has an accelerator; None otherwise.
 
     Args:
-        backend: the one that JAX chose.
-        platforms: those that the user allows; nobody who asks for the CPU is warned.
-        environment: variables of the process.
-        find_files: the files that match a pattern.
+        backend: the backend that JAX chose.
+        platforms: value of `jax_platforms`; there is no warning if it starts with 'cpu'.
+        environment: environment variables.
+        find_files: returns the files that match a pattern, such as `glob.glob`.
     """
     is_hidden = environment.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
     if backend != 'cpu' or platforms.split(',')[0] == 'cpu':
@@ -69,7 +69,7 @@ def unused_accelerator(
             continue
         if any(map(find_files, patterns)) or any(map(environment.get, variables)):
             return (
-                f'this machine has {name}, but JAX runs on the CPU; install what it needs with '
-                f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu if this is meant."
+                f'this machine has {name}, but JAX runs on the CPU; install support with '
+                f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu to use the CPU."
             )
     return None

@@ -1,4 +1,4 @@
-"""Gradient accumulation: each device processes its images in microbatches, one by one."""
+"""Gradient accumulation: each device processes its images in microbatches, one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simcis_jax.errors import InputError
 
 
 def count_microbatches(batch_size: int, num_devices: int, microbatch_size: int) -> int:
-    """Number of microbatches per device; `microbatch_size` 0 = one for all images of a device.
+    """Number of microbatches per device; with `microbatch_size` 0, one microbatch holds all images.
 
     Raises:
         InputError: `microbatch_size` does not divide the number of images per device.
@@ -21,7 +21,7 @@ def count_microbatches(batch_size: int, num_devices: int, microbatch_size: int) 
     if microbatch_size < 0 or share % (microbatch_size or share):
         raise InputError(
             f'training.microbatch_size={microbatch_size} does not divide the {share} images that '
-            f'each of the {num_devices} devices has of training.batch_size={batch_size}.'
+            f'each of the {num_devices} devices gets of training.batch_size={batch_size}.'
         )
     return share // (microbatch_size or share)
 

@@ -16,7 +16,7 @@ from simcis_jax.training import manifest
 from simcis_jax.training.train_step import TrainState
 
 policies = ocp.checkpoint_managers
-UNFINISHED = '.orbax-checkpoint-tmp'  # In the name of a folder that is still being written.
+UNFINISHED = '.orbax-checkpoint-tmp'  # Part of a checkpoint folder's name while it is written.
 
 
 def _abstract(tree: Any) -> Any:
@@ -32,10 +32,10 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def discard_damaged(folder: Path) -> list[str]:
-    """Removes what nobody can go on from; says what it was.
+    """Removes unfinished checkpoints, and damaged ones newer than the newest intact one.
 
-    That is what was never finished, and damaged checkpoints as far as they are newer than the
-    newest one that is whole.
+    Returns:
+        One line for every damaged checkpoint that was removed.
     """
     _remove_unfinished(folder)
     steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdigit()), reverse=True)
@@ -55,26 +55,26 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 class StageCheckpoints:
-    """The checkpoints of one stage in one folder, written in the background, the last two kept.
+    """The checkpoints of one stage in one folder: written in the background, the last two kept.
 
-    Parameters and the method's memory are items of their own, so that the next stage can read them
-    without knowing the optimizer, and another method without knowing the memory. The teacher is
-    never written: it is the last checkpoint of the stage before. Nor is the position in the data:
-    it is the step.
+    Parameters and the method's memory are separate items: the next stage reads them without the
+    optimizer state, and another method reads the parameters without the memory. The teacher is not
+    saved, because it is the last checkpoint of the previous stage; nor is the position in the data,
+    because it follows from the step.
 
-    A checkpoint gets its name when it is complete and its manifest is written, and is compared with
-    the manifest before it is read.
+    A checkpoint gets its final name only when all items and its manifest are written, and is
+    verified against the manifest before it is read.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder.resolve()
-        self._size = 0  # Bytes of the state that was saved last.
-        self._writing = self._whole = None  # Steps.
+        self._size = 0  # Bytes of the last saved state.
+        self._writing = self._verified = None  # Steps.
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.LatestN(2),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
-        # Named, so that reading one item does not warn of the others.
+        # Without named handlers, reading one item logs warnings about the others.
         handlers = {name: ocp.StandardCheckpointHandler() for name in ('params', 'memory', 'rest')}
         self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
@@ -87,14 +87,14 @@ class StageCheckpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Steps done in the newest checkpoint; None if there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts writing a checkpoint; the state may be used on as soon as this returns.
+        """Starts writing a checkpoint; the caller may donate the state as soon as this returns.
 
         Raises:
-            FileError: this checkpoint, or the one before, could not be written.
+            FileError: this checkpoint or the previous one could not be written.
         """
         items = {'params': state.params, 'rest': state.replace(params=None, memory=None)}
         if jax.tree.leaves(state.memory):
@@ -102,32 +102,35 @@ class StageCheckpoints:
         self._save(step, items)
 
     def wait(self) -> None:
-        """Until the last checkpoint is complete; raises OSError as `save` does."""
+        """Blocks until the last checkpoint is complete; raises FileError as `save` does."""
         with self._explaining_failures():
             self._manager.wait_until_finished()
 
     def save_weights(self, step: int, params: Any, memory: Any = None) -> None:
-        """Writes what another program trained: nothing to go on with inside the stage."""
+        """Writes a checkpoint without optimizer state, from which the stage cannot be resumed."""
         self._save(step, {'params': params} | ({} if memory is None else {'memory': memory}))
 
     def has(self, item: str) -> bool:
-        """Whether the newest checkpoint holds this item: params, memory or rest."""
+        """Whether the newest checkpoint has this item: params, memory or rest."""
         return (self._folder / str(self.latest_step) / item).exists()
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of the newest params or memory, by names with dots."""
+        """Shapes of the newest params or memory, by dotted names."""
         return _shapes(self._metadata(item))
 
     def check(self, item: str, like: Any, way_out: str) -> None:
-        """Raises ValueError if the newest params or memory have other shapes than `like`.
+        """Checks that the newest params or memory have the shapes of `like`.
 
-        Restoring would not: Orbax cuts or pads an array of another shape, and says nothing. There
-        may be no memory on either side.
+        Restoring does not check: Orbax silently crops or pads an array of another shape. A memory
+        that is missing in `like` or in the checkpoint passes.
 
         Args:
             item: params or memory.
             like: arrays, or their shapes.
-            way_out: what the user can set.
+            way_out: what the user can set to make them fit; ends the error message.
+
+        Raises:
+            InputError: a name or a shape differs.
         """
         if item == 'memory' and not (jax.tree.leaves(like) and self.has('memory')):
             return
@@ -142,7 +145,7 @@ class StageCheckpoints:
             )
 
     def read(self, item: str) -> Any:
-        """The newest params or memory as nested dicts of arrays, whatever their shapes."""
+        """The newest params or memory as nested dicts of arrays, in their saved shapes."""
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), self._metadata(item)
@@ -150,7 +153,7 @@ class StageCheckpoints:
         return self._restore(**{item: ocp.args.StandardRestore(like)})[item]
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, on the devices of `like`."""
+        """The newest state, with the shardings of `like`."""
         restored = self._restore(
             params=ocp.args.StandardRestore(_abstract(like.params)),
             rest=ocp.args.StandardRestore(_abstract(like.replace(params=None, memory=None))),
@@ -160,39 +163,39 @@ class StageCheckpoints:
         )
 
     def restore_params(self, like: Any) -> Any:
-        """The newest parameters, on the devices of `like`."""
+        """The newest parameters, with the shardings of `like`."""
         return self._restore(params=ocp.args.StandardRestore(_abstract(like))).params
 
     def restore_memory(self, like: Any) -> Any:
-        """The newest memory; `like` itself if the method has none, or the checkpoint has none."""
+        """The newest memory; `like` itself if the method or the checkpoint has none."""
         if not jax.tree.leaves(like) or not self.has('memory'):
             return like
         return self._restore(memory=ocp.args.StandardRestore(_abstract(like))).memory
 
     def _metadata(self, item: str) -> Any:
-        return ocp.StandardCheckpointHandler().metadata(self._newest_whole() / item).tree
+        return ocp.StandardCheckpointHandler().metadata(self._verified_folder() / item).tree
 
     def _restore(self, **items: Any) -> Any:
-        self._newest_whole()
+        self._verified_folder()
         return self._manager.restore(self.latest_step, args=ocp.args.Composite(**items))
 
-    def _newest_whole(self) -> Path:
-        """The folder of the newest checkpoint, compared with its manifest once.
+    def _verified_folder(self) -> Path:
+        """The folder of the newest checkpoint, verified against its manifest the first time.
 
         Raises:
-            InputError: a file is missing, torn or changed.
+            InputError: a file is missing, truncated or changed.
         """
         step = self.latest_step
         folder = self._folder / str(step)
-        if self._whole != step:
+        if self._verified != step:
             damage = manifest.damage(folder)
             if damage:
                 raise InputError(
-                    f'{folder} is damaged: {damage}. Put back a copy of it; or delete '
-                    f'{self._folder.parent}/evaluation.json and repeat the command that made this '
-                    'stage, which goes on from an older checkpoint or from its start.'
+                    f'{folder} is damaged: {damage}. Restore it from a copy; or delete '
+                    f'{self._folder.parent}/evaluation.json and repeat the command that trained '
+                    'this stage, which resumes it from an older checkpoint or from its start.'
                 )
-            self._whole = step
+            self._verified = step
         return folder
 
     def _save(self, step: int, items: dict[str, Any]) -> None:
@@ -203,7 +206,7 @@ class StageCheckpoints:
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def _write_manifest(self) -> None:
-        """Called in the background when all items are written, before the folder gets its name."""
+        """Orbax calls this in the background, after writing all items and before the rename."""
         (folder,) = self._folder.glob(f'{self._writing}{UNFINISHED}*')
         manifest.write(folder)
 
@@ -218,5 +221,6 @@ class StageCheckpoints:
             raise FileError(
                 f'{self._folder}: the checkpoint of step {self._writing} could not be written; it '
                 f'needs up to {self._size / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free. The '
-                f'one before is whole: make room and repeat the command. ({reason.splitlines()[0]})'
+                'previous checkpoint is intact: free some space and repeat the command. '
+                f'({reason.splitlines()[0]})'
             ) from error

@@ -1,4 +1,4 @@
-"""What can be known of the data of a run before anything is trained."""
+"""Checks of the data set that run before training starts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
-_NUM_THREADS = 16  # Files on a network are waited for, not worked on.
-_MOST_NAMES = 10
+_NUM_THREADS = 16  # Checks wait for the disk or network, not for the CPU.
+_MAX_NAMES = 10
 
 
 def check_scorable(source: Source, tasks: Sequence[str]) -> None:
@@ -22,10 +22,10 @@ def check_scorable(source: Source, tasks: Sequence[str]) -> None:
 
     Args:
         source: the validation split.
-        tasks: what is evaluated, names of `evaluation.tasks`.
+        tasks: the value of `evaluation.tasks`.
 
     Raises:
-        InputError: no image holds a class, or only instances are scored and none holds a thing.
+        InputError: no image shows any class, or no thing class if only instances are scored.
     """
     present = _present(source)
     if tuple(tasks) == ('instance',):
@@ -40,13 +40,13 @@ def check_scorable(source: Source, tasks: Sequence[str]) -> None:
 
 
 def absent_classes(training: Source, validation: Source) -> list[str]:
-    """Lines that name the classes that never occur in a split; none if all occur in both."""
+    """One warning line per split in which some classes never occur."""
     lines = []
     for source, consequence in ((training, 'cannot be learned'), (validation, 'are not scored')):
         present = _present(source)
         names = [name for label, name in enumerate(source.categories.names) if label not in present]
         if names:
-            shown = ', '.join(names[:_MOST_NAMES]) + (', ...' if len(names) > _MOST_NAMES else '')
+            shown = ', '.join(names[:_MAX_NAMES]) + (', ...' if len(names) > _MAX_NAMES else '')
             lines.append(
                 f'warning: {len(names)} of {len(source.categories)} classes never occur in '
                 f'{source.name} and {consequence}: {shown}'
@@ -55,9 +55,9 @@ def absent_classes(training: Source, validation: Source) -> list[str]:
 
 
 def check_files(sources: Sequence[Source]) -> None:
-    """Checks that the pictures of all images exist and have the size that their source lists.
+    """Checks that all image and annotation files exist and have the sizes that their source lists.
 
-    Every process looks at its share of the images and learns what the others found.
+    Every process checks its share of the images and then receives the faults the others found.
 
     Raises:
         InputError: a file is missing or has another size.
@@ -71,7 +71,7 @@ def check_files(sources: Sequence[Source]) -> None:
 
 
 def _faults(source: Source) -> Iterator[str]:
-    """What is wrong with the files of this process's share of the images."""
+    """The faults in this process's share of the images."""
     indices = range(len(source))[jax.process_index() :: jax.process_count()]
     progress = Progress(f'{source.name} files', len(indices), 'images', only_if_slow=True)
     check = functools.partial(_fault, source)

@@ -1,4 +1,4 @@
-"""Which finished stage a user means by the path of a folder."""
+"""Finds the stage folder that a path given by the user refers to."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> S
     """The folder of a stage that has a checkpoint.
 
     Args:
-        path: folder stage_N, also of a stage that is still being trained; or the folder of a run,
-            which stands for its newest finished stage.
-        argument: what errors call the path, such as '--checkpoint'.
-        accept_run: False if the folder of a run is refused, because its newest stage may be
-            another one tomorrow.
+        path: a folder stage_N, even of a stage that is still training; or a run's work directory,
+            which means its newest finished stage.
+        argument: name of the path in error messages, such as '--checkpoint'.
+        accept_run: False to refuse a work directory, whose newest stage changes during training.
 
     Raises:
-        InputError: it is no such folder.
-        FileError: it cannot be read.
+        InputError: the path is neither.
+        FileError: the folder cannot be read.
     """
-    folder = StageFolder(Path(os.path.abspath(path)))  # `.` has no name.
+    folder = StageFolder(Path(os.path.abspath(path)))  # Path('.') has an empty name.
     with reading(path):
         if folder.number and folder.newest_checkpoint:
             return folder
@@ -38,25 +37,25 @@ def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> S
 
 
 def stage_folders(root: Path) -> list[StageFolder]:
-    """The stages in the folder of a run, in order."""
+    """The stage folders in a work directory, in order."""
     folders = [StageFolder(path) for path in root.glob('stage_*') if path.is_dir()]
     return sorted((f for f in folders if f.number), key=lambda folder: folder.number)
 
 
 def _reason(folder: StageFolder, finished: list[StageFolder]) -> str:
-    """What is wrong with a folder, and the way out."""
+    """Why a path is not a stage, and what to do about it."""
     root = folder.root
     if not root.exists():
         return 'it does not exist.'
     if not root.is_dir():
-        return 'it is a file; take weights of PyTorch over with simcis_jax.convert import.'
+        return 'it is a file; convert PyTorch weights with simcis_jax.convert import.'
     if finished:
         return f'the newest finished stage in it is {finished[-1].root}.'
     for parent in root.parents:
         if (outer := StageFolder(parent)).number and outer.newest_checkpoint:
-            return f'it lies in one: give {parent}.'
+            return f'it is inside one: give {parent}.'
     if folder.newest_checkpoint:
-        return 'rename it: N is the stage that the model has learned last.'
+        return 'rename it: N is the last stage that the model was trained on.'
     begun = [stage for stage in stage_folders(root) if stage.newest_checkpoint]
     if begun:
         return f'no stage in it is finished; {begun[-1].root} has a checkpoint.'

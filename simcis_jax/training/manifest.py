@@ -1,4 +1,4 @@
-"""A list of the files of a folder with their checksums: finds what is torn, changed or gone."""
+"""Manifest of a folder: sizes and checksums of its files, to detect damage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def checksum(path: Path) -> int:
 
 
 def write(folder: Path) -> None:
-    """Writes the manifest of all files in the subfolders, and waits until all are on the disk."""
+    """Writes the manifest of all files in the subfolders, and syncs everything to disk."""
     files = {}
     for path in sorted(folder.glob('*/**/*')):
         if path.is_file():
@@ -35,14 +35,14 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that has a manifest, in words; None if nothing is."""
+    """The first difference between a folder and its manifest, in words; None if it is intact."""
     try:
         listed = json.loads((folder / NAME).read_text('utf-8'))
         files = [(name, size, expected) for name, (size, expected) in listed.items()]
     except FileNotFoundError:
         return f'{NAME} is missing'
     except (ValueError, TypeError, AttributeError):
-        return f'{NAME} is torn'
+        return f'{NAME} is unreadable'
     for name, size, expected in files:
         path = folder / name
         if not path.is_file():

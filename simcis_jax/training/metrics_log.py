@@ -1,4 +1,4 @@
-"""The losses while training, as JSON lines and as TensorBoard events."""
+"""The training log: losses and other metrics as JSON lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from simcis_jax.runtime.files import write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The records of a metrics.jsonl in order; none if there is no such file.
+    """The records of a metrics.jsonl in order; empty if there is no such file.
 
-    A last line that is still being written is left out.
+    An incomplete last line, which a run may still be writing, is left out.
 
     Raises:
-        InputError: a line holds something else.
+        InputError: a line is not a record.
         FileError: the file cannot be read.
     """
     if not path.exists():
@@ -36,22 +36,28 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
         except (ValueError, AttributeError, KeyError):
             valid = False
         if not valid:
-            raise InputError(f'{path}: line {number} is no record of losses; delete this line.')
+            raise InputError(f'{path}: line {number} is not a record of losses; delete this line.')
         records.append(record)
     return records
 
 
 class MetricsLog:
-    """Losses as JSON lines and as TensorBoard events."""
+    """Writes metrics of one stage as JSON lines and TensorBoard events.
+
+    Args:
+        workdir: folder of the run.
+        stage: number of the stage.
+        first_step: step to resume from; later records of the stage are deleted.
+    """
 
     def __init__(self, workdir: Path, stage: int, first_step: int):
         self._stage, self._path = stage, workdir / 'metrics.jsonl'
         if self._path.exists():
-            # A killed run may have logged steps that its last checkpoint does not know.
-            known = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
-            write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in known))
+            # A killed run may have logged steps after its last checkpoint; they are repeated.
+            kept = [r for r in read_metrics(self._path) if self._is_before(r, first_step)]
+            write_atomically(self._path, ''.join(json.dumps(record) + '\n' for record in kept))
         self._file = self._path.open('a', encoding='utf-8')
-        from tensorboardX import SummaryWriter  # Imports PyTorch where that is installed.
+        from tensorboardX import SummaryWriter  # Slow: imports PyTorch if installed.
 
         self._events = SummaryWriter(
             str(workdir / 'tensorboard' / f'stage_{stage}'), purge_step=first_step + 1
@@ -68,7 +74,7 @@ class MetricsLog:
         self._events.close()
 
     def write(self, step: int, numbers: Mapping[str, float], rate: float) -> None:
-        """Adds one record; what is not finite is null, for JSON knows no NaN."""
+        """Adds one record; non-finite values become null, since JSON has no NaN."""
         record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)}
         record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
         self._file.write(json.dumps(record) + '\n')

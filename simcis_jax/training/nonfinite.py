@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: named, counted, and in the end the reason to stop."""
+"""Reports steps with a non-finite loss or gradient, and stops training after too many."""
 
 from __future__ import annotations
 
@@ -22,26 +22,32 @@ def broken_terms(metrics: Mapping[str, Any]) -> list[str]:
 
 
 class NonfiniteSteps:
-    """Looks, now and then, at the metrics of all steps since it looked last.
+    """Collects metrics and checks those of many steps at once, so that steps need not wait.
 
-    The compiled step has left out the update of such a step, so its state is still good.
+    The train step skips the update of a non-finite step itself, so the train state stays finite.
+
+    Args:
+        stage: number of the stage.
+        allowed: how many non-finite steps of the stage to skip before stopping.
+        data: the training batches, to look up the batch of a step.
+        source: the training images, to name those of the batch.
+        folder: where to save the batch of the step that stops training.
     """
 
     def __init__(self, stage: int, allowed: int, data: TrainIterator, source: Source, folder: Path):
-        """Args: number of the stage, steps it may leave out, its batches, where to keep one."""
         self._stage, self._allowed, self._folder = stage, allowed, folder
         self._data, self._source = data, source
         self._recent, self._known = {}, 0
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Remembers the metrics of a step, without waiting for them."""
+        """Adds the metrics of a step without waiting for the device."""
         self._recent[step] = metrics
 
     def check(self) -> None:
-        """Prints which of the remembered steps were left out; then a checkpoint may be saved.
+        """Prints the steps that were skipped since the last check; call before a checkpoint.
 
         Raises:
-            NonfiniteError: there were too many, counted from the start of the stage.
+            NonfiniteError: more steps of the stage were skipped than are allowed.
         """
         recent, self._recent = self._recent, {}
         if not recent or int(recent[max(recent)]['skipped_steps']) == self._known:
@@ -53,12 +59,12 @@ class NonfiniteSteps:
             message = f'stage {self._stage}, step {step}: {", ".join(terms)} not finite'
             if skipped > self._allowed:
                 raise NonfiniteError(
-                    f'{message}; {self._save_batch(step)} The newest checkpoint is from before. '
-                    'Lower optimizer.base_learning_rate or .later_learning_rate in another '
-                    '--workdir, or go on without such steps: '
+                    f'{message}; {self._save_batch(step)} The newest checkpoint is from an earlier '
+                    'step. Lower optimizer.base_learning_rate or .later_learning_rate in a new '
+                    '--workdir, or skip such steps: '
                     f'--config.training.skip_nonfinite={skipped} or more.'
                 )
-            print(f'{message}: left out, {skipped} of {self._allowed}', flush=True)
+            print(f'{message}; skipped, {skipped} of {self._allowed} allowed', flush=True)
         self._known = skipped
 
     def _save_batch(self, step: int) -> str:
@@ -67,4 +73,4 @@ class NonfiniteSteps:
         path = self._folder / f'nonfinite_step_{step}_process_{jax.process_index()}.npz'
         targets = dataclasses.asdict(batch.targets)
         np.savez(path, image=batch.image, image_id=np.asarray(ids), **targets)
-        return f'its batch, images {", ".join(map(str, ids))}, is in {path}.'
+        return f'its batch, images {", ".join(map(str, ids))}, is saved in {path}.'

@@ -24,7 +24,7 @@ NOT_DECAYED = re.compile(r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_qu
 
 
 def parameter_groups(params: Mapping) -> Mapping:
-    """The group of every parameter: 'frozen', or ('backbone' | 'other', decays: bool)."""
+    """The group of every parameter: 'frozen', or ('backbone' | 'other', has weight decay)."""
 
     def group(path: str):
         if FROZEN.search(path):
@@ -36,7 +36,7 @@ def parameter_groups(params: Mapping) -> Mapping:
 
 
 def count_parameters(params: Mapping) -> tuple[int, int]:
-    """How many numbers the parameters hold: those that are trained, and all."""
+    """Number of trainable parameters, and of all parameters."""
     groups = flax.traverse_util.flatten_dict(parameter_groups(params))
     sizes = {path: x.size for path, x in flax.traverse_util.flatten_dict(params).items()}
     trainable = sum(size for path, size in sizes.items() if groups[path] != 'frozen')
@@ -44,9 +44,9 @@ def count_parameters(params: Mapping) -> tuple[int, int]:
 
 
 def make_optimizer(params: Mapping, settings: OptimizerSettings) -> optax.GradientTransformation:
-    """AdamW with gradient clipping, for a learning rate of 1.
+    """AdamW with gradient clipping, at a learning rate of 1.
 
-    Updates are to be multiplied by `learning_rate`, which depends on the stage.
+    The caller multiplies the updates by `learning_rate`, which depends on the stage.
     """
     groups = parameter_groups(params)
     is_group = lambda x: isinstance(x, str | tuple)  # noqa: E731
@@ -72,12 +72,12 @@ def learning_rate(step: Array, num_steps: Array, rate: Array, settings: Optimize
 
     Args:
         step: [] int32, from 0.
-        num_steps: [] int32, length of the stage.
-        rate: [] float32, learning rate of the stage before warm-up and decay.
+        num_steps: [] int32, number of steps of the stage.
+        rate: [] float32, base learning rate of the stage.
         settings: milestones, decay factor and warm-up.
     """
     milestones = jnp.asarray(settings.milestones, jnp.float32) * num_steps
-    # Decay starts at the milestone itself, which float32 may round to just above the step.
+    # The step at a milestone decays already, though float32 may round the milestone up.
     passed = jnp.sum(step >= milestones * (1 - 1e-6))
     warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
     return rate * warmup * settings.decay_factor**passed

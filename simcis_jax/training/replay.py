@@ -1,4 +1,4 @@
-"""What a stage replays of the stages before it: images, stored queries, and the bytes of both."""
+"""What a stage replays from earlier stages: images and stored queries, with their bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from simcis_jax.data.storage import label_bytes, stored_bytes
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
 
-_STREAM = 2**32 - 1  # Of random numbers; no stage has this index.
+_STREAM = 2**32 - 1  # Random stream of the choice; differs from every stage index.
 
 
 def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) -> list[Labelled]:
-    """The images that each stage replays; a function of data set, protocol and seed.
+    """The images that each stage replays; they depend only on data set, protocol and seed.
 
     Raises:
-        InputError: there is no room for one image.
-        FileError: an image whose bytes count cannot be read.
+        InputError: `protocol.replay_megabytes` is too small for one image.
+        FileError: an image whose size is needed cannot be read.
     """
     protocol = settings.protocol
     if not (protocol.replay_images or protocol.replay_megabytes):
@@ -42,12 +42,12 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
 
 
 def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> dict[str, Any]:
-    """What `replay.json` says.
+    """The content of `replay.json`.
 
     Args:
-        source: the data set.
-        memory: images to replay.
-        queries: what the method replays beside them.
+        source: the training split.
+        memory: the replayed images with their labels.
+        queries: what the method replays in addition; see `Method.replayed`.
     """
     images = []
     progress = Progress('replayed images', len(memory), 'images')
@@ -70,7 +70,7 @@ def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> di
 
 
 def summary(replayed: Mapping[str, Any]) -> str:
-    """The same in a line."""
+    """One line about the `contents`, for the output of a run."""
     parts = [
         f'{replayed[number]} {unit} ({replayed[num_bytes] / 1e6:.2f} MB)'
         for number, unit, num_bytes in (

@@ -1,4 +1,4 @@
-"""The data of a stage: its arrays, its training batches, the batches of its class statistics."""
+"""The data of a stage: its arrays, its training batches, and the batches for class statistics."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from simcis_jax.types import Batch, StageArrays
 
 
 def open_splits(data: DataSettings) -> tuple[Source, Source]:
-    """The training and the validation split; labels of both are positions in one list of classes.
+    """The training and the validation split; both use the class list of the training split.
 
     Raises:
-        InputError: the splits contradict each other, or one breaks its format.
+        InputError: the splits' class lists contradict each other, or a file has a wrong format.
         FileError: a file or folder is missing or cannot be read.
     """
     open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
@@ -36,7 +36,7 @@ def open_splits(data: DataSettings) -> tuple[Source, Source]:
 
 
 def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArrays:
-    """The stage as the train step sees it."""
+    """The stage as arrays, the form in which the train step takes it."""
     training, optimizer = settings.training, settings.optimizer
     past, current = stage.masks(num_classes)
     num_steps, rate = training.base_steps, optimizer.base_learning_rate
@@ -49,10 +49,10 @@ def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArr
 def training_batches(
     source: Source, stage: Stage, settings: Settings, memory: Labelled = NOTHING
 ) -> TrainIterator:
-    """The endless batches of a stage; this process's rows of them.
+    """This process's rows of the endless batches of a stage.
 
-    An epoch shows the images of the stage and those of the memory, each once: one that is both has
-    the labels of both.
+    An epoch contains every image of the stage and of the memory once; an image in both has the
+    labels of both.
     """
     return train_iterator(
         source,
@@ -65,16 +65,16 @@ def training_batches(
 def statistics_batches(
     source: Source, stage: Stage, settings: Settings
 ) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
-    """Number of images for the class statistics, and their batches with a mask of real rows."""
+    """Number of images for the class statistics, and their batches with a mask of real rows [B]."""
     images = list(_images(source, stage, settings).items())
     limit = settings.training.statistics_images or len(images)
-    # Neighbours are often frames of one video, or scenes of one kind.
+    # Evenly spaced, because neighbours are often frames of one video or scenes of one kind.
     images = dict(images[:: -(-len(images) // limit)])
     return len(images), epoch_batches(source, images=images, **_pipeline(stage, settings))
 
 
 def check_images(source: Source, stages: Sequence[Stage], settings: Settings) -> None:
-    """Raises ValueError if a stage has no image to train on."""
+    """Raises InputError if a stage has no image to train on."""
     for stage in stages:
         if not _images(source, stage, settings):
             raise InputError(
@@ -93,7 +93,7 @@ def _images(source: Source, stage: Stage, settings: Settings) -> Labelled:
 
 
 def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
-    """What training and class statistics share, but for the images."""
+    """The pipeline settings that training and class statistics share."""
     data, training = settings.data, settings.training
     seeds = np.random.SeedSequence([training.seed, stage.index])
     return dict(

@@ -1,4 +1,4 @@
-"""What a run may start from: a finished stage of another run, or a pretrained backbone."""
+"""Starting points of a run: a finished stage of another run, or a pretrained backbone."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import Categories
 
-# Random parameters and the memory before the first stage, for a number of classes.
+# Maps a number of classes to random parameters and the memory before the first stage.
 Initialize = Callable[[int], tuple[Any, Any]]
 
 
 def finished_stage(
     path: str, stages: Sequence[Stage], categories: Categories, initialize: Initialize
 ) -> StageFolder:
-    """The folder of a finished stage, whose model is known to fit.
+    """The folder of a finished stage, after checking that its model fits this run.
 
-    A stage is finished when it was evaluated, or when another program trained it: its checkpoint
-    has weights alone. Its model may know fewer classes than this run's data set, which then
-    has the same classes first.
+    A stage is finished if it was evaluated, or if its checkpoint holds weights only (a converted
+    model). The model may have fewer classes than this run's data set; the data set must then list
+    the classes of the model first.
 
     Args:
-        path: of the folder.
-        stages: of this run.
-        categories: of its data set.
-        initialize: what the model and the memory look like.
+        path: the folder of the stage.
+        stages: the stages of this run.
+        categories: the classes of this run's data set.
+        initialize: makes the parameters and the memory to compare with.
 
     Raises:
-        InputError: it is no finished stage, this run has no such stage, or network or classes
-            differ.
+        InputError: the stage is not finished, this run has no stage of this number, or network or
+            classes differ.
     """
     folder = find_stage(path, 'training.init_from', accept_run=False)
     if folder.number > len(stages):
@@ -51,32 +51,33 @@ def finished_stage(
         )
     if not folder.is_finished:
         raise InputError(
-            f'training.init_from={path} is not finished, it has no evaluation.json; run its '
-            'command again to its end.'
+            f'training.init_from={path} is not finished, it has no evaluation.json; repeat the '
+            'command that trains it to the end.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         num_known = _count_classes(checkpoints)
         learned = stages[folder.number - 1].seen
         if max(learned) >= num_known or num_known > len(stages[-1].seen):
             raise InputError(
-                f'training.init_from={path} knows {num_known} classes; stage {folder.number} of '
-                f'this run has learned {len(learned)} of {len(stages[-1].seen)}, among them label '
-                f'{max(learned)}. New classes must come last in the data set and in protocol.order.'
+                f'training.init_from={path} has a class head for {num_known} classes, but after '
+                f'stage {folder.number} this run has seen {len(learned)} of '
+                f'{len(stages[-1].seen)}, up to label {max(learned)}. New classes must come last '
+                'in the data set and in protocol.order.'
             )
         _check_classes(folder, categories)
         params, memory = jax.eval_shape(lambda: initialize(num_known))
-        checkpoints.check('params', params, 'model.* as it was there')
-        checkpoints.check('memory', memory, 'method.bank_size as it was there')
+        checkpoints.check('params', params, 'model.* to the values of its run')
+        checkpoints.check('memory', memory, 'method.bank_size to the value of its run')
     return folder
 
 
 def inherit(
     workdir: Workdir, source: StageFolder, num_classes: int, initialize: Initialize
 ) -> None:
-    """Takes over a finished stage, and those before it as far as they were evaluated.
+    """Copies a finished stage, and the evaluated stages before it, into a work directory.
 
-    A model of fewer classes than `num_classes` grows: the rows of the new ones are random in the
-    class head and empty in the memory, all else stays as it was learned.
+    A model with fewer than `num_classes` classes is extended: the class head gets random rows and
+    the memory empty rows for the new classes; everything else keeps its learned values.
     """
     for number in range(1, source.number):
         stage = StageFolder(source.root.parent / f'stage_{number}')
@@ -91,9 +92,11 @@ def inherit(
         step, params = checkpoints.latest_step, checkpoints.read('params')
         memory = checkpoints.read('memory') if checkpoints.has('memory') else None
     new_params, new_memory = jax.jit(initialize, static_argnums=0)(num_classes)
-    params = _grow(params, new_params, num_known, num_classes)
+    params = _extend(params, new_params, num_known, num_classes)
     if memory is not None:
-        memory = _grow(memory, flax.serialization.to_state_dict(new_memory), num_known, num_classes)
+        memory = _extend(
+            memory, flax.serialization.to_state_dict(new_memory), num_known, num_classes
+        )
     with StageCheckpoints(target.checkpoints) as checkpoints:
         checkpoints.save_weights(step, params, memory)
     if source.read_report() is not None:
@@ -101,9 +104,9 @@ def inherit(
 
 
 def _check_classes(folder: StageFolder, categories: Categories) -> None:
-    """Checks that each label stands for one class there and here; ids may differ."""
+    """Checks that every label means the same class in both data sets; ids may differ."""
     path = folder.root.parent / 'categories.json'
-    if not path.is_file():  # Converted models know no names.
+    if not path.is_file():  # Converted models have no class names.
         return
     learned = read_categories(path)
     for label, (known, now) in enumerate(zip(learned.words, categories.words, strict=False)):
@@ -111,7 +114,7 @@ def _check_classes(folder: StageFolder, categories: Categories) -> None:
             raise InputError(
                 f'training.init_from={folder.root}: label {label} is {known} in {path} and '
                 f'{now} in this data set. The model would take one class for the other: give '
-                'new classes ids above those of the old ones, and keep old names and thing flags.'
+                'new classes higher ids than the old ones, and keep old names and thing flags.'
             )
 
 
@@ -119,28 +122,29 @@ def _count_classes(checkpoints: StageCheckpoints) -> int:
     return checkpoints.shapes('params')['heads.class_head.dense.bias'][0]
 
 
-def _grow(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
-    """The old arrays, continued by the new ones along the axis that counts classes."""
+def _extend(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
+    """The old arrays, extended by the rows of `new` along their class axis."""
 
     def leaf(old, new):
         for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
             if sizes == (num_known, num_classes):
                 return np.concatenate([old, np.split(new, [num_known], axis)[1]], axis)
-        return np.asarray(old)  # Several processes cannot save what lies on one of them.
+        return np.asarray(old)  # Arrays of one process only could not be saved.
 
     return jax.tree.map(leaf, old, new)
 
 
 def with_backbone(params: Any, path: str) -> Any:
-    """Parameters whose backbone is replaced by pretrained weights.
+    """Parameters with the backbone replaced by pretrained weights.
 
     Args:
         params: arrays or their shapes.
-        path: of ImageNet weights, a whole published model, or a folder of simcis_jax.convert.
+        path: ImageNet weights, a complete published model, or a folder that simcis_jax.convert
+            made.
 
     Raises:
-        InputError: the file holds no ResNet, or another one.
-        FileError: it cannot be read.
+        InputError: the file does not hold the ResNet of this model.
+        FileError: the file cannot be read.
     """
     folder = StageFolder(Path(path))
     if folder.newest_checkpoint:
@@ -155,6 +159,6 @@ def with_backbone(params: Any, path: str) -> Any:
     if shapes[0] != shapes[1]:
         raise InputError(
             f'training.init_backbone={path} is another network than model.backbone; set '
-            'model.backbone to what the file holds, resnet50 or resnet101.'
+            'model.backbone to the network in the file, resnet50 or resnet101.'
         )
     return params | {'resnet': resnet}

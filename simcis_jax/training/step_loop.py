@@ -1,4 +1,4 @@
-"""The step loop of a stage: batches in, a trained state and its checkpoints out."""
+"""The step loop of a stage: trains on batches, logs metrics and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.train_step import TrainState
 from simcis_jax.types import Batch
 
-# Metrics worth a place in the progress line; the log has them all.
+# Metrics on the progress line; the log has all of them.
 SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
 
 
@@ -34,11 +34,11 @@ def run_steps(
     nonfinite: NonfiniteSteps,
     stop: StopRequest,
 ) -> TrainState:
-    """Trains from the step of `state` to the last of the stage.
+    """Trains from the step of `state` to the last step of the stage.
 
     Raises:
-        NonfiniteError: more steps than allowed were not finite.
-        Interrupted: a signal asked to stop; the last step is in a checkpoint.
+        NonfiniteError: more steps than allowed had a non-finite loss or gradient.
+        Interrupted: a signal requested a stop; a checkpoint of the last step was saved.
         FileError: a checkpoint could not be written.
     """
     first = int(state.step)
@@ -56,14 +56,14 @@ def run_steps(
             numbers = {n: v for n, v in numbers.items() if n in SHOWN}
         if step == first + 1:
             jax.block_until_ready(metrics)
-            progress.skip()  # The first step compiles.
+            progress.skip()  # The first step includes compilation.
         else:
             progress.advance(numbers=numbers)
-        is_asked_to_stop = stop.after_step()
-        if step % training.checkpoint_every == 0 or step == num_steps or is_asked_to_stop:
+        stop_requested = stop.after_step()
+        if step % training.checkpoint_every == 0 or step == num_steps or stop_requested:
             nonfinite.check()
             checkpoints.save(step, state)
-        if is_asked_to_stop:
+        if stop_requested:
             checkpoints.wait()
             raise Interrupted(stop.number, f'after step {step} of stage {stage}')
     return state

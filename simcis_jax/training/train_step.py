@@ -1,4 +1,4 @@
-"""The train state, and one update of it as a pure function, the same for all methods."""
+"""The train state and the train step, a pure function shared by all methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import learning_rate, make_optimizer
 from simcis_jax.types import Batch, Predictions, StageArrays, Targets
 
-# Independent random streams of an image.
+# Independent random streams per image.
 MATCHING, SAMPLING, REPLAY = range(3)
 
 
@@ -30,12 +30,12 @@ MATCHING, SAMPLING, REPLAY = range(3)
 class TrainState:
     """Everything that a train step changes."""
 
-    step: Array  # [] int32, finished steps of this stage.
+    step: Array  # [] int32, number of finished steps of this stage.
     params: Any
     opt_state: Any
     memory: Memory
     key: Array  # Random key of the stage.
-    skipped: Array  # [] int32, steps of this stage that were skipped because they were not finite.
+    skipped: Array  # [] int32, steps of this stage that were skipped as non-finite.
 
 
 def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
@@ -47,7 +47,7 @@ def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
 def merged_targets(
     teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method
 ) -> Targets:
-    """The targets of the method, detached; the ground truth if there is no teacher."""
+    """The targets of the method, without gradient; the ground truth if there is no teacher."""
     if teacher is None:
         return targets
     return jax.lax.stop_gradient(method.targets(targets, teacher, stage))
@@ -56,9 +56,9 @@ def merged_targets(
 def teacher_predictions(
     model: Mask2Former, teacher_params: Any, batch: Batch, stage: StageArrays, mask_unseen: bool
 ) -> Predictions | None:
-    """The detached predictions of the teacher for a batch; None if there is no teacher.
+    """The teacher's predictions for a batch, without gradient; None if there is no teacher.
 
-    The teacher has learned the past classes; with `mask_unseen`, only these select its queries.
+    The teacher was trained on the past classes; with `mask_unseen`, only these select its queries.
     """
     if teacher_params is None:
         return None
@@ -79,19 +79,19 @@ def make_train_step(
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
-    `teacher_params` is None in the first stage, so a run traces the step twice. The batch is global
-    and split over the mesh; everything else is replicated. The state is donated. If a metric is not
-    finite, the step leaves parameters, optimizer state and memory unchanged.
+    `teacher_params` is None in the first stage, so a run compiles the step twice. The global batch
+    is sharded over the mesh; everything else is replicated. The state is donated. If a metric is
+    not finite, the step leaves parameters, optimizer state and memory unchanged.
 
     Args:
         model: the network of both student and teacher.
         method: the continual method.
-        mesh: of devices.
-        weights: of the loss terms.
-        sampling: of points on masks.
+        mesh: the device mesh.
+        weights: weights of the loss terms.
+        sampling: how points on masks are sampled for the losses.
         optimizer: settings of AdamW and its schedule.
         mask_unseen: whether only seen classes select queries; in the published code all do.
-        num_microbatches: number of microbatches per device, computed in turn to save memory.
+        num_microbatches: gradient accumulation steps per device, to save memory.
     """
 
     def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
@@ -103,7 +103,7 @@ def make_train_step(
             teacher = teacher_predictions(model, teacher_params, batch, stage, mask_unseen)
             return teacher, merged_targets(teacher, batch.targets, stage, method)
 
-        # Losses are divided by the number of targets in the global batch, so targets come first.
+        # The number of targets in the global batch normalises the losses, so it is computed first.
         microbatches = accumulation.split((batch, rows), num_microbatches)
         teachers, targets = accumulation.map_microbatches(add_targets, microbatches[0])
         num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
@@ -147,7 +147,7 @@ def make_train_step(
             extra = {} if teacher is None else method.losses(student, replayed, teacher)
             extra = {name: term / batch_size for name, term in extra.items()}
             total = weighted + sum(extra.values())
-            # Logged are the terms of the last layer, which do not depend on the number of layers.
+            # Log the terms of the last layer, which are comparable across numbers of layers.
             metrics = {name: term[-1] for name, term in terms.items()} | extra
             metrics |= {'total': total, 'nonfinite_costs': matches.num_nonfinite}
             return total, (metrics, method.stored_queries(student, targets, matches))
@@ -205,10 +205,10 @@ def make_train_step(
 def make_statistics_step(
     model: Mask2Former, method: Method, mesh: Mesh, *, mask_unseen: bool = True
 ) -> Callable[[Any, Batch, Array, StageArrays], Any]:
-    """Compiles `statistics(teacher_params, batch, real, stage)` of a batch, as the method counts.
+    """Compiles `statistics(teacher_params, batch, real, stage)`: `Method.statistics` of a batch.
 
     `real` [B] bool is False for padding rows of the batch, which are not counted. As in the train
-    step, `mask_unseen` lets only past classes select queries of the teacher.
+    step, with `mask_unseen` only past classes select queries of the teacher.
     """
 
     def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):

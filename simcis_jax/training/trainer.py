@@ -1,4 +1,4 @@
-"""The stage loop and, inside it, the step loop. Linear; names no method."""
+"""The stage loop: trains, evaluates and saves one stage after another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from simcis_jax.types import StageArrays
 
 
 class Trainer:
-    """Everything that stays the same over the stages of a run: data, model, compiled steps."""
+    """Trains and evaluates a run; holds what all stages share: data, model, compiled steps."""
 
     def __init__(self, settings: Settings, workdir: Workdir):
         self.settings, self.workdir, self.stop = settings, workdir, StopRequest()
@@ -78,7 +78,7 @@ class Trainer:
         for stage in self.stages:
             report = self.workdir.stage(stage.number).read_report()
             if report is None and stage.number < inherited:
-                continue  # Another program trained it, and its model is gone.
+                continue  # An earlier stage of a converted model: there is nothing to evaluate.
             if report is None:
                 if stage.number == inherited:
                     state = self.finished_state(stage)
@@ -94,7 +94,7 @@ class Trainer:
         return results
 
     def evaluate(self) -> dict:
-        """Evaluates the newest finished stage once more, trains nothing; returns the results.
+        """Evaluates the newest finished stage again without training; returns the results.
 
         Raises:
             InputError: no stage is finished.
@@ -114,11 +114,14 @@ class Trainer:
         return self.write_results([reports[n] for n in finished])
 
     def start(self) -> int:
-        """Checks all that can be checked, then takes over stages; returns how many, or 0.
+        """Checks the data and the config, claims the work directory, copies inherited stages.
+
+        Returns:
+            The number of the stage in `training.init_from`, which is the last inherited one; or 0.
 
         Raises:
-            InputError: the network does not fit the images, or what it starts from; a picture is
-                missing or has another size than is listed; the folder holds another run.
+            InputError: the network does not fit the images or the checkpoint to start from; an
+                image is missing or has another size than listed; the folder holds another run.
         """
         data_checks.check_files((self.train_source, self.val_source))
         for line in data_checks.absent_classes(self.train_source, self.val_source):
@@ -140,7 +143,7 @@ class Trainer:
         return inherited.number if inherited else 0
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
-        """Writes and prints the table of these stages; returns it."""
+        """Writes and prints the results table of these stages; returns the results."""
         results = continual.results(reports)
         if parallel.is_main():
             self.workdir.write_results(results)
@@ -151,7 +154,7 @@ class Trainer:
         """Random parameters and the method's memory before the first stage.
 
         Args:
-            num_classes: of a network for another number of classes than this run's.
+            num_classes: number of classes of the network; None = those of this run.
         """
         num_classes = num_classes or len(self.categories)
         settings = self.settings
@@ -163,7 +166,7 @@ class Trainer:
     # One stage
 
     def train_stage(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """Trains a stage, from its newest checkpoint if it has one."""
+        """Trains a stage, resuming from its newest checkpoint if there is one."""
         memory = self.image_memories[stage.index]
         data = training_batches(self.train_source, stage, self.settings, memory)
         arrays = stage_arrays(stage, len(self.categories), self.settings)
@@ -172,7 +175,7 @@ class Trainer:
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
         use_teacher = previous is not None and self.settings.method.uses_teacher
-        # The step donates its state, so the teacher needs parameters of its own.
+        # The step donates its state, so the teacher needs a copy of the parameters.
         teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
 
         folder = self.workdir.stage(stage.number)
@@ -192,7 +195,7 @@ class Trainer:
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
                 if damaged:
-                    print(f'stage {stage.number} has no checkpoint left: starting it anew')
+                    print(f'stage {stage.number} has no checkpoint left: restarting it from step 0')
                 state = self.begin_stage(stage, previous, teacher, arrays)
             training = self.settings.training
             with (
@@ -223,7 +226,7 @@ class Trainer:
         teacher: Any,
         arrays: StageArrays,
     ) -> TrainState:
-        """The state a stage starts from: parameters and memory live on, the optimizer is new."""
+        """The state at the start of a stage: previous parameters and memory, new optimizer."""
         state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
         if previous is None and self.settings.training.init_backbone:
             params = starting_point.with_backbone(
@@ -244,7 +247,7 @@ class Trainer:
         return state.replace(memory=method.begin_stage(state.memory, total))
 
     def new_state(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """Step 0 of a stage, without the class statistics."""
+        """The state at step 0 of a stage, before class statistics are gathered."""
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
@@ -256,7 +259,7 @@ class Trainer:
         return TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
 
     def finished_state(self, stage: Stage) -> TrainState:
-        """What the next stage needs of a stage that is trained: parameters and memory."""
+        """Parameters and memory of a finished stage from its checkpoint; other fields are None."""
         params, _ = jax.eval_shape(self.initialize)
         memory = parallel.put_replicated(self.mesh, jax.jit(lambda: self.initialize()[1])())
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
@@ -270,7 +273,7 @@ class Trainer:
             )
 
     def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
-        """Scores a stage on all classes seen so far; writes the report and the picture."""
+        """Evaluates a stage on all classes seen so far; writes the scores and the picture."""
         start = time.monotonic()
         groups = continual.class_groups([s.current for s in self.stages], stage.index)
         scores, picture = self.evaluator.evaluate(

@@ -1,14 +1,14 @@
-"""What a run leaves in its folder, and how the same command finds it again.
+"""The work directory of a run, from which the same command resumes it.
 
-config.json                 the resolved config; another config is refused
-categories.json             the classes, as COCO lists them; other classes are refused
-lock                        held by the process that uses the folder
-metrics.jsonl, tensorboard/ losses while training
+config.json                 the resolved config; a run with another config is refused
+categories.json             the classes in COCO format; a data set with other classes is refused
+lock                        locked by the process that uses the folder
+metrics.jsonl, tensorboard/ training losses
 stage_N/checkpoints/        the last two checkpoints of a stage
-stage_N/replay.json         which past images it trains on again, how many queries, their bytes
-stage_N/evaluation.json     its scores; the stage is finished when this exists
+stage_N/replay.json         replayed images, number of stored queries, and their sizes in bytes
+stage_N/evaluation.json     the scores; a stage with this file is finished
 stage_N/predictions.png     image, ground truth, prediction
-results.json, results.txt   the table after the last finished stage
+results.json, results.txt   the results table up to the last finished stage
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from simcis_jax.runtime.files import write_atomically
 from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.types import Categories
 
-# What may differ when a run goes on: it changes neither the model nor its scores, or only as the
-# number of devices does, in the last digits.
+# Config keys that may change when a run is resumed: they do not change the model or its scores
+# beyond float rounding.
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
@@ -54,7 +54,7 @@ class StageFolder:
     """The folder of one stage."""
 
     root: Path
-    writes: bool = True  # Of several processes, one.
+    writes: bool = True  # Only the main process writes.
 
     @property
     def number(self) -> int | None:
@@ -64,25 +64,25 @@ class StageFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """The folder of its checkpoints."""
         return self.root / 'checkpoints'
 
     @property
     def picture(self) -> Path:
-        """Picture of the first images."""
+        """The picture with predictions for the first images."""
         return self.root / 'predictions.png'
 
     @property
     def newest_checkpoint(self) -> Path | None:
-        """Folder of the newest checkpoint, which is called by its step; None if there is none."""
+        """The newest checkpoint, a folder named by its step; None if there is none."""
         steps = [path for path in self.checkpoints.glob('*') if path.name.isdigit()]
         return max(steps, key=lambda path: int(path.name), default=None)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has a checkpoint and was evaluated, or another program trained it.
+        """Whether it has a checkpoint and was evaluated, or is a converted model.
 
-        Such a checkpoint has weights alone.
+        The checkpoint of a converted model holds weights only.
         """
         newest = self.newest_checkpoint
         return newest is not None and (
@@ -93,8 +93,8 @@ class StageFolder:
         """The scores, if the stage was evaluated.
 
         Raises:
-            InputError: the file holds something else.
-            FileError: it cannot be read.
+            InputError: the file does not hold scores.
+            FileError: the file cannot be read.
         """
         path = self.root / 'evaluation.json'
         if not path.exists():
@@ -110,7 +110,7 @@ class StageFolder:
         return report
 
     def copy_from(self, other: StageFolder) -> None:
-        """Copies a finished stage of another run, its report last; does nothing the second time."""
+        """Copies a finished stage of another run, the report last; no-op if already copied."""
         if self.writes and self.read_report() is None:
             shutil.copytree(
                 other.root,
@@ -123,24 +123,24 @@ class StageFolder:
                 self.write_report(report)
 
     def write_replay(self, replayed: Mapping) -> None:
-        """Writes what the stage replays of those before it."""
+        """Writes what the stage replays from earlier stages."""
         if self.writes:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / 'replay.json', json.dumps(replayed, indent=2))
 
     def write_report(self, report: Mapping) -> None:
-        """Writes the scores: from now on the stage is finished."""
+        """Writes the scores, which marks the stage as finished."""
         if self.writes:
             write_atomically(self.root / 'evaluation.json', json.dumps(report, indent=2))
 
 
 class Workdir:
-    """The folder of one run; nothing is written before `claim`, and nobody else writes after it.
+    """The work directory of one run; `claim` locks it, and nothing is written before.
 
     Args:
-        root: of the folder.
-        config: of the run.
-        writes: False for all processes of a run but one: they read only.
+        root: path of the folder.
+        config: the config of the run.
+        writes: True only for the main process; the others only read.
     """
 
     def __init__(self, root: str | Path, config: Mapping[str, Any], *, writes: bool = True):
@@ -157,16 +157,16 @@ class Workdir:
             self._lock = None
 
     def claim(self, categories: Categories) -> None:
-        """Makes the folder this config's, or finds that it is; locks it until the `with` ends.
+        """Locks the folder until the `with` block ends; records config and classes in it.
 
-        The classes are recorded, so that the model can be used where the data set is not.
+        The recorded classes let the model be used without its data set.
 
         Args:
-            categories: of the data set of the run.
+            categories: the classes of the run's data set.
 
         Raises:
-            InputError: the folder holds a run of another config or with other classes, or files
-                that are no run.
+            InputError: the folder holds a run with another config or other classes, or files that
+                do not belong to a run.
             FileError: another process uses the folder.
         """
         if not self.writes:
@@ -211,7 +211,7 @@ class Workdir:
             )
 
     def _take_lock(self) -> None:
-        """The lock is the kernel's: it is gone as soon as the process is, however it ended."""
+        """Takes a kernel lock, which is released when the process ends, however it ends."""
         lock = (self.root / 'lock').open('a+', encoding='utf-8')
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -233,13 +233,13 @@ class Workdir:
     def metrics_log(
         self, stage: int, first_step: int
     ) -> contextlib.AbstractContextManager[MetricsLog | None]:
-        """The log, cut back to `first_step` of `stage`; None for a process that does not write."""
+        """The log, truncated to `first_step` of `stage`; None for a process that does not write."""
         if not self.writes:
             return contextlib.nullcontext()
         return MetricsLog(self.root, stage, first_step)
 
     def write_results(self, results: Mapping) -> None:
-        """Writes the table as JSON and as text."""
+        """Writes the results table as JSON and as text."""
         if not self.writes:
             return
         write_atomically(self.root / 'results.json', json.dumps(results, indent=2))
@@ -249,7 +249,7 @@ class Workdir:
 def first_difference(
     old: Any, new: Any, path: str = '', *, may_change: Collection[str] = ()
 ) -> str | None:
-    """Where two configs differ first, in words; None if they differ in nothing else."""
+    """The first difference between two configs, in words; None if only `may_change` keys differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             here = f'{path}.{key}' if path else key

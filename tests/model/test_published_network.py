@@ -32,7 +32,7 @@ THING_IDS = Path(__file__).parents[1] / 'evaluation' / 'golden' / 'post_handmade
 def observed(request):
     """The outputs of the network for the images of a file."""
     file, backbone, salt = request.param
-    golden = published.without_useless_rows(golden_weights.load(file))
+    golden = published.without_virtual_query_masks(golden_weights.load(file))
     image, size = published.padded(golden['input/images'])
     params = published.weights(salt, backbone)
     predictions, arrays = published.forward(published.network(backbone), params, image, size)

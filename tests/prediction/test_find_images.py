@@ -1,4 +1,4 @@
-"""Which files a path, a folder or a pattern stands for."""
+"""Finding images by path, folder and pattern."""
 
 import os
 
@@ -57,7 +57,7 @@ def test_what_is_found(folder, images, expected, absolute):
     [
         ('nowhere.jpg', '--images=nowhere.jpg does not exist; check the path'),
         ('', '--images= does not exist'),
-        ('photos [1]/*.jpg', r'fits no file; .* \[\[\] is the bracket \[ itself'),
+        ('photos [1]/*.jpg', r'matches no file; .* \[\[\] for the bracket \[ itself'),
         ('empty', '--images=empty: there is no image; a folder must hold .*.jpg, .jpeg'),
         ('out/overlay', 'there is no image'),
     ],

@@ -1,4 +1,4 @@
-"""Checkpoints that are torn, changed or cannot be written."""
+"""Checkpoints that are intact, damaged, unfinished or cannot be written."""
 
 import resource
 import shutil
@@ -28,7 +28,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def folder(written, tmp_path):
-    """A copy of them."""
+    """A copy of the folder `written`, which a test may damage."""
     return shutil.copytree(written, tmp_path / 'checkpoints')
 
 
@@ -51,7 +51,7 @@ def files_of(step):
     return sorted(path for path in step.rglob('*') if path.is_file() and path.stat().st_size)
 
 
-def test_a_state_comes_back_with_every_part(tmp_path):
+def test_every_part_of_a_train_state_is_restored(tmp_path):
     state = TrainState(
         step=jnp.int32(3),
         params={'kernel': jnp.arange(6.0).reshape(2, 3)},
@@ -68,13 +68,13 @@ def test_a_state_comes_back_with_every_part(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored.replace(key=None), state.replace(key=None))
 
 
-def test_what_is_whole_stays(folder):
+def test_intact_checkpoints_are_kept(folder):
     assert discard_damaged(folder) == []
     assert (newest_bank(folder) == 4).all()
 
 
 @pytest.mark.parametrize('change', [truncate, flip, lambda path: path.unlink()])
-def test_any_damage_is_found_named_and_removed(written, tmp_path, change):
+def test_a_damaged_checkpoint_is_removed_and_the_file_named(written, tmp_path, change):
     names = [path.relative_to(written) for path in files_of(written / '4')]
     names = [name for name in names if len(name.parts) > 2 or name.name == manifest.NAME]
     assert len(names) > 8
@@ -89,7 +89,7 @@ def test_any_damage_is_found_named_and_removed(written, tmp_path, change):
 
 
 @pytest.mark.parametrize('change', [truncate, flip, lambda path: path.unlink()])
-def test_files_that_hold_no_numbers_do_no_harm(folder, change):
+def test_damage_to_files_without_arrays_is_harmless(folder, change):
     for path in (folder / '4').glob('*'):
         if path.is_file() and path.name != manifest.NAME:
             change(path)
@@ -97,13 +97,13 @@ def test_files_that_hold_no_numbers_do_no_harm(folder, change):
     assert (newest_bank(folder) == 4).all()
 
 
-def test_damage_is_an_error_for_who_only_reads(folder):
+def test_reading_a_damaged_checkpoint_is_an_error(folder):
     flip(files_of(folder / '4' / 'params')[-1])
     with pytest.raises(ValueError, match=r'4 is damaged: params/.* delete .*evaluation\.json'):
         newest_bank(folder)
 
 
-def test_of_damage_everywhere_nothing_is_left(folder):
+def test_no_checkpoint_is_left_if_all_are_damaged(folder):
     for step in ('2', '4'):
         (folder / step / manifest.NAME).unlink()
     assert len(discard_damaged(folder)) == 2
@@ -111,19 +111,20 @@ def test_of_damage_everywhere_nothing_is_left(folder):
         assert checkpoints.latest_step is None
 
 
-def test_what_was_never_finished_is_removed(folder):
+def test_unfinished_checkpoints_are_removed(folder):
     (folder / '6.orbax-checkpoint-tmp-0' / 'params').mkdir(parents=True)
     assert discard_damaged(folder) == []
     assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(folder):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     noise = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
     with pytest.raises(
         OSError, match=r'checkpoints: .* step 6 could not .* needs up to 0 MiB, \d+'
     ):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))  # As a full disk does.
+        # Writing fails as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
         try:
             with StageCheckpoints(folder) as checkpoints:
                 checkpoints.save_weights(6, {'layer': noise})

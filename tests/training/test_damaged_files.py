@@ -1,4 +1,4 @@
-"""A damaged file in the folder of a run is an error that names it and says the way out."""
+"""A damaged file in a work directory is an error that names the file and the way out."""
 
 import json
 
@@ -20,13 +20,13 @@ RECORD = '{"stage": 1, "step": 2, "total": 0.5, "csl": null}'
         '{"per_class": {}, "stage": "1"}',
     ],
 )  # fmt: skip
-def test_scores(tmp_path, content):
+def test_damaged_scores(tmp_path, content):
     (tmp_path / 'evaluation.json').write_text(content)
     with pytest.raises(ValueError, match='evaluation.json is damaged .* delete it and repeat the'):
         StageFolder(tmp_path).read_report()
 
 
-def test_scores_in_a_folder_or_none(tmp_path):
+def test_missing_scores_are_none_and_a_folder_in_their_place_is_an_error(tmp_path):
     assert StageFolder(tmp_path).read_report() is None
     (tmp_path / 'evaluation.json').mkdir()
     with pytest.raises(OSError, match='evaluation.json is a folder, but a file is needed'):
@@ -34,7 +34,7 @@ def test_scores_in_a_folder_or_none(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['pq', 'iou'])
-def test_a_class_may_be_called_as_a_metric(tmp_path, name):
+def test_a_class_may_have_the_name_of_a_metric(tmp_path, name):
     report = {'stage': 1, 'pq': {'all': None}, 'per_class': {name: {'pq': 1.5, 'tp': 1}}}
     (tmp_path / 'evaluation.json').write_text(json.dumps(report))
     assert StageFolder(tmp_path).read_report() == report
@@ -44,14 +44,16 @@ def test_a_class_may_be_called_as_a_metric(tmp_path, name):
     'line', ['\0\0\0', '{"stage": 1', '[]', '{"stage": 1}', '{"stage": 1, "step": null}',
              '{"stage": 1, "step": 1, "total": "0.5"}'],
 )  # fmt: skip
-def test_a_line_of_the_log(tmp_path, line):
+def test_a_damaged_line_of_the_log(tmp_path, line):
     path = tmp_path / 'metrics.jsonl'
     path.write_text(f'{RECORD}\n{line}\n{RECORD}\n')
-    with pytest.raises(ValueError, match=r'metrics.jsonl: line 2 is no record .* delete this line'):
+    with pytest.raises(
+        ValueError, match=r'metrics.jsonl: line 2 is not a record .* delete this line'
+    ):
         read_metrics(path)
 
 
-def test_a_log_that_ends_in_a_torn_line_is_continued(tmp_path):
+def test_a_log_with_an_incomplete_last_line_is_continued(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     assert read_metrics(path) == []
     path.write_text(f'{RECORD}\n{RECORD[:30]}')
@@ -63,13 +65,13 @@ def test_a_log_that_ends_in_a_torn_line_is_continued(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['{"data"', '[1]'])
-def test_the_config(tmp_path, content):
+def test_a_damaged_config(tmp_path, content):
     (tmp_path / 'config.json').write_text(content)
     with Workdir(tmp_path, {}) as workdir, pytest.raises(ValueError, match='config.json'):
         workdir.claim(CATEGORIES)
 
 
-def test_a_folder_that_is_a_file(tmp_path):
+def test_a_workdir_that_is_a_file_or_lies_in_one(tmp_path):
     (tmp_path / 'run').touch()
     for name in ('run', 'run/below'):
         with (

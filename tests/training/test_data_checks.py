@@ -1,4 +1,4 @@
-"""Faults of a data set that are found before anything is trained."""
+"""Faults of a data set are found before training starts."""
 
 import json
 
@@ -34,7 +34,7 @@ def run(folder, **changes):
     return main.run(tiny_config(**data | changes), str(folder / 'run'))
 
 
-def test_a_good_folder_passes_in_silence(folder, capsys):
+def test_a_valid_data_set_passes_without_output(folder, capsys):
     data_checks.check_files(open_splits(folder))
     assert capsys.readouterr().out == ''
 
@@ -45,7 +45,7 @@ def write_other_size(path):
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('kind', ['images/{}/000000000010.jpg', 'panoptic_{}/000000000010.png'])
-def test_a_run_does_not_begin_with_a_picture_of_another_size(folder, split, kind):
+def test_a_file_with_another_size_than_listed_is_refused_before_training(folder, split, kind):
     path = folder / kind.format(split)
     write_other_size(path)
     with pytest.raises(ValueError) as error:
@@ -63,7 +63,7 @@ def test_all_faults_are_counted_and_the_first_is_named(folder):
         data_checks.check_files(open_splits(folder))
 
 
-def test_images_of_a_semantic_folder_are_as_large_as_their_labels(tmp_path):
+def test_images_and_labels_of_a_semantic_folder_must_have_equal_sizes(tmp_path):
     for split in ('images/train', 'semantic_train'):
         (tmp_path / split).mkdir(parents=True)
     (tmp_path / 'categories.json').write_text('[{"id": 0, "name": "sky"}]')
@@ -85,7 +85,7 @@ def test_a_validation_split_without_images_is_refused(folder):
     assert not (folder / 'run').exists()
 
 
-def test_instances_alone_need_a_thing(folder):
+def test_instance_evaluation_alone_needs_a_thing_class(folder):
     def paint_stuff(content):
         for annotation in content['annotations']:
             for segment in annotation['segments_info']:
@@ -113,7 +113,7 @@ def test_classes_that_never_occur_are_named(folder):
     ]
 
 
-def test_a_run_refuses_validation_categories_of_another_kind(folder):
+def test_validation_categories_that_contradict_training_are_refused(folder):
     edit_json(folder, 'val', lambda content: content['categories'][0].update(name='robot'))
     with pytest.raises(
         ValueError, match="category 1 is 'robot' .* and 'person' .* in the training"

@@ -1,4 +1,4 @@
-"""Which stage a folder stands for, or why none."""
+"""Finding the stage that a path refers to, and the errors for paths that are none."""
 
 import json
 
@@ -10,7 +10,7 @@ REPORT = json.dumps({'stage': 1, 'per_class': {}})
 
 
 def write_stage(root, *, trained=True, evaluated=True, converted=False):
-    """Files as checkpointing makes them, without content."""
+    """Makes the files of a stage as training does, without content."""
     root.mkdir(parents=True)
     if trained:
         (root / 'checkpoints' / '9' / 'params').mkdir(parents=True)
@@ -32,17 +32,17 @@ def run(tmp_path, monkeypatch):
     return tmp_path / 'run'
 
 
-def test_a_run_stands_for_its_newest_finished_stage(run):
+def test_a_run_folder_means_its_newest_finished_stage(run):
     assert find_stage(run, '--checkpoint').root == run / 'stage_10'
     assert find_stage('run/', '--checkpoint').root == run / 'stage_10'
 
 
-def test_a_converted_stage_is_finished(tmp_path):
+def test_a_converted_stage_counts_as_finished(tmp_path):
     stage = write_stage(tmp_path / 'models' / 'stage_3', evaluated=False, converted=True)
     assert find_stage(stage.parent, '--checkpoint').root == stage
 
 
-def test_a_stage_is_itself_finished_or_not(run, monkeypatch):
+def test_a_stage_folder_is_found_whether_finished_or_not(run, monkeypatch):
     for number in (1, 10, 11):
         assert find_stage(run / f'stage_{number}', '--checkpoint').number == number
     assert find_stage(run / 'stage_11', '').newest_checkpoint.name == '10'
@@ -56,14 +56,14 @@ def test_a_stage_is_itself_finished_or_not(run, monkeypatch):
         ('nowhere', 'it does not exist'),
         ('model.pth', 'it is a file; .* simcis_jax.convert import'),
         ('run/stage_12', 'it holds no checkpoint; train the stage first'),
-        ('run/stage_1/checkpoints', 'it lies in one: give .*/run/stage_1'),
-        ('run/stage_1/checkpoints/10', 'it lies in one: give .*/run/stage_1'),
-        ('run/stage_best', 'rename it: N is the stage that the model has learned last'),
+        ('run/stage_1/checkpoints', 'it is inside one: give .*/run/stage_1'),
+        ('run/stage_1/checkpoints/10', 'it is inside one: give .*/run/stage_1'),
+        ('run/stage_best', 'rename it: N is the last stage that the model was trained on'),
         ('begun', 'no stage in it is finished; .*/begun/stage_1 has a checkpoint'),
         ('empty', 'it holds no checkpoint'),
     ],
 )
-def test_what_is_no_stage_says_why(run, tmp_path, path, message):
+def test_the_error_says_why_a_path_is_not_a_stage(run, tmp_path, path, message):
     (tmp_path / 'model.pth').touch()
     (tmp_path / 'empty').mkdir()
     write_stage(tmp_path / 'begun' / 'stage_1', evaluated=False)
@@ -74,13 +74,13 @@ def test_what_is_no_stage_says_why(run, tmp_path, path, message):
         find_stage(path, '--checkpoint')
 
 
-def test_a_run_can_be_refused(run):
+def test_a_run_folder_can_be_refused(run):
     message = f'must be a folder stage_N .* made; the newest finished stage in it is {run}/stage_10'
     with pytest.raises(ValueError, match=message):
         find_stage(run, 'training.init_from', accept_run=False)
 
 
-def test_a_damaged_report_is_told(run):
+def test_a_damaged_report_is_an_error(run):
     (run / 'stage_10' / 'evaluation.json').write_text('{"per_class": [')
     with pytest.raises(ValueError, match='stage_10/evaluation.json is damaged .* delete it'):
         find_stage(run, '--checkpoint')

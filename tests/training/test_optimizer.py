@@ -1,4 +1,4 @@
-"""Groups, updates and rates against the published optimizer's."""
+"""Parameter groups, updates and learning rates equal those of the published optimizer."""
 
 import csv
 import functools
@@ -42,12 +42,13 @@ def test_every_published_parameter_is_in_its_published_group():
         for row in table('param_groups_r50')
     }
     assert len(published) == 361
-    # A state dict of numbers of groups, brought under our names by the table of names.
+    # A state dict that holds group numbers instead of weights, converted to our names.
     kinds = sorted(set(published.values()))
     state = {}
     for key, shape in golden_weights.published_shapes().items():
         group = published.get(re.sub(r'\.bbox_embed\.\d\.', '._bbox_embed.', key))
-        number = kinds.index(group) if group in kinds else -1  # Frozen norms are no parameters.
+        # Frozen norms are buffers in PyTorch and in no group.
+        number = kinds.index(group) if group in kinds else -1
         state[key] = np.broadcast_to(np.int8(number), shape)
     numbers = flax.traverse_util.flatten_dict(to_flax(state), sep='/')
     groups = groups_of(to_flax(state))
@@ -57,7 +58,7 @@ def test_every_published_parameter_is_in_its_published_group():
         assert group == (kinds[number] if number >= 0 else 'frozen'), path
 
 
-def test_frozen_parameters_are_counted_apart():
+def test_frozen_parameters_count_as_not_trainable():
     params = {
         'conv': {'kernel': np.zeros((3, 3, 4, 8))},
         'norm': {'frozen_scale': np.zeros(8), 'frozen_bias': np.zeros(8)},
@@ -66,7 +67,7 @@ def test_frozen_parameters_are_counted_apart():
 
 
 @pytest.mark.parametrize('queries', ['selected', 'learned'])
-def test_the_network_has_these_groups(queries):
+def test_parameter_groups_of_the_network(queries):
     model = Mask2Former(150, queries=queries)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
     groups = groups_of(shapes['params'])
@@ -93,7 +94,7 @@ NAMES = {
 }
 
 
-def test_seven_steps_are_the_published_ones():
+def test_seven_steps_equal_the_published_optimizer():
     golden = golden_weights.load('optim_toy')
     assert set(golden['names']) == set(NAMES)
     settings = OptimizerSettings(milestones=(0.3, 0.5))
@@ -119,7 +120,7 @@ def test_seven_steps_are_the_published_ones():
         before = after
 
 
-def test_frozen_parameters_stay_and_do_not_count_in_the_clipped_norm():
+def test_frozen_parameters_are_not_updated_and_not_in_the_clipped_norm():
     params = {
         'resnet': {'stem': {'norm': {'frozen_scale': jnp.ones(3)}}},
         'heads': {'class_head': {'kernel': jnp.ones(2)}},
@@ -150,7 +151,7 @@ def published_schedules():
 
 
 @pytest.mark.parametrize('name', published_schedules())
-def test_rates_are_the_published_ones(name):
+def test_learning_rates_equal_the_published_schedule(name):
     rows = published_schedules()[name]
     num_steps = int(rows[0]['max_iter'])
     milestones = tuple(int(step) / num_steps for step in rows[0]['steps'].split(','))

@@ -1,4 +1,4 @@
-"""Runs that train on images of past stages again."""
+"""Runs that replay images of past stages."""
 
 import json
 
@@ -18,7 +18,7 @@ IMAGES = 6
 
 
 def train_stage_2(trainer, config, folder):
-    """Trains it in a folder, and returns what it says it replays; all share one compiled step."""
+    """Trains stage 2 in a folder with a shared, compiled trainer; returns its replay.json."""
     with Workdir(folder, config) as workdir, pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, 'workdir', workdir)
         assert trainer.start() == 1
@@ -29,7 +29,7 @@ def train_stage_2(trainer, config, folder):
 
 @pytest.fixture(scope='module')
 def replaying(finished, tmp_path_factory):
-    """A trainer, its config, the folder of its stage 2, and what that says it replays."""
+    """A trainer, its config, the work directory of its stage 2, and the replay.json of that."""
     changes = {'training.init_from': str(finished[0] / 'stage_1'), 'protocol.replay_images': IMAGES}
     config = tiny_config(**changes).to_dict()
     folder = tmp_path_factory.mktemp('replay') / 'whole'
@@ -37,7 +37,7 @@ def replaying(finished, tmp_path_factory):
     return trainer, config, folder, train_stage_2(trainer, config, folder)
 
 
-def test_a_stage_tells_what_it_replays_and_its_bytes(replaying, finished):
+def test_replay_json_lists_the_replayed_images_and_their_bytes(replaying, finished):
     trainer, _, folder, replayed = replaying
     memory, images = trainer.image_memories[1], trainer.train_source
     index_of = {images[i].image_id: i for i in range(len(images))}
@@ -51,21 +51,21 @@ def test_a_stage_tells_what_it_replays_and_its_bytes(replaying, finished):
     assert not (folder / 'stage_1' / 'replay.json').exists()
 
 
-def test_stored_queries_are_counted_beside_the_images(replaying, finished):
+def test_replay_json_counts_the_stored_queries(replaying, finished):
     with StageCheckpoints(finished[0] / 'stage_1' / 'checkpoints') as checkpoints:
         bank = checkpoints.read('memory')
-    slots, width = bank['queries'].shape[1:]
+    slots, hidden_dim = bank['queries'].shape[1:]
     stored = sum(min(int(n), slots) for n in bank['written'])
     assert replaying[3]['queries'] == stored > 0
-    assert replaying[3]['query_bytes'] == 4 * stored * width + 2 * 4 * len(bank['written'])
+    assert replaying[3]['query_bytes'] == 4 * stored * hidden_dim + 2 * 4 * len(bank['written'])
 
 
-def test_replayed_images_change_what_is_learned(replaying, finished):
+def test_replayed_images_change_the_trained_parameters(replaying, finished):
     ours, without = (runs.leaves(folder, stage=2) for folder in (replaying[2], finished[0]))
     assert any(not np.array_equal(a, b) for a, b in zip(ours, without, strict=True))
 
 
-def test_an_interrupted_stage_goes_on_with_the_same_images(replaying, tmp_path, monkeypatch):
+def test_an_interrupted_stage_resumes_with_the_same_images(replaying, tmp_path, monkeypatch):
     trainer, config, whole, replayed = replaying
 
     def crash(_):
@@ -80,13 +80,13 @@ def test_an_interrupted_stage_goes_on_with_the_same_images(replaying, tmp_path, 
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_memory_without_room_for_an_image_is_an_error_before_anything_is_trained(tmp_path):
+def test_a_limit_too_small_for_one_image_is_an_error_before_training(tmp_path):
     config = tiny_config(**{'protocol.replay_megabytes': 1e-4}).to_dict()
     with pytest.raises(ValueError, match='replay_megabytes=0.0001 has no room for the first image'):
         Trainer(from_config(config), Workdir(tmp_path, config))
 
 
-def test_megabytes_bound_the_bytes_of_real_pngs(tmp_path):
+def test_replayed_images_stay_within_the_megabyte_limit(tmp_path):
     config = tiny_config(**{'protocol.replay_megabytes': 0.02}).to_dict()
     trainer = Trainer(from_config(config), Workdir(tmp_path, config))
     images = trainer.train_source

@@ -1,4 +1,4 @@
-"""What a stage is made of."""
+"""The images, batches and class statistics of a stage."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ def tiny_settings(**changes):
     return settings.from_config(tiny_config(**changes).to_dict())
 
 
-def test_a_stage_without_an_image_is_an_error_before_anything_is_trained(images, stages):
+def test_a_stage_without_an_image_is_an_error_before_training(images, stages):
     check_images(images, stages, tiny_settings())
     few = Shapes('train', size=32, num_images=1)
     with pytest.raises(ValueError, match=r'no image for stage \d, classes \[.*\], in the disjoint'):
@@ -37,7 +37,7 @@ def test_a_stage_without_an_image_is_an_error_before_anything_is_trained(images,
 
 
 @pytest.mark.parametrize('limit', [1, 4, 7, 100])
-def test_class_statistics_see_at_most_their_limit_from_all_over_the_data_set(
+def test_class_statistics_use_evenly_spaced_images_up_to_their_limit(
     images, stages, limit, monkeypatch
 ):
     read, read_image = set(), Shapes.__getitem__
@@ -47,11 +47,11 @@ def test_class_statistics_see_at_most_their_limit_from_all_over_the_data_set(
     assert 0 < number <= limit
     assert sum(int(real.sum()) for _, real in batches) == number
     assert len(read) == number
-    if limit == 4:  # 30 images, all of them with a base class or nearly so: one in eight.
+    if limit == 4:  # Nearly all 30 images show a base class, so every eighth is used.
         assert number >= 3 and min(read) < 10 and max(read) >= 20
 
 
-def test_stages_with_the_same_images_show_them_in_different_order(images, stages):
+def test_stages_with_the_same_images_shuffle_them_differently(images, stages):
     again = dataclasses.replace(stages[1], index=stages[1].index + 1)
     first, second = (
         training_batches(images, stage, tiny_settings()).at(0) for stage in (stages[1], again)
@@ -60,7 +60,7 @@ def test_stages_with_the_same_images_show_them_in_different_order(images, stages
     assert (first[0].image != second[0].image).any()
 
 
-def test_an_epoch_shows_stage_and_memory_once_with_the_labels_that_each_has(images, stages):
+def test_an_epoch_has_each_image_of_stage_and_memory_once_with_the_labels_of_both(images, stages):
     config = tiny_settings(**{'protocol.replay_images': 7, 'data.max_segments': 12})
     memories = image_memories(images, stages, config)
     assert [len(memory) for memory in memories] == [0, 7, 7]
@@ -80,7 +80,7 @@ def test_an_epoch_shows_stage_and_memory_once_with_the_labels_that_each_has(imag
         for index, labels in found.items():
             told = (current if index in shown else set()) | memory.get(index, set())
             assert labels <= told & images.classes_of(index)
-        # Crops hide some, but not all of what is replayed.
+        # Random crops hide some of the replayed segments, but not all.
         assert bool(memory) == any(found[index] & {*stage.past} for index in memory)
         both = shown & memory.keys()
         assert bool(memory) == any(found[i] & current and found[i] - current for i in both)

@@ -1,4 +1,4 @@
-"""Runs that start from what another program trained."""
+"""Runs that start from a stage of another run or from a converted model."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ SHAPES = open_source('shapes', 'val', num_images=1).categories
 
 
 def write_categories(folder, number=CLASSES, **changes):
-    """What a run records of its first classes; `changes` are columns of `Categories`."""
+    """Writes categories.json with the first classes; `changes` replace its columns."""
     columns = dataclasses.asdict(SHAPES) | changes
     categories = Categories(**{name: tuple(column[:number]) for name, column in columns.items()})
     (folder / 'categories.json').write_text(json.dumps(category_entries(categories)))
@@ -70,7 +70,9 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     assert main.run(config_from(folder), str(tmp_path / 'run')) == results
 
 
-def test_a_finished_run_takes_on_classes_that_no_one_foresaw(finished, tmp_path, monkeypatch):
+def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
+    finished, tmp_path, monkeypatch
+):
     folder, params, bank = save_stage_2(tmp_path / 'old', CLASSES - 2)
     write_categories(tmp_path / 'old', CLASSES - 2, ids=range(1, CLASSES + 1))
     for name in ('stage_1', 'stage_2'):
@@ -110,10 +112,10 @@ def test_a_finished_run_takes_on_classes_that_no_one_foresaw(finished, tmp_path,
     jax.tree.map(np.testing.assert_array_equal, grown, params)
 
 
-def test_new_classes_come_last(tmp_path):
+def test_new_classes_that_do_not_come_last_are_refused(tmp_path):
     folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
     config = config_from(folder, **{'protocol.added': (2,), 'protocol.order': 'descending'})
-    with pytest.raises(ValueError, match='knows 10 classes.*New classes must come last'):
+    with pytest.raises(ValueError, match='a class head for 10 classes.*New classes must come last'):
         main.run(config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
@@ -125,7 +127,7 @@ def test_new_classes_come_last(tmp_path):
         ({'is_thing': (*SHAPES.is_thing[:3], False, *SHAPES.is_thing[4:])}, "'{}' .stuff."),
     ],
 )
-def test_classes_keep_their_labels(tmp_path, changes, words):
+def test_labels_that_change_their_class_are_refused(tmp_path, changes, words):
     folder, _, _ = save_stage_2(tmp_path, CLASSES - 2)
     write_categories(tmp_path, CLASSES - 2, **changes)
     name = SHAPES.names[3]
@@ -155,14 +157,14 @@ def test_evaluate_without_a_finished_stage_is_an_error(tmp_path):
     ('changes', 'message'),
     [
         ({'method.bank_size': 3}, r'memory queries is .* \(12, 3, 32\) in this config'),
-        ({'model.hidden_dim': 64}, r'params .* set model.\* as it was there'),
+        ({'model.hidden_dim': 64}, r'params .* set model.\* to the values of its run'),
         ({'model.decoder_layers': 3}, 'params decoder.layers_2.* is absent there'),
         ({'protocol.base': 12}, 'is stage 2, but .* make 1 stages'),
         ({'training.init_from': 'nowhere'}, 'must be a folder stage_N'),
         ({'training.init_from': 'nowhere/stage_1'}, 'must be a folder stage_N'),
     ],
 )
-def test_a_stage_that_does_not_fit_is_an_error_and_leaves_no_folder(
+def test_a_stage_that_does_not_fit_the_config_is_refused_and_leaves_no_folder(
     converted, tmp_path, changes, message
 ):
     with pytest.raises(ValueError, match=message):
@@ -180,7 +182,7 @@ def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
         main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
 
 
-def test_stage_1_begins_with_the_pretrained_backbone(converted, tmp_path):
+def test_stage_1_starts_from_the_pretrained_backbone(converted, tmp_path):
     folder, params, _ = converted
     settings = tiny_config(**{'training.init_backbone': str(folder)}).to_dict()
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
@@ -193,7 +195,7 @@ def test_stage_1_begins_with_the_pretrained_backbone(converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
 
 
-def test_a_backbone_of_another_kind_is_an_error(converted):
+def test_a_backbone_of_another_architecture_is_an_error(converted):
     folder, params, _ = converted
     other = {'resnet': {'stem': params['resnet']['stem']}}
     with pytest.raises(ValueError, match='another network than model.backbone; set'):

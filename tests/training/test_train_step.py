@@ -1,4 +1,4 @@
-"""One update of the train state, and one count of class statistics."""
+"""The train step and the class statistics step."""
 
 import functools
 
@@ -22,7 +22,7 @@ from simcis_jax.training.train_step import (
     image_keys,
     make_statistics_step,
     make_train_step,
-    teach,
+    teacher_predictions,
 )
 from simcis_jax.types import Batch, StageArrays, Targets
 
@@ -45,7 +45,7 @@ def random_batch(rng):
 
 
 class Update:
-    """One step of a later stage: teacher, CSL, replayed decoder, virtual queries."""
+    """One step of a later stage, with teacher, CSL, decoder KL and virtual queries."""
 
     def __init__(self, **changes):
         config = settings.from_config(
@@ -102,7 +102,7 @@ class Update:
 
     @functools.cached_property
     def predict(self):
-        """The compiled network, of parameters and the classes that select queries."""
+        """The compiled network as a function of parameters and the mask of selecting classes."""
         return jax.jit(
             lambda params, selecting: self.model.apply(
                 {'params': params}, self.batch.image, selecting
@@ -110,7 +110,7 @@ class Update:
         )
 
 
-def test_every_image_step_and_stream_has_its_own_random_numbers():
+def test_random_keys_differ_between_images_steps_and_streams():
     def numbers(step, stream, rows=(0, 1, 2, 3), key=5):
         keys = image_keys(jax.random.key(key), jnp.int32(step), jnp.array(rows), stream)
         return np.asarray(jax.random.key_data(keys))
@@ -119,7 +119,7 @@ def test_every_image_step_and_stream_has_its_own_random_numbers():
     drawn.append(numbers(0, MATCHING, key=6))
     drawn = np.concatenate(drawn)
     assert len(np.unique(drawn, axis=0)) == len(drawn)
-    # An image has the same ones on whatever device it is.
+    # They depend on the row in the global batch, not on the device.
     np.testing.assert_array_equal(numbers(1, REPLAY, rows=(2, 3)), numbers(1, REPLAY)[2:])
 
 
@@ -128,14 +128,14 @@ def update():
     return Update()
 
 
-def test_accumulated_parts_give_the_update_of_the_whole_batch(update):
+def test_microbatches_give_the_update_of_the_whole_batch(update):
     whole_state, whole_metrics = update(1)
     state, metrics = update(2)
-    assert int(whole_metrics['targets'] * IMAGES) > 6, 'no pseudo-label took part'
+    assert int(whole_metrics['targets'] * IMAGES) > 6, 'no pseudo-label was used'
     assert metrics.keys() == whole_metrics.keys()
     for name, value in metrics.items():
         np.testing.assert_allclose(value, whole_metrics[name], rtol=2e-5, err_msg=name)
-    # Adam's first step is about the sign of a gradient: compare the moments, which are linear.
+    # Adam's first step depends on little but gradient signs; its moments are linear in them.
     for new, old in zip(
         *map(jax.tree.leaves, (state.opt_state, whole_state.opt_state)), strict=True
     ):
@@ -144,7 +144,7 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(update):
     np.testing.assert_allclose(state.memory.queries, whole_state.memory.queries, atol=1e-5)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_counters(update):
+def test_a_non_finite_step_changes_only_the_counters(update):
     boxes = np.full_like(update.batch.targets.boxes, np.nan)
     batch = update.batch.replace(targets=update.batch.targets.replace(boxes=boxes))
     state, metrics = update(batch=batch)
@@ -161,9 +161,11 @@ def test_a_step_that_is_not_finite_changes_nothing_but_counters(update):
             np.testing.assert_array_equal(a, b, err_msg=part)
 
 
-def test_the_teacher_selects_by_past_classes(update):
+def test_past_classes_select_the_queries_of_the_teacher(update):
     def positions(mask_unseen):
-        predictions = teach(update.model, update.teacher, update.batch, update.stage, mask_unseen)
+        predictions = teacher_predictions(
+            update.model, update.teacher, update.batch, update.stage, mask_unseen
+        )
         return predictions.selection.positions
 
     by_past, by_seen, by_all = (
@@ -175,14 +177,14 @@ def test_the_teacher_selects_by_past_classes(update):
     np.testing.assert_array_equal(jax.jit(lambda: positions(False))(), by_all)
 
 
-def test_the_student_selects_by_the_classes_seen_so_far(update):
+def test_seen_classes_select_the_queries_of_the_student(update):
     state, _ = update()
     new = (state.memory.queries != update.state.memory.queries).any(axis=-1)
     stored = state.memory.queries[new]
     assert len(stored) > IMAGES
 
     def distances(selecting):
-        """Of each stored query to the nearest that is selected by these classes."""
+        """Distance of each stored query to the nearest query that these classes select."""
         queries = update.predict(update.state.params, selecting).selection.queries.reshape(-1, 16)
         return jnp.abs(stored[:, None] - queries).max(axis=-1).min(axis=-1)
 
@@ -191,7 +193,7 @@ def test_the_student_selects_by_the_classes_seen_so_far(update):
     assert distances(np.ones(CLASSES, bool)).max() > 1e-2
 
 
-def test_rows_that_are_not_real_do_not_count_in_the_class_statistics(update):
+def test_padding_rows_do_not_count_in_the_class_statistics(update):
     step = make_statistics_step(update.model, update.method, update.mesh)
     real = np.array([True, False, False, True])
     everything, some, others = (
@@ -202,26 +204,26 @@ def test_rows_that_are_not_real_do_not_count_in_the_class_statistics(update):
     np.testing.assert_array_equal(some + others, everything)
 
 
-def test_a_step_in_bfloat16_is_close_to_one_in_float32_and_keeps_float32_where_it_matters(update):
+def test_a_bfloat16_step_is_close_to_float32_and_keeps_state_and_predictions_in_float32(update):
     low = Update(**{'model.dtype': 'bfloat16'})
     state, metrics = low()
     _, exact = update()
     for name in ('class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl', 'total'):
         np.testing.assert_allclose(metrics[name], exact[name], rtol=0.05, err_msg=name)
     assert all(np.isfinite(x) for x in metrics.values()) and metrics['total'] != exact['total']
-    # Selection, matching and losses read the predictions.
+    # Predictions too: selection, matching and losses are computed from them.
     predictions = jax.eval_shape(low.predict, low.teacher, low.stage.past)
     for part in (predictions, state.params, state.opt_state, state.memory, metrics):
         for x in jax.tree.leaves(part):
             assert x.dtype in (jnp.float32, jnp.int32), x
 
 
-@pytest.mark.parametrize('microbatch_size, parts', [(0, 1), (4, 1), (2, 2), (1, 4)])
-def test_a_share_is_divided_into_equal_parts(microbatch_size, parts):
-    assert accumulation.count_microbatches(8, 2, microbatch_size) == parts
+@pytest.mark.parametrize('microbatch_size, microbatches', [(0, 1), (4, 1), (2, 2), (1, 4)])
+def test_the_images_of_a_device_are_divided_into_microbatches(microbatch_size, microbatches):
+    assert accumulation.count_microbatches(8, 2, microbatch_size) == microbatches
 
 
 @pytest.mark.parametrize('microbatch_size', [3, 5, -1])
-def test_a_share_that_cannot_be_divided_is_refused(microbatch_size):
+def test_a_microbatch_size_that_does_not_divide_the_images_is_refused(microbatch_size):
     with pytest.raises(ValueError, match='microbatch_size=.* does not divide the 4 images'):
         accumulation.count_microbatches(8, 2, microbatch_size)

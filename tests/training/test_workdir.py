@@ -1,4 +1,4 @@
-"""What a run remembers of its data set."""
+"""Work directories record the config and the classes of their run."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def changed(**columns):
         ),
     ],
 )
-def test_a_folder_is_refused_to_other_classes_and_not_changed(tmp_path, now, words):
+def test_other_classes_are_refused_and_change_no_file(tmp_path, now, words):
     claim(tmp_path, LEARNED, {'data': {'root': 'here'}})
     before = {path.name: path.read_text() for path in tmp_path.glob('*.json')}
     with pytest.raises(ValueError, match=f'holds a run with other classes: {words}.*restore the'):
@@ -57,7 +57,7 @@ def test_a_folder_is_refused_to_other_classes_and_not_changed(tmp_path, now, wor
     assert {path.name: path.read_text() for path in tmp_path.glob('*.json')} == before
 
 
-def test_the_same_classes_go_on_and_may_change_their_colours(tmp_path):
+def test_a_run_with_the_same_classes_resumes_and_may_change_their_colours(tmp_path):
     claim(tmp_path, LEARNED, {'data': {'root': 'a'}})
     now = changed(colors=((7, 8, 9),) * 3)
     claim(tmp_path, now, {'data': {'root': 'b'}})
@@ -65,7 +65,7 @@ def test_the_same_classes_go_on_and_may_change_their_colours(tmp_path):
     assert json.loads((tmp_path / 'config.json').read_text()) == {'data': {'root': 'b'}}
 
 
-def test_a_start_that_was_killed_before_the_classes_were_written_goes_on(tmp_path):
+def test_a_run_that_was_killed_before_writing_its_classes_resumes(tmp_path):
     claim(tmp_path, LEARNED)
     (tmp_path / 'categories.json').unlink()
     claim(tmp_path, changed(names=('sky', 'lawn', 'ball')))

@@ -1,4 +1,4 @@
-"""The same run on any number of devices and processes."""
+"""Training gives the same numbers on any number of devices and processes."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def losses(run):
 
 
 def assert_same_training(folder, other):
-    """Every array of parameters and bank to 1e-5, norm over norm, and the losses of every step."""
+    """Compares all parameters and the bank by relative norm (1e-5), and all logged losses."""
     state, expected = np.load(folder / 'state.npz'), np.load(other / 'state.npz')
     assert set(state.files) == set(expected.files)
     errors = {
@@ -42,7 +42,7 @@ def assert_same_training(folder, other):
 
 
 def collectives(program):
-    """The collective operations of a compiled program: name of their computation, their kind."""
+    """The collective operations of a compiled program as (computation, kind)."""
     kinds = 'all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter'
     found, computation = [], ''
     for line in program.splitlines():
@@ -54,11 +54,11 @@ def collectives(program):
 
 @pytest.fixture(scope='module')
 def steps(tmp_path_factory):
-    """The settings of 20 steps that start from random parameters.
+    """Random parameters, and the settings of 20 steps that start from them.
 
-    Where a network starts by itself, deformable attention samples right at pixels; there bilinear
-    interpolation has a kink, and rounding decides on the gradient. Where parameters are large,
-    scores are equal, and rounding decides on the matching.
+    The model's own initialisation is unsuitable: deformable attention then samples exactly at pixel
+    centres, where the gradient of bilinear interpolation jumps, so it depends on rounding. With
+    large parameters, scores tie, and the matching depends on rounding.
     """
     stage, params, _ = save_stage_2(tmp_path_factory.mktemp('random'), 12, scale=0.1)
     start = json.dumps(str(stage))
@@ -72,7 +72,7 @@ def steps(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def one_device(tmp_path_factory, steps):
-    """These steps on one device; they change parameters by far more than is tolerated."""
+    """The 20 steps on one device; they change parameters by far more than the tolerance."""
     start, changes = steps
     folder = trained(1, tmp_path_factory.mktemp('one_device'), *changes)
     kernel = np.load(folder / 'state.npz')["[0]['heads']['class_head']['dense']['kernel']"]
@@ -82,11 +82,11 @@ def one_device(tmp_path_factory, steps):
 
 @pytest.fixture(scope='module')
 def two_devices(tmp_path_factory, steps):
-    """The same on two devices."""
+    """The 20 steps on two devices."""
     return trained(2, tmp_path_factory.mktemp('two_devices'), *steps[1])
 
 
-def test_two_devices_train_as_one_does(two_devices, one_device):
+def test_two_devices_train_as_one(two_devices, one_device):
     assert_same_training(two_devices, one_device)
 
 
@@ -101,22 +101,22 @@ def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('num_devices', [4, 8])
-def test_any_number_of_devices_trains_as_one_does(one_device, steps, tmp_path, num_devices):
+def test_any_number_of_devices_trains_as_one(one_device, steps, tmp_path, num_devices):
     assert_same_training(trained(num_devices, tmp_path, *steps[1]), one_device)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(one_device, steps, tmp_path):
+def test_two_processes_train_as_one(one_device, steps, tmp_path):
     processes = [
         start(2, tmp_path, *steps[1], environment=environment)
-        for environment in commands.found_by_environment(2)
+        for environment in commands.cluster_environments(2)
     ]
     assert [process.wait() for process in processes] == [0, 0]
     assert_same_training(tmp_path, one_device)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_number_of_devices(one_device, steps, tmp_path):
+def test_a_run_resumes_on_another_number_of_devices(one_device, steps, tmp_path):
     shutil.copytree(one_device / 'run', tmp_path / 'run')
     checkpoints = tmp_path / 'run' / 'stage_3' / 'checkpoints'
     shutil.rmtree(checkpoints / '20')
