@@ -9,12 +9,12 @@ from typing import Any
 
 from simcis_jax.continual.protocol import SETTINGS
 from simcis_jax.continual.stages import Stage, make_stages
+from simcis_jax.declare import declare, declared
 from simcis_jax.errors import InputError
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import METHODS, Method, make_method
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.setting import declare, declared
 from simcis_jax.settings_relations import contradictions
 
 DATA_SETS = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')

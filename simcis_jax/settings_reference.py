@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 
-from simcis_jax.setting import Setting, declared
+from simcis_jax.declare import Setting, declared
 from simcis_jax.settings import GROUPS
 
 

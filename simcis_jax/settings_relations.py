@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from simcis_jax.declare import declared
 from simcis_jax.methods import METHODS
 from simcis_jax.model.resnet import coarsest_stride
-from simcis_jax.setting import declared
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[str]:

@@ -9,11 +9,11 @@ import pytest
 from tiny import tiny_config
 
 from simcis_jax import data, main, settings_reference
+from simcis_jax.declare import Setting
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.setting import Setting
 from simcis_jax.settings import (
     DATA_SETS,
     DECLARED,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.losses.boxes import generalized_iou
-from simcis_jax.setting import declare
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 

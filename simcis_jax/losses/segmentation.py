@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.declare import declare
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.chunks import stack_chunks, sum_chunks
 from simcis_jax.losses.matcher import (
@@ -32,7 +33,6 @@ from simcis_jax.losses.point_sampling import (
     sample_slots,
     uncertain_points,
 )
-from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, Targets
 
 # Slots of each image whose masks are compared at once. Valid slots come first and only chunks that

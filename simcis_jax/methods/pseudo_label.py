@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
+from simcis_jax.declare import declare
 from simcis_jax.methods.base import Method
-from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, StageArrays, Targets
 
 

@@ -18,6 +18,7 @@ from jax import Array
 
 from simcis_jax.continual import virtual_query
 from simcis_jax.continual.virtual_query import QueryBank
+from simcis_jax.declare import declare
 from simcis_jax.losses.consistent_selection import (
     consistent_selection_loss,
     distribution_divergence,
@@ -25,7 +26,6 @@ from simcis_jax.losses.consistent_selection import (
 from simcis_jax.losses.segmentation import Matches, query_labels
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.model.masked_decoder import DecoderOutputs
-from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.masked_decoder import DecoderOutputs, MaskedDecoder, decoder_memory
 from simcis_jax.model.pixel_decoder import PixelDecoder
 from simcis_jax.model.query_prealignment import LearnedQueries, QueryPrealignment, select_queries
 from simcis_jax.model.resnet import BACKBONES, make_backbone
-from simcis_jax.setting import declare
 from simcis_jax.types import Predictions, Selection
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
