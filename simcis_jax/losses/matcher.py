@@ -6,11 +6,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
+from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -122,9 +122,15 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
     # swamp the others. The lowest cost becomes 0 and a replacement just exceeds any sum of T costs.
     low = jnp.min(jnp.where(finite, cost, jnp.inf), initial=jnp.inf)
     cost = jnp.where(finite, cost - low, 0.0)
-    high = jnp.max(cost, initial=0.0)
-    # Padding columns are constant, so they do not affect the assignment of valid targets.
-    replacement = jnp.where(valid, high * num_targets + 1.0, high + 1.0)
-    queries, targets = optax.assignment.hungarian_algorithm(jnp.where(finite, cost, replacement))
-    assignment = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
-    return assignment, num_nonfinite
+    cost = jnp.where(finite, cost, jnp.max(cost, initial=0.0) * num_targets + 1.0)
+
+    # Valid targets become the first rows, because the solver reads no others.
+    num_valid = valid.sum()
+    rank = jnp.where(valid, jnp.cumsum(valid) - 1, num_valid + jnp.cumsum(~valid) - 1)
+    order = jnp.zeros(num_targets, jnp.int32).at[rank].set(jnp.arange(num_targets))
+    assigned, _ = assign(cost.T[order], num_valid)
+    # Padding takes the queries that are left.
+    taken = jnp.where(assigned == NONE, num_queries, assigned)  # Out of range: dropped.
+    left = jnp.argsort(jnp.zeros(num_queries).at[taken].set(1, mode='drop'), stable=True)
+    queries = jnp.where(valid, assigned[rank], left[rank - num_valid])
+    return queries.astype(jnp.int32), num_nonfinite
