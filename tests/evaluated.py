@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation.evaluator import Evaluator
@@ -115,6 +116,16 @@ def evaluate(mesh=None, mask_unseen=True, **changes):
     everywhere = parallel.make_mesh(jax.device_count())
     params = {'colors': np.array(CATEGORIES.colors, np.float32)}
     return evaluator.evaluate(parallel.put_replicated(everywhere, params), Rectangles(), GROUPS)
+
+
+def assert_close(mine, other):
+    """Two reports are equal but for the order in which floating-point numbers were added."""
+    if isinstance(mine, dict):
+        assert mine.keys() == other.keys()
+        for key in mine:
+            assert_close(mine[key], other[key])
+    else:
+        assert mine == (None if other is None else pytest.approx(other, rel=1e-12))
 
 
 if __name__ == '__main__':

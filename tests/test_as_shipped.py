@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import subprocess
 
 import commands
+import evaluated
 import numpy as np
 import pytest
 import runs
@@ -22,17 +24,22 @@ def shipped(finished, tmp_path_factory):
     return workdir
 
 
-def test_first_losses_and_scores_match_the_unoptimised_program(finished, shipped):
+def test_scores_match_the_unoptimised_program():
+    process = commands.start(
+        [evaluated.__file__, 0, 1, 0], environment={'XLA_FLAGS': ''}, stdout=subprocess.PIPE
+    )
+    report = json.loads(process.communicate()[0].splitlines()[-1])['report']
+    expected, _ = evaluated.evaluate(tasks=('panoptic', 'semantic', 'instance'))
+    evaluated.assert_close(report, expected)
+
+
+def test_first_losses_match_the_unoptimised_program(finished, shipped):
     def first_losses(workdir):
         records = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
         losses = next(record for record in records if record['stage'] == 2)
         return {name: x for name, x in losses.items() if name != 'steps_per_second'}
 
     assert first_losses(shipped) == pytest.approx(first_losses(finished[0]), rel=1e-3)
-    results = json.loads((shipped / 'results.json').read_text())
-    for ours, expected in zip(results['stages'], finished[1]['stages'], strict=True):
-        for metric in ('pq', 'miou', 'ap'):
-            assert ours[metric] == pytest.approx(expected[metric], abs=0.5), metric
 
 
 def test_a_resumed_run_has_the_same_results_bit_for_bit(finished, shipped, tmp_path):

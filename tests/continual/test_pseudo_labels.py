@@ -167,7 +167,7 @@ def test_only_classes_that_the_teacher_may_name_share_the_ranking_score():
     logits, masks, truth = small_case(
         np.log(probabilities / (1 - probabilities)), [[[1, 1, 0, 0]], [[0, 0, 1, 1]]]
     )
-    targets = add(logits, masks, truth, np.arange(3) < 2, PseudoLabelRule(score=0.0))
+    targets = add(logits, masks, truth, np.arange(3) < 2, PseudoLabelRule(score_threshold=0.0))
     np.testing.assert_array_equal(targets.labels, [0, 1, -1, -1])
 
 

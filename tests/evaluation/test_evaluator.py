@@ -234,15 +234,5 @@ def test_devices_and_processes_share_the_images(everything, num_processes, num_d
     assert ['7 images' in output for output in outputs] == [True] + [False] * (num_processes - 1)
     for output in outputs:
         result = json.loads(output.splitlines()[-1])
-        assert_close(result['report'], everything[0])
+        evaluated.assert_close(result['report'], everything[0])
         assert result['picture'] == int(everything[1].astype(int).sum())
-
-
-def assert_close(mine, other):
-    """Equal up to the order in which floating-point numbers are summed."""
-    if isinstance(mine, dict):
-        assert mine.keys() == other.keys()
-        for key in mine:
-            assert_close(mine[key], other[key])
-    else:
-        assert mine == (None if other is None else pytest.approx(other, rel=1e-12))
