@@ -91,13 +91,17 @@ def features(
     found = state['intermediates']
     # The last call decodes `positions`. A layer returns (queries, virtual queries).
     layers = [found['decoder'][f'layers_{i}']['__call__'] for i in range(model.decoder_layers)]
-    initial = found['query_prealignment']['at'][-1][0] if replays else selection.queries
+    initial = found['query_prealignment']['queries_at'][-1][0] if replays else selection.queries
     maps, _ = found['pixel_decoder']['__call__'][-1]
     return maps[-1], [initial, *(calls[-1][0] for calls in layers)], selection.positions
 
 
 def _is_wanted(module: Any, method: str) -> bool:
-    kinds = {'PixelDecoder': '__call__', 'DecoderLayer': '__call__', 'QueryPrealignment': 'at'}
+    kinds = {
+        'PixelDecoder': '__call__',
+        'DecoderLayer': '__call__',
+        'QueryPrealignment': 'queries_at',
+    }
     return kinds.get(type(module).__name__) == method
 
 
