@@ -62,6 +62,7 @@ def test_sigterm_finishes_the_step_and_saves_a_checkpoint(finished, tmp_path, mo
     runs.assert_same(tmp_path, finished[0])
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_changes_no_result(finished, tmp_path):
     moments = {name: condition for name, condition, _ in kill_test.moments()}
     writing = moments['stage 2 writes a checkpoint']

@@ -120,6 +120,7 @@ def test_a_fallback_to_the_cpu_stops_the_notebook(make_client):
     assert "JAX runs on 'cpu', but EXPECTED is 'tpu'" in stopped.value.evalue
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_completely(make_client, tmp_path):
     folder, shapes = tmp_path / 'drive', tmp_path / 'runs' / 'shapes_cps_8_2'
     (folder / 'pictures').mkdir(parents=True)

@@ -110,6 +110,7 @@ def test_runs_with_the_largest_bank_come_first(tmp_path):
     assert [run.variant.label for run in sweep.execution_order(runs)] == list(reversed(names))
 
 
+@pytest.mark.slow
 def test_another_method_is_trained_after_the_shared_stage(sweep_folder, finished):
     run = tiny_run(sweep_folder, Variant('fine-tuning', {'method.name': 'finetune'}))
     ((_, results),) = sweep.finish([run], sweep_folder)

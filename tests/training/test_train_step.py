@@ -65,10 +65,16 @@ class Update:
         self.mesh = parallel.make_mesh(IMAGES)
         rng = np.random.default_rng(0)
         self.batch = random_batch(rng)
-        params = jax.jit(self.model.init)(jax.random.key(0), self.batch.image)['params']
-        self.teacher = jax.tree.map(
-            lambda x: x + 0.01 * rng.normal(size=x.shape).astype(x.dtype), params
-        )
+        initial = jax.jit(self.model.init)(jax.random.key(0), self.batch.image)['params']
+
+        def perturbed(scale):
+            def add_noise(x):
+                return x + scale * rng.normal(size=x.shape).astype(x.dtype)
+
+            return jax.tree.map(add_noise, initial)
+
+        # Initial sampling points lie on pixels, where rounding decides the gradient.
+        params, self.teacher = perturbed(0.001), perturbed(0.01)
         memory = config.method.init_memory(CLASSES, 16)
         stored = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
         memory = virtual_query.enqueue(memory, stored, jnp.array(PAST * 2))
