@@ -18,6 +18,7 @@ from einops import rearrange
 from jax import Array, lax
 
 from simcis_jax.model.layers import flattened_dot_general
+from simcis_jax.model.platforms import by_platform
 
 MIN_CHANNELS = 64  # With fewer input channels the matrix products are too thin to pay off.
 
@@ -89,29 +90,40 @@ def convolve(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Array:
-    """`lax.conv_general_dilated` for `nn.Conv`, by the fastest route on the backend.
+    """`lax.conv_general_dilated` for `nn.Conv`, by the fastest route on the platform.
 
     Inputs are x [B, H, W, I] and kernel [*size, I, O]; the output is [B, h, w, O].
     """
-    plain = {*lhs_dilation, *rhs_dilation, feature_group_count} == {1}
-    if jax.default_backend() == 'cpu' and plain:
-        if isinstance(padding, str):
-            padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-        padding = tuple(map(tuple, padding))
-        if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
-            return flattened_dot_general(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
-        if x.shape[-1] >= MIN_CHANNELS:
-            return convolve_by_rows(x, kernel, tuple(strides), padding)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        strides,
-        padding,
-        lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
-        feature_group_count=feature_group_count,
-        **options,
-    )
+
+    def library(x: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            feature_group_count=feature_group_count,
+            **options,
+        )
+
+    if {*lhs_dilation, *rhs_dilation, feature_group_count} != {1}:
+        return library(x, kernel)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    padding = tuple(map(tuple, padding))
+    if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
+        on_cpu = functools.partial(_multiply_pixels, strides=tuple(strides))
+    elif x.shape[-1] >= MIN_CHANNELS:
+        on_cpu = functools.partial(convolve_by_rows, strides=tuple(strides), padding=padding)
+    else:
+        return library(x, kernel)
+    return by_platform(cpu=on_cpu, default=library)(x, kernel)
+
+
+def _multiply_pixels(x: Array, kernel: Array, strides: Pair) -> Array:
+    """A 1x1 convolution."""
+    return flattened_dot_general(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)

@@ -98,9 +98,12 @@ def test_1x1_convolution_equals_xla(strides):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize('backend', ['cpu', 'gpu'])
-def test_conv_layer_equals_that_of_flax_on_every_backend(monkeypatch, backend):
-    monkeypatch.setattr(convolution.jax, 'default_backend', lambda: backend)
+@pytest.mark.parametrize('platform', ['cpu', 'cuda'])
+def test_conv_layer_equals_that_of_flax_on_every_platform(monkeypatch, platform):
+    def choose(*arguments, default, **others):
+        return others.get(platform, default)(*arguments)
+
+    monkeypatch.setattr(lax, 'platform_dependent', choose)
     x, _ = arrays((6, 7), (3, 3), (convolution.MIN_CHANNELS, 4), np.float32)
     settings = dict(features=4, kernel_size=(3, 3), strides=2)  # With the default padding, 'SAME'.
     ours, expected = Conv(**settings), convolution.nn.Conv(**settings)

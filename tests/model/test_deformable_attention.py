@@ -14,7 +14,8 @@ from simcis_jax.model.deformable_attention import (
 from simcis_jax.model.pixel_decoder import grid_centres
 
 SHAPES = ((3, 4), (6, 8), (12, 16))
-every_implementation = pytest.mark.parametrize('implementation', sorted(IMPLEMENTATIONS))
+RUNNABLE = sorted(set(IMPLEMENTATIONS) - {'pallas'})  # Which needs a TPU.
+every_implementation = pytest.mark.parametrize('implementation', RUNNABLE)
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +56,7 @@ def test_implementations_agree_on_the_gradient_of_the_weights(golden, inputs):
         _, pull_back = jax.vjp(lambda w: attend(implementation, value, locations, w), weights)
         return pull_back(golden['msda/grad_out'])[0]
 
-    expected, *others = map(gradient, sorted(IMPLEMENTATIONS))
+    expected, *others = map(gradient, RUNNABLE)
     for actual in others:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
@@ -80,7 +81,7 @@ def test_initial_offsets_equal_the_published_code():
     np.testing.assert_allclose(initial_offsets(8, 3, 4).ravel(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('implementation', sorted(set(IMPLEMENTATIONS) - {'gather'}))
+@pytest.mark.parametrize('implementation', ['matmul', 'scan'])
 def test_implementations_agree_in_float64(implementation):
     """On maps of odd sizes, with many points outside."""
     shapes = ((1, 2), (5, 3), (7, 11))
@@ -116,7 +117,10 @@ def test_bfloat16_values_are_accumulated_in_float32(inputs, implementation):
 
     (out, gradient), expected = both(low), both(low.astype(jnp.float32))
     assert out.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out, expected[0], rtol=1e-5, atol=1e-5)
+    if implementation == 'pallas, emulated':  # Its shares are bfloat16, too.
+        np.testing.assert_allclose(out, expected[0], rtol=2**-7, atol=2**-8)
+    else:
+        np.testing.assert_allclose(out, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient.astype(jnp.float32), expected[1], rtol=2**-7, atol=2**-8)
 
 

@@ -1,0 +1,43 @@
+"""Functions that are computed in another way on each platform, with the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def by_platform(*, default: Callable, **others: Callable) -> Callable:
+    """A function that is one of several, chosen for the platform that it is compiled for.
+
+    The choice is made when a program is lowered, not when it is traced, so that a program that was
+    traced on one platform can be compiled for another. The backward pass starts from the arguments
+    and computes everything else again.
+
+    Args:
+        default: for platforms that are not named.
+        **others: platform ('cpu', 'cuda', 'rocm', 'tpu') -> function. All functions take the same
+            floating-point arrays.
+    """
+
+    @jax.custom_vjp
+    def chosen(*arguments: Any) -> Any:
+        return jax.lax.platform_dependent(*arguments, default=default, **others)
+
+    def forward(*arguments):
+        return chosen(*arguments), arguments
+
+    def backward(arguments, gradient):
+        def pull_back(function):
+            return lambda arguments, gradient: jax.vjp(function, *arguments)[1](gradient)
+
+        return jax.lax.platform_dependent(
+            arguments,
+            gradient,
+            default=pull_back(default),
+            **{platform: pull_back(function) for platform, function in others.items()},
+        )
+
+    chosen.defvjp(forward, backward)
+    return chosen
