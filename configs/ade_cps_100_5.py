@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of ADE20K, 100 base classes, then 10 stages of 5.
 
-    python -m simcis_jax.main --config=configs/ade_cps_100_5.py --workdir=runs/ade_cps_100_5
+    python -m simcis_jax.main --config=ade_cps_100_5 --workdir=runs/ade_cps_100_5
 
 The paper's PQ (table 1): base 42.1, novel 21.9, all 35.4, average over stages 38.7.
 """

@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of ADE20K, 100 base classes, then 50.
 
-    python -m simcis_jax.main --config=configs/ade_cps_100_50.py --workdir=runs/ade_cps_100_50
+    python -m simcis_jax.main --config=ade_cps_100_50 --workdir=runs/ade_cps_100_50
 
 The paper's PQ (table 1): base 44.7, novel 30.8, all 40.0, average over stages 42.7.
 """

@@ -1,6 +1,6 @@
 """Continual semantic segmentation of ADE20K, 100 base classes, then 10 stages of 5.
 
-    python -m simcis_jax.main --config=configs/ade_css_100_5.py --workdir=runs/ade_css_100_5
+    python -m simcis_jax.main --config=ade_css_100_5 --workdir=runs/ade_css_100_5
 
 The paper's mIoU (table 3, `miou_reference` here): base 46.7, novel 22.8, all 38.7, average over
 stages 47.4.

@@ -1,6 +1,6 @@
 """Continual semantic segmentation of ADE20K, 100 base classes, then 50.
 
-    python -m simcis_jax.main --config=configs/ade_css_100_50.py --workdir=runs/ade_css_100_50
+    python -m simcis_jax.main --config=ade_css_100_50 --workdir=runs/ade_css_100_50
 
 The paper's mIoU (table 3, `miou_reference` here): base 54.9, novel 36.0, all 48.6, average over
 stages 52.0.

@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of CamVid: 6 base classes, then 5 stages of one.
 
-    python -m simcis_jax.main --config=configs/camvid_cps_6_1.py \
+    python -m simcis_jax.main --config=camvid_cps_6_1 \
         --config.data.root=DIR --workdir=runs/camvid_cps_6_1
 
 Only the protocol differs from camvid_cps_6_5.

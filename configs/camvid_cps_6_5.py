@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of CamVid: 6 base classes, then 5 more; sized for 2 CPU cores.
 
-    python -m simcis_jax.main --config=configs/camvid_cps_6_5.py \
+    python -m simcis_jax.main --config=camvid_cps_6_5 \
         --config.data.root=DIR --workdir=runs/camvid_cps_6_5
 
 DIR contains images/SPLIT, panoptic_SPLIT and panoptic_SPLIT.json for the splits train and val.

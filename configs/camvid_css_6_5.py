@@ -1,6 +1,6 @@
 """Continual semantic segmentation of CamVid: 6 base classes, then 5 more; sized for 2 CPU cores.
 
-    python -m simcis_jax.main --config=configs/camvid_css_6_5.py \
+    python -m simcis_jax.main --config=camvid_css_6_5 \
         --config.data.root=DIR --workdir=runs/camvid_css_6_5
 
 DIR contains images/SPLIT and semantic_SPLIT for the splits train and val. Network and training are

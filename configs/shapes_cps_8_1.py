@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of the built-in shapes: 8 base classes, then 4 stages of one.
 
-    python -m simcis_jax.main --config=configs/shapes_cps_8_1.py --workdir=runs/shapes_cps_8_1
+    python -m simcis_jax.main --config=shapes_cps_8_1 --workdir=runs/shapes_cps_8_1
 
 Only the protocol differs from shapes_cps_8_2, so runs of both can share the first stage. With twice
 as many stages there is more forgetting, so the experiments compare methods on this config.

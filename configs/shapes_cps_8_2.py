@@ -1,6 +1,6 @@
 """Continual panoptic segmentation of the built-in shapes: 8 base classes, then 2 stages of 2.
 
-python -m simcis_jax.main --config=configs/shapes_cps_8_2.py --workdir=runs/shapes_cps_8_2
+python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes_cps_8_2
 """
 
 from simcis_jax.configs import common

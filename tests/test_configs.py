@@ -49,7 +49,7 @@ def test_a_config_is_complete_and_its_docstring_has_its_command(name):
     config = settings.from_config(load(name).get_config().to_dict())
     assert config.training.batch_size >= 1
     docstring = load(name).__doc__
-    assert f'python -m simcis_jax.main --config=configs/{name}.py' in docstring
+    assert f'python -m simcis_jax.main --config={name}' in docstring
     assert f'--workdir=runs/{name}' in docstring
 
 

@@ -16,7 +16,7 @@ def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> S
         path: a folder stage_N, even of a stage that is still training; or a run's work directory,
             which means its newest finished stage.
         argument: name of the path in error messages, such as '--checkpoint'.
-        accept_run: False to refuse a work directory, whose newest stage changes during training.
+        accept_run: False to reject a work directory, whose newest stage changes during training.
 
     Raises:
         InputError: the path is neither.

@@ -1,7 +1,7 @@
 """The work directory of a run, from which the same command resumes it.
 
-config.json                 the resolved config; a run with another config is refused
-categories.json             the classes in COCO format; a data set with other classes is refused
+config.json                 the resolved config; a run with another config is rejected
+categories.json             the classes in COCO format; one with other classes is rejected
 lock                        locked by the process that uses the folder
 metrics.jsonl, tensorboard/ training losses
 stage_N/checkpoints/        the last two checkpoints of a stage
