@@ -7,6 +7,8 @@ unlabelled pixels, one segment per pixel, and follow the ground truth, highest s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,15 +64,55 @@ def _confident_segments(
         scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
-    masks = jax.nn.sigmoid(resize(mask_logits, unlabelled.shape))  # As published: resized first.
-    weighted = jnp.where(keep[:, None, None], scores[:, None, None] * masks, -1.0)
-    winner = jnp.argmax(weighted, axis=0)
-    inside = jnp.take_along_axis(masks, winner[None], axis=0)[0] >= 0.5
-    winner = jnp.where(inside & unlabelled & keep.any(), winner, -1)
-    won_area = (winner == jnp.arange(len(keep))[:, None, None]).sum(axis=(1, 2))
-    mask_area = (masks >= 0.5).sum(axis=(1, 2))
+    winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape)
+    winner = jnp.where(inside & unlabelled, winner, -1)
+    keep &= mask_area > 0  # Others win nothing.
+    won_area = _for_each(
+        keep,
+        lambda query, area: area.at[query].set((winner == query).sum()),
+        jnp.zeros_like(labels),
+    )
     keep &= (won_area > 0) & (won_area > rule.overlap_threshold * mask_area)
     return keep, labels, scores, winner
+
+
+def _compete(
+    mask_logits: Array, scores: Array, keep: Array, shape: tuple[int, int]
+) -> tuple[Array, Array, Array]:
+    """At every pixel, the kept query whose score times mask is largest.
+
+    Args:
+        mask_logits: [Q, h, w].
+        scores: [Q].
+        keep: [Q] bool; other queries do not compete and cost nothing.
+        shape: (H, W) of the image.
+
+    Returns:
+        The winner [H, W], -1 if no query is kept; whether the pixel is inside of its mask [H, W];
+        the areas [Q] of the masks of kept queries.
+    """
+
+    def add(query, state):
+        best, winner, inside, areas = state
+        mask = jax.nn.sigmoid(resize(mask_logits[query], shape))  # As published: resized first.
+        weighted = scores[query] * mask
+        wins, on = weighted > best, mask >= 0.5  # The first of equals wins.
+        return (
+            jnp.where(wins, weighted, best),
+            jnp.where(wins, query, winner),
+            jnp.where(wins, on, inside),
+            areas.at[query].set(on.sum()),
+        )
+
+    nobody = jnp.full(shape, -1.0), jnp.full(shape, -1), jnp.zeros(shape, bool)
+    _, winner, inside, areas = _for_each(keep, add, (*nobody, jnp.zeros(len(keep), jnp.int32)))
+    return winner, inside, areas
+
+
+def _for_each(chosen: Array, function: Callable[[Array, Any], Any], state: Any) -> Any:
+    """`state = function(i, state)` for every i, ascending, where `chosen` [N] bool is set."""
+    indices = jnp.flatnonzero(chosen, size=len(chosen), fill_value=0)
+    return jax.lax.fori_loop(0, chosen.sum(), lambda k, state: function(indices[k], state), state)
 
 
 def add_pseudo_labels(
@@ -115,12 +157,14 @@ def add_pseudo_labels(
     kept = slot < num_slots
     pseudo = jnp.where((winner >= 0) & kept[winner], slot[winner] + 1, 0)
     pseudo = pseudo.astype(targets.segment_map.dtype)
-    pseudo_boxes = jax.vmap(lambda k: box_of(pseudo == k))(jnp.arange(1, num_slots + 1))
-    is_truth = jnp.arange(num_slots) < num_truth
+    filled = jnp.zeros(num_slots, bool).at[slot].set(True, mode='drop')
+    boxes = _for_each(
+        filled, lambda slot, boxes: boxes.at[slot].set(box_of(pseudo == slot + 1)), targets.boxes
+    )
     return Targets(
         segment_map=targets.segment_map + pseudo,
         labels=targets.labels.at[slot].set(labels.astype(jnp.int32), mode='drop'),
-        boxes=jnp.where(is_truth[:, None], targets.boxes, pseudo_boxes),
+        boxes=boxes,
         dropped=targets.dropped + jnp.maximum(num_truth + num_found - num_slots, 0),
     )
 
