@@ -20,9 +20,9 @@ import dataclasses
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 
 from simcis_jax.errors import InputError
+from simcis_jax.precision import einsum
 
 Array = jax.Array
 
@@ -119,7 +119,7 @@ class Predictions:
 
     def mask_logits(self, layer: int = -1) -> Array:
         """Mask logits [B, Q, h, w] of one decoder output."""
-        return jnp.einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
+        return einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
 
 
 @flax.struct.dataclass
