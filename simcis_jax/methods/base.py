@@ -72,9 +72,16 @@ class Method:
     def stored_queries(
         self, student: Predictions, targets: Targets, matches: Matches
     ) -> tuple[Array, Array] | None:
-        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update."""
+        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update.
+
+        Label -1 = not to be stored.
+        """
         return None
 
     def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:
-        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch."""
+        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch.
+
+        Queries with label -1 must not change the memory and may be NaN; in a step that is not
+        finite, all labels are -1.
+        """
         return memory

@@ -230,3 +230,15 @@ def test_the_bank_does_not_depend_on_how_images_are_grouped():
     for image in range(4):
         apart = method.update_memory(apart, queries[image][None], labels[image][None])
     jax.tree.map(np.testing.assert_array_equal, together, apart)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_step_that_stores_no_query_keeps_the_memory(name):
+    method = make_method(name)
+    keys = jax.random.split(jax.random.key(0))
+    memory = method.init_memory(CLASSES, WIDTH)
+    queries = jax.random.normal(keys[0], (IMAGES, QUERIES, WIDTH))
+    labels = jax.random.randint(keys[1], (IMAGES, QUERIES), 0, CLASSES)
+    memory = method.update_memory(memory, queries, labels)
+    kept = method.update_memory(memory, jnp.full_like(queries, jnp.nan), jnp.full_like(labels, -1))
+    jax.tree.map(np.testing.assert_array_equal, kept, memory)
