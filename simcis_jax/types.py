@@ -96,12 +96,12 @@ class StageArrays:
 
 @flax.struct.dataclass
 class Selection:
-    """The queries that query pre-alignment (QPA) selected, and the tokens it selected from.
+    """The queries that query pre-alignment (QPA) selected from the tokens.
 
-    Learned queries have no tokens: `token_logits` then has S = 0 and positions are 0..Q-1.
+    Learned queries have no tokens: `token_logits` then has N = 0 and positions are 0..Q-1.
     """
 
-    token_logits: Array  # [B, S, C] class logits of every token.
+    token_logits: Array  # [B, N, C] class logits of the tokens at `scored_positions`, if given.
     positions: Array  # [B, Q] int32, the selected tokens, best first.
     queries: Array  # [B, Q, D] features of the selected tokens, not detached.
 

@@ -1,7 +1,5 @@
 """No product of a train step or of an evaluation has less precision than `precision.py` states."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 from tiny import tiny_config
+from traced import lines, products
 
-import simcis_jax
 from simcis_jax import precision, settings
 from simcis_jax.data.evaluation_batches import EvaluationBatch
 from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
@@ -22,30 +20,8 @@ from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import TrainState, make_train_step
 from simcis_jax.types import Batch, Categories, StageArrays, Targets
 
-PACKAGE = Path(simcis_jax.__file__).parent
 FLOAT32, BFLOAT16 = jnp.dtype('float32'), jnp.dtype('bfloat16')
 HIGHEST = (lax.Precision.HIGHEST,) * 2
-
-
-def products(jaxpr):
-    """The equations of all products in a jaxpr and in those that it calls."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
-            yield equation
-        is_jaxpr = lambda x: hasattr(x, 'eqns')  # noqa: E731
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
-            if is_jaxpr(value):
-                yield from products(value)
-
-
-def lines(equation):
-    """The lines of the package that led to a product, innermost first."""
-    frames = equation.source_info.traceback.frames
-    return [
-        f'{Path(f.file_name).name}:{f.line_num}'
-        for f in frames
-        if Path(f.file_name).is_relative_to(PACKAGE)
-    ]
 
 
 def offence(equation):

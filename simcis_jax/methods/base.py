@@ -66,7 +66,10 @@ class Method:
     def losses(
         self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
-        """Extra loss terms [], weighted, summed over images; divided by the global batch size."""
+        """Extra loss terms [], weighted, summed over images; divided by the global batch size.
+
+        `student.selection.token_logits` [B, Q, C] are of the tokens that the teacher selected.
+        """
         return {}
 
     def stored_queries(

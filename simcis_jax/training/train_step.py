@@ -122,6 +122,7 @@ def make_train_step(
                 batch.image,
                 stage.seen if mask_unseen else None,
                 None if virtual is None else virtual.queries,
+                scored_positions=None if teacher is None else teacher.selection.positions,
                 replay_positions=teacher.selection.positions if replay else None,
             )
             student, replayed = student if replay else (student, None)

@@ -26,7 +26,7 @@ def predictions(seed=0):
         virtual_class_logits=jnp.zeros((SETS, IMAGES, 0, CLASSES)),
         mask_features=jax.random.normal(keys[2], (IMAGES, 4, 4, WIDTH)),
         selection=Selection(
-            token_logits=jax.random.normal(keys[3], (IMAGES, 9, CLASSES)) * 2,
+            token_logits=jax.random.normal(keys[3], (IMAGES, QUERIES, CLASSES)) * 2,
             positions=jnp.array([[8, 0, 3, 5], [1, 2, 7, 4]]),
             queries=jax.random.normal(keys[4], (IMAGES, QUERIES, WIDTH)),
         ),
@@ -142,10 +142,8 @@ def test_csl_is_weighted_and_can_be_switched_off():
 
 def test_csl_compares_the_students_tokens_with_the_teachers_initial_queries():
     student, teacher = predictions(0), predictions(1)
-    tokens = jnp.take_along_axis(
-        student.selection.token_logits, teacher.selection.positions[..., None], axis=1
-    )
-    agreeing = teacher.replace(class_logits=teacher.class_logits.at[0].set(tokens))
+    logits = teacher.class_logits.at[0].set(student.selection.token_logits)
+    agreeing = teacher.replace(class_logits=logits)
     np.testing.assert_allclose(SimCIS().losses(student, None, agreeing)['csl'], 0, atol=1e-5)
 
 
