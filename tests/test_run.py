@@ -1,6 +1,5 @@
 """A miniature run of three stages, from the config to the results table."""
 
-import gc
 import json
 import re
 
@@ -35,34 +34,6 @@ def test_results_hold_every_stage_group_and_the_average(finished):
 
 def test_the_step_is_traced_twice_in_a_run(finished):
     assert finished[2] == 2  # Without and with a teacher.
-
-
-class Stopped(Exception):
-    """Ends a run from within."""
-
-
-def test_a_stage_leaves_only_its_parameters_and_memory_on_the_device(finished, tmp_path):
-    live = []
-
-    def count(batch):
-        gc.collect()
-        live.append(sum(x.nbytes for x in jax.live_arrays()))
-        return batch
-
-    def count_and_stop(batch):
-        count(batch)
-        raise Stopped
-
-    config = tiny_config()
-    with pytest.MonkeyPatch.context() as patch:
-        runs.at_step(patch, 1, count)
-        runs.at_step(patch, config.training.base_steps + 1, count_and_stop)
-        with pytest.raises(Stopped):
-            main.run(config, str(tmp_path / 'run'))
-    # Stage 1 has parameters, two moments and the bank; stage 2 has the teacher as well.
-    params = sum(x.nbytes for x in jax.tree.leaves(runs.newest_state(finished[0])['params']))
-    first, second = live
-    assert 0.9 * params < second - first < 1.1 * params
 
 
 def test_every_stage_writes_a_picture(finished):
