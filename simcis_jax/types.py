@@ -20,9 +20,9 @@ import dataclasses
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 
 from simcis_jax.errors import InputError
+from simcis_jax.precision import einsum
 
 Array = jax.Array
 
@@ -96,12 +96,12 @@ class StageArrays:
 
 @flax.struct.dataclass
 class Selection:
-    """The queries that query pre-alignment (QPA) selected, and the tokens it selected from.
+    """The queries that query pre-alignment (QPA) selected from the tokens.
 
-    Learned queries have no tokens: `token_logits` then has S = 0 and positions are 0..Q-1.
+    Learned queries have no tokens: `token_logits` then has N = 0 and positions are 0..Q-1.
     """
 
-    token_logits: Array  # [B, S, C] class logits of every token.
+    token_logits: Array  # [B, N, C] class logits of the tokens at `scored_positions`, if given.
     positions: Array  # [B, Q] int32, the selected tokens, best first.
     queries: Array  # [B, Q, D] features of the selected tokens, not detached.
 
@@ -119,7 +119,7 @@ class Predictions:
 
     def mask_logits(self, layer: int = -1) -> Array:
         """Mask logits [B, Q, h, w] of one decoder output."""
-        return jnp.einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
+        return einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
 
 
 @flax.struct.dataclass

@@ -52,7 +52,7 @@ def padded(images):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run(model, params, image, size, virtual_queries=None, replay_positions=None):
+def run(model, params, image, size, virtual_queries, scored_positions, replay_positions):
     """Outputs, the intermediate outputs of all modules, and the memory of the decoder."""
     outputs, state = model.apply(
         {'params': params},
@@ -60,6 +60,7 @@ def run(model, params, image, size, virtual_queries=None, replay_positions=None)
         None,
         virtual_queries,
         size=size,
+        scored_positions=scored_positions,
         replay_positions=replay_positions,
         capture_intermediates=True,
         mutable=['intermediates'],
@@ -152,9 +153,18 @@ def decoder(part, inner, memory, mask_features):
     return arrays
 
 
-def forward(model, params, image, size, virtual_queries=None, replay_positions=None):
+def forward(
+    model,
+    params,
+    image,
+    size,
+    virtual_queries=None,
+    *,
+    scored_positions=None,
+    replay_positions=None,
+):
     """Predictions, and the arrays of a forward pass under their published names."""
-    ran = run(model, params, image, size, virtual_queries, replay_positions)
+    ran = run(model, params, image, size, virtual_queries, scored_positions, replay_positions)
     outputs, inner, memory = jax.device_get(ran)
     predictions = outputs if replay_positions is None else outputs[0]
     _, mask_features = inner['pixel_decoder']['__call__'][0]

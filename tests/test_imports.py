@@ -14,10 +14,11 @@ PACKAGE = Path(simcis_jax.__file__).parent
 ALLOWED = {
     'errors': set(),
     'declare': {'errors'},
-    'types': {'errors'},
+    'precision': set(),
+    'types': {'errors', 'precision'},
     'runtime': {'errors'},
-    'model': {'errors', 'declare', 'types'},
-    'losses': {'errors', 'declare', 'types', 'model'},
+    'model': {'errors', 'declare', 'precision', 'types'},
+    'losses': {'errors', 'declare', 'precision', 'types', 'model'},
     'continual': {'errors', 'types', 'model'},
     'methods': {'errors', 'declare', 'types', 'model', 'losses', 'continual'},
     'settings_relations': {'declare', 'model', 'methods'},
@@ -27,7 +28,9 @@ ALLOWED = {
     'settings_reference': {'declare', 'settings'},
     'data': {'errors', 'types', 'runtime'},
     'port': {'errors', 'types', 'runtime', 'model'},
-    'evaluation': {'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data'},
+    'evaluation': {
+        'errors', 'precision', 'types', 'runtime', 'model', 'continual', 'settings', 'data',
+    },
     'training': {
         'errors', 'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',
         'port', 'evaluation',

@@ -235,11 +235,12 @@ def step(request):
     """A recorded step computed part by part, up to its losses."""
     start = prepare(request.param)
     case, image, size = start.case, start.image, start.size
-    arrays, teacher, replay_positions = {}, None, None
+    arrays, teacher, positions = {}, None, {}
     targets = pseudo_labelled = start.truth
     if case.teacher_salt is not None:
         params = published.weights(case.teacher_salt, case.backbone)
         teacher, found = published.forward(start.model, params, image, size)
+        positions['scored_positions'] = teacher.selection.positions
         arrays |= {
             'teacher/topk': teacher.selection.positions,
             'teacher/interm_logits': teacher.class_logits[0],
@@ -252,12 +253,12 @@ def step(request):
         targets = jax.device_get(choose(start.truth, teacher, start.stage))
         arrays['collect/psd_num'] = start.method.statistics(targets, start.stage)
         if start.drawn is not None:
-            replay_positions = teacher.selection.positions
+            positions['replay_positions'] = teacher.selection.positions
     arrays |= target_arrays(start, targets, pseudo_labelled)
 
     params = published.weights(case.salt, case.backbone)
     queries = None if start.drawn is None else start.drawn.queries
-    student, found = published.forward(start.model, params, image, size, queries, replay_positions)
+    student, found = published.forward(start.model, params, image, size, queries, **positions)
     arrays |= found
     matches, terms = matches_and_terms(
         student,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.model.resize import bilinear_matrix
+from simcis_jax.precision import einsum
 
 
 @flax.struct.dataclass
@@ -55,13 +56,14 @@ def resized_masks(
       [Q, *output_shape] logits; -inf beyond `original_size`.
     """
     rows, columns = (
-        bilinear_matrix(num_out, padded, size_out=original_size[axis], size_in=size[axis])
-        @ bilinear_matrix(padded, mask_logits.shape[axis + 1])
+        einsum(
+            'op,pi->oi',
+            bilinear_matrix(num_out, padded, size_out=original_size[axis], size_in=size[axis]),
+            bilinear_matrix(padded, mask_logits.shape[axis + 1]),
+        )
         for axis, (num_out, padded) in enumerate(zip(output_shape, padded_size, strict=True))
     )
-    resized = jnp.einsum(
-        'yh,qhw,xw->qyx', rows, mask_logits, columns, precision=jax.lax.Precision.HIGHEST
-    )
+    resized = einsum('yh,qhw,xw->qyx', rows, mask_logits, columns)
     return jnp.where(_inside(output_shape, original_size), resized, -jnp.inf)
 
 
@@ -92,9 +94,7 @@ def resized_labels(
         for axis, (num_out, num_in) in enumerate(zip(output_shape, label_map.shape, strict=True))
     )
     one_hot = jax.nn.one_hot(label_map, num_labels, axis=0)
-    strengths = jnp.einsum(
-        'yh,chw,xw->cyx', rows, one_hot, columns, precision=jax.lax.Precision.HIGHEST
-    )
+    strengths = einsum('yh,chw,xw->cyx', rows, one_hot, columns)
     labels = jnp.argmax(strengths, axis=0).astype(jnp.int32)
     return jnp.where(_inside(output_shape, original_size), labels, num_labels - 1)
 

@@ -23,15 +23,14 @@ def distribution_divergence(teacher: Array, student: Array, temperature: float =
 
 
 def consistent_selection_loss(
-    token_logits: Array, teacher_positions: Array, teacher_logits: Array, temperature: float = 1.0
+    token_logits: Array, teacher_logits: Array, temperature: float = 1.0
 ) -> Array:
     """CSL [], summed over images and queries; the caller divides by the number of images.
 
     Args:
-        token_logits: [B, S, C] class logits of all tokens of the student.
-        teacher_positions: [B, Q] int32, tokens that the teacher selected.
+        token_logits: [B, Q, C] class logits of the student's tokens where the teacher selected.
         teacher_logits: [B, Q, C] class logits of the teacher's initial queries.
         temperature: of both softmaxes.
     """
-    student = jnp.take_along_axis(token_logits, teacher_positions[..., None], axis=1)
-    return distribution_divergence(jax.lax.stop_gradient(teacher_logits), student, temperature)
+    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+    return distribution_divergence(teacher_logits, token_logits, temperature)

@@ -12,6 +12,7 @@ from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.precision import einsum
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
@@ -59,13 +60,16 @@ softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(x) * tangent)
 
 def mask_cost(logits: Array, truth: Array) -> Array:
     """Binary cross-entropy [Q, T], averaged over points; logits [P, Q], truth [P, T]."""
-    return (softplus(logits).sum(axis=0)[:, None] - logits.T @ truth) / len(logits)
+    return (softplus(logits).sum(axis=0)[:, None] - einsum('pq,pt->qt', logits, truth)) / len(
+        logits
+    )
 
 
 def dice_cost(logits: Array, truth: Array) -> Array:
     """Dice loss [Q, T] over points; logits [P, Q], truth [P, T]."""
     p = jax.nn.sigmoid(logits)
-    return 1 - (2 * (p.T @ truth) + 1) / (p.sum(axis=0)[:, None] + truth.sum(axis=0) + 1)
+    overlap = einsum('pq,pt->qt', p, truth)
+    return 1 - (2 * overlap + 1) / (p.sum(axis=0)[:, None] + truth.sum(axis=0) + 1)
 
 
 def matching_cost(

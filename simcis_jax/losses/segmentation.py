@@ -33,6 +33,7 @@ from simcis_jax.losses.point_sampling import (
     sample_slots,
     uncertain_points,
 )
+from simcis_jax.precision import einsum
 from simcis_jax.types import Predictions, Targets
 
 # Slots of each image whose masks are compared at once. Valid slots come first and only chunks that
@@ -80,7 +81,7 @@ def match_targets(
 
     def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, true_boxes):
         # Masks are linear in the features: sampling those samples all masks at once.
-        mask_logits = sample_features(features, points) @ embeddings.T
+        mask_logits = einsum('pd,qd->pq', sample_features(features, points), embeddings)
         truth = sample_slots(segment_map, points, len(labels))
         return matching_cost(class_logits, mask_logits, boxes, labels, truth, true_boxes, weights)
 
@@ -153,7 +154,7 @@ def mask_terms(
         exists = slots < num_slots
         slots = jnp.minimum(slots, num_slots - 1)
         matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
-        return slots, exists, jnp.einsum('lbtd,bhwd->lbthw', matched, features)
+        return slots, exists, einsum('lbtd,bhwd->lbthw', matched, features)
 
     @jax.named_scope('choose_points')
     def choose_points(k, inputs, keys, segment_map):

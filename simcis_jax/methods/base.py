@@ -66,15 +66,25 @@ class Method:
     def losses(
         self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
     ) -> dict[str, Array]:
-        """Extra loss terms [], weighted, summed over images; divided by the global batch size."""
+        """Extra loss terms [], weighted, summed over images; divided by the global batch size.
+
+        `student.selection.token_logits` [B, Q, C] are of the tokens that the teacher selected.
+        """
         return {}
 
     def stored_queries(
         self, student: Predictions, targets: Targets, matches: Matches
     ) -> tuple[Array, Array] | None:
-        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update."""
+        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update.
+
+        Label -1 = not to be stored.
+        """
         return None
 
     def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:
-        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch."""
+        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch.
+
+        Queries with label -1 must not change the memory and may be NaN; in a step that is not
+        finite, all labels are -1.
+        """
         return memory

@@ -62,7 +62,6 @@ class SimCIS(PseudoLabel):
         if self.csl_weight > 0:
             terms['csl'] = self.csl_weight * consistent_selection_loss(
                 student.selection.token_logits,
-                teacher.selection.positions,
                 teacher.class_logits[0],
                 self.csl_temperature,
             )

@@ -9,6 +9,7 @@ from einops import rearrange
 from jax import Array
 
 from simcis_jax.model.layers import Dense, attention_input_init, layer_norm, xavier_uniform
+from simcis_jax.precision import einsum
 
 
 @jax.custom_vjp
@@ -28,23 +29,24 @@ def attend(query: Array, key: Array, value: Array, allowed: Array | None = None)
 
 
 def _attend(query, key, value, allowed):
-    logits = jnp.einsum('bmnd,bmsd->bmns', query, key).astype(jnp.float32)
+    logits = einsum('bmnd,bmsd->bmns', query, key)
     if allowed is not None:
         logits = jnp.where(allowed[:, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    out = jnp.einsum('bmns,bmsd->bmnd', weights, value)
-    return out, (query, key, value, weights, out)
+    out = einsum('bmns,bmsd->bmnd', weights, value)
+    return out.astype(value.dtype), (query, key, value, weights, out)
 
 
 def _attend_backward(saved, gradient):
     query, key, value, weights, out = saved
-    to_value = jnp.einsum('bmns,bmnd->bmsd', weights, gradient)
-    to_weights = jnp.einsum('bmnd,bmsd->bmns', gradient, value).astype(jnp.float32)
-    mean = (gradient * out).astype(jnp.float32).sum(axis=-1, keepdims=True)
+    to_value = einsum('bmns,bmnd->bmsd', weights, gradient)
+    to_weights = einsum('bmnd,bmsd->bmns', gradient, value)
+    mean = (gradient.astype(to_weights.dtype) * out).sum(axis=-1, keepdims=True)
     to_logits = (weights * (to_weights - mean)).astype(query.dtype)
-    to_query = jnp.einsum('bmns,bmsd->bmnd', to_logits, key)
-    to_key = jnp.einsum('bmns,bmnd->bmsd', to_logits, query)
-    return to_query, to_key, to_value, None
+    to_query = einsum('bmns,bmsd->bmnd', to_logits, key)
+    to_key = einsum('bmns,bmnd->bmsd', to_logits, query)
+    gradients = to_query, to_key, to_value
+    return *(x.astype(query.dtype) for x in gradients), None
 
 
 attend.defvjp(_attend, _attend_backward)

@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from simcis_jax.model.layers import flattened_dot_general
 from simcis_jax.model.platforms import by_platform
+from simcis_jax.precision import HIGHEST, einsum
 
 MIN_CHANNELS = 64  # With fewer input channels the matrix products are too thin to pay off.
 
@@ -40,7 +41,6 @@ def kernel_gradient(
     """
     height, width, out_channels = gradient.shape[1:]
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # Accumulates bfloat16.
     columns = [
         lax.slice_in_dim(x, start, start + (width - 1) * strides[1] + 1, strides[1], axis=2)
         for start in range(size[1])
@@ -52,15 +52,19 @@ def kernel_gradient(
     def kernel_row(start: int) -> Array:
         seen = lax.slice_in_dim(x, start, start + (height - 1) * strides[0] + 1, strides[0], axis=1)
         seen = seen.reshape(len(gradient), -1)
-        product = jnp.einsum('no,ni->oi', gradient, seen, preferred_element_type=dtype)
-        return product.reshape(out_channels, size[1], -1)
+        return einsum('no,ni->oi', gradient, seen).reshape(out_channels, size[1], -1)
 
     return rearrange(jnp.stack([kernel_row(y) for y in range(size[0])]), 'y o x i -> y x i o')
 
 
 def _convolve(x: Array, kernel: Array, strides: Pair, padding: Padding) -> Array:
     return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        precision=HIGHEST,
     )
 
 
@@ -126,4 +130,4 @@ def _multiply_pixels(x: Array, kernel: Array, strides: Pair) -> Array:
     return flattened_dot_general(x[:, :: strides[0], :: strides[1]], kernel[0, 0])
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
+Conv = functools.partial(nn.Conv, conv_general_dilated=convolve, precision=HIGHEST)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.precision import matmul
+
 NORM_EPSILON = 1e-5
 xavier_uniform = nn.initializers.xavier_uniform()
 # PyTorch initialises query, key and value as one [3D, D] matrix: half the Xavier variance.
@@ -21,15 +23,13 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 def flattened_dot_general(
     x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any
 ) -> Array:
-    """`lax.dot_general` for `nn.Dense`: [..., I] times [I, O], with the leading axes flattened.
+    """`matmul` for `nn.Dense`: [..., I] times [I, O], with the leading axes flattened.
 
     The gradient of the kernel then sums over a single axis; over several, XLA's CPU backend first
     writes a transposed copy, which takes longer than the product.
     """
-    del dimension_numbers
-    rows = x.reshape(-1, x.shape[-1])
-    product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
-    return product.reshape(*x.shape[:-1], -1)
+    del dimension_numbers, options
+    return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 
 Dense = functools.partial(nn.Dense, dot_general=flattened_dot_general)

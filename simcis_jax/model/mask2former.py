@@ -114,6 +114,7 @@ class Mask2Former(nn.Module):
         virtual_queries: Array | None = None,
         *,
         size: Array | None = None,
+        scored_positions: Array | None = None,
         replay_positions: Array | None = None,
     ) -> Predictions | tuple[Predictions, DecoderOutputs]:
         """Predictions of a batch of images.
@@ -123,6 +124,7 @@ class Mask2Former(nn.Module):
             seen: [C] bool, classes whose prototypes may select queries; None = all.
             virtual_queries: [B, V, D] stored queries that pass through FFNs and heads; None = none.
             size: [B, 2] height and width of each image without its padding; None = no padding.
+            scored_positions: [B, N] tokens whose class logits the selection holds; None = none.
             replay_positions: [B, Q] tokens that the teacher selected. If given, they are decoded
                 as well, detached and without virtual queries, and their outputs are returned
                 second. Their initial boxes are those of their own tokens or, with
@@ -148,11 +150,14 @@ class Mask2Former(nn.Module):
             candidates = self.query_prealignment(jnp.concatenate(memory.tokens, axis=1), shapes)
             positions = select_queries(candidates.class_logits, self.num_queries, seen)
             queries, boxes = self.query_prealignment.queries_at(candidates, positions)
-            token_logits = candidates.class_logits
         else:
             queries, boxes = self.learned_queries(batch_size)
             positions = jnp.broadcast_to(jnp.arange(self.num_queries), queries.shape[:2])
+
+        if scored_positions is None or self.queries == 'learned':
             token_logits = jnp.zeros((batch_size, 0, self.num_classes))
+        else:
+            token_logits = self.query_prealignment.logits_at(candidates, scored_positions)
 
         stop_gradient = self.stop_gradient and self.queries == 'selected'
         outputs = self.decoder(queries, boxes, virtual_queries, memory, stop_gradient)

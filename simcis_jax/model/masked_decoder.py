@@ -14,6 +14,7 @@ from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import MLP, FeedForward
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
 from simcis_jax.model.resize import resize_features
+from simcis_jax.precision import einsum
 
 
 @flax.struct.dataclass
@@ -63,7 +64,7 @@ def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
         mask_embeddings: [B, Q, D] of the previous decoder output.
         mask_features: [B, h * w, D] at the size of the map that is attended to.
     """
-    logits = jnp.einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
+    logits = einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
     on = jax.lax.stop_gradient(logits) >= 0
     return on | ~on.any(axis=-1, keepdims=True)
 

@@ -26,7 +26,7 @@ class Candidates:
     """Every token as a candidate query."""
 
     features: Array  # [B, S, D]
-    class_logits: Array  # [B, S, C]
+    class_logits: Array  # [B, S, C], without gradient.
     references: Array  # [S, 4] inverse sigmoid of the reference box of each token.
 
 
@@ -67,8 +67,7 @@ def select_queries(class_logits: Array, num_queries: int, seen: Array | None = N
         )
     if seen is not None:
         class_logits = jnp.where(seen, class_logits, -jnp.inf)
-    scores = jax.lax.stop_gradient(class_logits.max(axis=-1))
-    return jax.lax.top_k(scores, num_queries)[1]
+    return jax.lax.top_k(class_logits.max(axis=-1), num_queries)[1]
 
 
 class QueryPrealignment(nn.Module):
@@ -82,13 +81,22 @@ class QueryPrealignment(nn.Module):
         references, valid = proposals(shapes)
         tokens = jnp.where(valid[:, None], tokens, 0.0)
         features = layer_norm('norm')(Linear(tokens.shape[-1], name='output')(tokens))
-        return Candidates(features, self.heads.classify(features), jnp.asarray(references))
+        class_logits = jax.lax.stop_gradient(self.heads.classify(features))
+        return Candidates(features, class_logits, jnp.asarray(references))
 
     def queries_at(self, candidates: Candidates, positions: Array) -> tuple[Array, Array]:
         """Features [B, Q, D] and initial boxes [B, Q, 4] of the tokens at positions [B, Q]."""
         features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
         boxes = jax.nn.sigmoid(self.heads.box_head(features) + candidates.references[positions])
         return features, boxes
+
+    def logits_at(self, candidates: Candidates, positions: Array) -> Array:
+        """Class logits [B, N, C] of the tokens at positions [B, N], with gradient.
+
+        The gradient of a few rows of `candidates.class_logits` would pass through all S rows.
+        """
+        features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
+        return self.heads.classify(features)
 
 
 class LearnedQueries(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array
+
+from simcis_jax.precision import einsum
 
 
 def bilinear_matrix(
@@ -32,15 +33,12 @@ def resize(maps: Array, shape: tuple[int, int]) -> Array:
     """Resizes [..., h, w] to [..., *shape] bilinearly (see `bilinear_matrix`)."""
     rows = bilinear_matrix(shape[0], maps.shape[-2])
     columns = bilinear_matrix(shape[1], maps.shape[-1])
-    return jnp.einsum(
-        'yh,...hw,xw->...yx', rows, maps, columns, precision=jax.lax.Precision.HIGHEST
-    )
+    return einsum('yh,...hw,xw->...yx', rows, maps, columns)
 
 
 def resize_features(maps: Array, shape: tuple[int, int]) -> Array:
     """Resizes [..., h, w, D] to [..., *shape, D] bilinearly, without a transposed copy."""
     rows = bilinear_matrix(shape[0], maps.shape[-3])
     columns = bilinear_matrix(shape[1], maps.shape[-2])
-    exact = jax.lax.Precision.HIGHEST
-    maps = jnp.einsum('yh,...hwd->...ywd', rows, maps, precision=exact)
-    return jnp.einsum('xw,...ywd->...yxd', columns, maps, precision=exact)
+    maps = einsum('yh,...hwd->...ywd', rows, maps)
+    return einsum('xw,...ywd->...yxd', columns, maps)

@@ -122,6 +122,7 @@ def make_train_step(
                 batch.image,
                 stage.seen if mask_unseen else None,
                 None if virtual is None else virtual.queries,
+                scored_positions=None if teacher is None else teacher.selection.positions,
                 replay_positions=teacher.selection.positions if replay else None,
             )
             student, replayed = student if replay else (student, None)
@@ -166,10 +167,6 @@ def make_train_step(
         )
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
 
-        memory = state.memory
-        if stored is not None:
-            stored = jax.tree.map(parallel.gather_rows, accumulation.join(stored))
-            memory = method.update_memory(memory, *stored)
         metrics |= {
             'dropped_segments': jax.lax.psum(jnp.sum(targets.dropped), parallel.AXIS),
             'learning_rate': rate,
@@ -178,11 +175,17 @@ def make_train_step(
         }
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
         skipped = state.skipped + jnp.int32(~finite)
-        params, opt_state, memory = jax.tree.map(
+        params, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state, memory),
-            (state.params, state.opt_state, state.memory),
+            (params, opt_state),
+            (state.params, state.opt_state),
         )
+        memory = state.memory
+        if stored is not None:
+            queries, labels = jax.tree.map(parallel.gather_rows, accumulation.join(stored))
+            # Storing nothing keeps the memory; choosing between two memories would copy it.
+            labels = jnp.where(finite, labels, -1)
+            memory = method.update_memory(memory, queries, labels)
         state = state.replace(
             step=state.step + 1,
             params=params,

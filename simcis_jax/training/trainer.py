@@ -166,7 +166,10 @@ class Trainer:
     # One stage
 
     def train_stage(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """Trains a stage, resuming from its newest checkpoint if there is one."""
+        """Trains a stage, resuming from its newest checkpoint if there is one.
+
+        Takes and returns the parameters and the memory of a finished stage; other fields are None.
+        """
         memory = self.image_memories[stage.index]
         data = training_batches(self.train_source, stage, self.settings, memory)
         arrays = stage_arrays(stage, len(self.categories), self.settings)
@@ -175,8 +178,7 @@ class Trainer:
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
         use_teacher = previous is not None and self.settings.method.uses_teacher
-        # The step donates its state, so the teacher needs a copy of the parameters.
-        teacher = jax.tree.map(jnp.copy, previous.params) if use_teacher else None
+        teacher = previous.params if use_teacher else None
 
         folder = self.workdir.stage(stage.number)
         queries = {} if previous is None else self.settings.method.replayed(previous.memory)
@@ -196,13 +198,15 @@ class Trainer:
             else:
                 if damaged:
                     print(f'stage {stage.number} has no checkpoint left: restarting it from step 0')
+                # The stage begins with these parameters and its first step donates them.
+                teacher = jax.tree.map(jnp.copy, teacher)
                 state = self.begin_stage(stage, previous, teacher, arrays)
             training = self.settings.training
             with (
                 self.workdir.metrics_log(stage.number, int(state.step)) as log,
                 self.stop,
             ):
-                return run_steps(
+                state = run_steps(
                     lambda state, batch: self.train_step(
                         state, teacher, parallel.put_batch(self.mesh, batch), arrays
                     ),
@@ -218,6 +222,8 @@ class Trainer:
                     ),
                     stop=self.stop,
                 )
+        # The optimizer state would stay on the device through the next stage.
+        return state.replace(step=None, opt_state=None, key=None, skipped=None)
 
     def begin_stage(
         self,

@@ -20,10 +20,8 @@ def test_divergence_equals_the_published_code(temperature):
 
 
 def random_case():
-    keys = jax.random.split(jax.random.key(0), 3)
-    tokens = jax.random.normal(keys[0], (2, 7, 5)) * 4
-    teacher = jax.random.normal(keys[1], (2, 3, 5)) * 4
-    return tokens, jnp.array([[6, 0, 3], [1, 1, 5]]), teacher
+    keys = jax.random.split(jax.random.key(0))
+    return jax.random.normal(keys[0], (2, 3, 5)) * 4, jax.random.normal(keys[1], (2, 3, 5)) * 4
 
 
 def softmax(x):
@@ -32,32 +30,26 @@ def softmax(x):
 
 
 def test_loss_equals_a_plain_loop():
-    tokens, positions, teacher = random_case()
+    tokens, teacher = random_case()
     expected = 0.0
     for image in range(2):
         for query in range(3):
             p = softmax(teacher[image, query] / 2)
-            q = softmax(tokens[image, positions[image, query]] / 2)
+            q = softmax(tokens[image, query] / 2)
             expected += sum(a * (np.log(a) - np.log(b)) for a, b in zip(p, q, strict=True))
-    loss = consistent_selection_loss(tokens, positions, teacher, 2.0)
+    loss = consistent_selection_loss(tokens, teacher, 2.0)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_a_student_equal_to_its_teacher_has_zero_loss():
-    tokens, positions, _ = random_case()
-    teacher = (
-        jnp.take_along_axis(tokens, positions[..., None], axis=1) + 3.0
-    )  # Softmax ignores the offset.
-    np.testing.assert_allclose(consistent_selection_loss(tokens, positions, teacher), 0, atol=1e-5)
+    tokens, _ = random_case()
+    teacher = tokens + 3.0  # Softmax ignores the offset.
+    np.testing.assert_allclose(consistent_selection_loss(tokens, teacher), 0, atol=1e-5)
 
 
-def test_only_the_student_gets_a_gradient_and_only_at_the_teachers_positions():
-    tokens, positions, teacher = random_case()
-    gradient = jax.grad(consistent_selection_loss, argnums=(0, 2))(tokens, positions, teacher)
-    assert not gradient[1].any()
-    touched = np.asarray(jnp.abs(gradient[0]).max(axis=-1) > 0)
-    for image in range(2):
-        assert set(np.flatnonzero(touched[image])) == set(np.asarray(positions[image]).tolist())
+def test_only_the_student_gets_a_gradient():
+    to_student, to_teacher = jax.grad(consistent_selection_loss, argnums=(0, 1))(*random_case())
+    assert to_student.any() and not to_teacher.any()
 
 
 def test_extreme_logits_give_a_finite_loss_and_gradient():

@@ -26,7 +26,7 @@ def predictions(seed=0):
         virtual_class_logits=jnp.zeros((SETS, IMAGES, 0, CLASSES)),
         mask_features=jax.random.normal(keys[2], (IMAGES, 4, 4, WIDTH)),
         selection=Selection(
-            token_logits=jax.random.normal(keys[3], (IMAGES, 9, CLASSES)) * 2,
+            token_logits=jax.random.normal(keys[3], (IMAGES, QUERIES, CLASSES)) * 2,
             positions=jnp.array([[8, 0, 3, 5], [1, 2, 7, 4]]),
             queries=jax.random.normal(keys[4], (IMAGES, QUERIES, WIDTH)),
         ),
@@ -142,10 +142,8 @@ def test_csl_is_weighted_and_can_be_switched_off():
 
 def test_csl_compares_the_students_tokens_with_the_teachers_initial_queries():
     student, teacher = predictions(0), predictions(1)
-    tokens = jnp.take_along_axis(
-        student.selection.token_logits, teacher.selection.positions[..., None], axis=1
-    )
-    agreeing = teacher.replace(class_logits=teacher.class_logits.at[0].set(tokens))
+    logits = teacher.class_logits.at[0].set(student.selection.token_logits)
+    agreeing = teacher.replace(class_logits=logits)
     np.testing.assert_allclose(SimCIS().losses(student, None, agreeing)['csl'], 0, atol=1e-5)
 
 
@@ -230,3 +228,15 @@ def test_the_bank_does_not_depend_on_how_images_are_grouped():
     for image in range(4):
         apart = method.update_memory(apart, queries[image][None], labels[image][None])
     jax.tree.map(np.testing.assert_array_equal, together, apart)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_step_that_stores_no_query_keeps_the_memory(name):
+    method = make_method(name)
+    keys = jax.random.split(jax.random.key(0))
+    memory = method.init_memory(CLASSES, WIDTH)
+    queries = jax.random.normal(keys[0], (IMAGES, QUERIES, WIDTH))
+    labels = jax.random.randint(keys[1], (IMAGES, QUERIES), 0, CLASSES)
+    memory = method.update_memory(memory, queries, labels)
+    kept = method.update_memory(memory, jnp.full_like(queries, jnp.nan), jnp.full_like(labels, -1))
+    jax.tree.map(np.testing.assert_array_equal, kept, memory)

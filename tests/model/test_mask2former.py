@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_params import random_params
+from traced import products
 
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD, Mask2Former, normalize
 
@@ -19,6 +20,7 @@ SMALL = dict(
     decoder_layers=2,
     decoder_feedforward=16,
 )
+NUM_TOKENS = 2 * 3 + 4 * 6 + 8 * 12
 
 
 def image(seed=0, shape=(2, 32, 48, 3)):
@@ -34,7 +36,15 @@ def params():
 def predict(params, seen, virtual_queries, positions, own_boxes=False):
     """Predictions, and outputs of the replayed queries; compiled once for nearly all tests."""
     model = Mask2Former(**SMALL, replay_own_boxes=own_boxes)
-    return model.apply(params, image(), seen, virtual_queries, replay_positions=positions)
+    every_token = jnp.broadcast_to(jnp.arange(NUM_TOKENS), (2, NUM_TOKENS))
+    return model.apply(
+        params,
+        image(),
+        seen,
+        virtual_queries,
+        scored_positions=every_token,
+        replay_positions=positions,
+    )
 
 
 def replay(params, seen=(True,) * 5, order=slice(None), **settings):
@@ -76,6 +86,32 @@ def test_only_prototypes_of_seen_classes_select_queries(params):
     selection = replay(params, seen=[False, True, False, False, True])[0].selection
     scores = np.asarray(selection.token_logits)[..., [1, 4]].max(axis=-1)
     np.testing.assert_array_equal(selection.positions, np.argsort(-scores, axis=-1)[:, :6])
+
+
+def test_scored_tokens_have_the_logits_that_select(params):
+    model, positions = Mask2Former(**SMALL), jnp.array([[7, 0, 125], [3, 3, 64]])
+
+    @jax.jit
+    def score(params):
+        return model.apply(params, image(), scored_positions=positions).selection.token_logits
+
+    every_token = replay(params)[0].selection.token_logits
+    expected = jnp.take_along_axis(every_token, positions[..., None], axis=1)
+    np.testing.assert_allclose(score(params), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_gradient_passes_through_the_class_logits_of_all_tokens(params):
+    model, positions = Mask2Former(**SMALL), jnp.array([[7, 0, 125], [3, 3, 64]])
+
+    def loss(params):
+        out = model.apply(params, image(), scored_positions=positions)
+        return sum(jnp.sum(x**2) for x in (out.selection.token_logits, out.class_logits, out.boxes))
+
+    found = list(products(jax.make_jaxpr(jax.grad(loss))(params)))
+    results = [equation.outvars[0].aval.shape for equation in found]
+    operands = [x.aval.shape for equation in found for x in equation.invars]
+    assert (2 * NUM_TOKENS, 5) in results, 'the class logits of all tokens have another shape'
+    assert not {(2 * NUM_TOKENS, 5), (2, NUM_TOKENS, 5)} & set(operands)
 
 
 @pytest.mark.parametrize('stop_gradient', [True, False])

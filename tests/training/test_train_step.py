@@ -97,14 +97,18 @@ class Update:
             num_microbatches=num_microbatches,
         )
 
-    def __call__(self, num_microbatches=1, batch=None):
-        """The state after the step, and its metrics."""
-        state = jax.tree.map(jnp.copy, self.state)  # The step donates it.
-        return self.step(num_microbatches)(
+    def arguments(self, batch=None):
+        """Of the step, which donates the state."""
+        state = jax.tree.map(jnp.copy, self.state)
+        return (
             *parallel.put_replicated(self.mesh, (state, self.teacher)),
             parallel.put_batch(self.mesh, batch or self.batch),
             parallel.put_replicated(self.mesh, self.stage),
         )
+
+    def __call__(self, num_microbatches=1, batch=None):
+        """The state after the step, and its metrics."""
+        return self.step(num_microbatches)(*self.arguments(batch))
 
     @functools.cached_property
     def predict(self):
@@ -165,6 +169,19 @@ def test_a_non_finite_step_changes_only_the_counters(update):
         assert any((a != b).any() for a, b in zip(before, changed, strict=True)), part
         for a, b in zip(before, kept, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=part)
+
+
+def test_the_query_bank_is_updated_in_place():
+    changes = {
+        'model.encoder_layers': 0,
+        'model.decoder_layers': 0,
+        'method.decoder_kl_weight': 0.0,
+        'method.bank_size': 200_000,
+    }
+    large = Update(**changes)
+    compiled = large.step(1).lower(*large.arguments()).compile()
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    assert temporaries < 0.5 * large.state.memory.queries.nbytes
 
 
 def test_past_classes_select_the_queries_of_the_teacher(update):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array
 
 from simcis_jax.model.bilinear import bilinear_neighbours
+from simcis_jax.precision import einsum
 
 
 def sample_by_gather(
@@ -25,9 +25,7 @@ def sample_by_gather(
     def read(row: Array, column: Array, share: Array) -> Array:
         share = rearrange(share * weights, 'b q m l p -> b m q (l p)')
         index = rearrange(start + row * width + column, 'b q m l p -> b m q (l p)')
-        return jnp.einsum(
-            'bmqp,bmqpd->bqmd', share, take(rows, index), precision=jax.lax.Precision.HIGHEST
-        )
+        return einsum('bmqp,bmqpd->bqmd', share, take(rows, index))
 
     neighbours = bilinear_neighbours(locations[..., 0], locations[..., 1], height, width)
     return sum(read(*neighbour) for neighbour in neighbours)

@@ -6,17 +6,17 @@ gathers or scatters, so that results are the same in every run on a GPU, too.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
+
+from simcis_jax.precision import einsum
 
 
 def sample_by_matmul(
     value: Array, shapes: tuple[tuple[int, int], ...], locations: Array, weights: Array
 ) -> Array:
     """See `deformable_attention`; returns [B, Q, M, d]."""
-    exact = jax.lax.Precision.HIGHEST
     attention = []
     for level, (height, width) in enumerate(shapes):
         x = locations[..., level, :, 0] * width - 0.5
@@ -25,7 +25,6 @@ def sample_by_matmul(
         columns = jnp.maximum(0.0, 1.0 - jnp.abs(x[..., None] - jnp.arange(width)))
         rows = jnp.maximum(0.0, 1.0 - jnp.abs(y[..., None] - jnp.arange(height)))
         rows = rows * weights[..., level, :, None]
-        pixels = jnp.einsum('bqmpy,bqmpx->bmqyx', rows, columns, precision=exact)
+        pixels = einsum('bqmpy,bqmpx->bmqyx', rows, columns)
         attention.append(rearrange(pixels, 'b m q y x -> b m q (y x)'))
-    attention = jnp.concatenate(attention, axis=-1)
-    return jnp.einsum('bmqs,bsmd->bqmd', attention, value, precision=exact)
+    return einsum('bmqs,bsmd->bqmd', jnp.concatenate(attention, axis=-1), value)

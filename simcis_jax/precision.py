@@ -1,0 +1,56 @@
+"""The precision of all products, stated once.
+
+    float32 operands    multiplied and summed in float32 (`HIGHEST`); by default, a TPU would round
+                        them to bfloat16 and an NVIDIA GPU to TF32
+    bfloat16 operands   summed in float32; what flows on is rounded to bfloat16 once
+
+Operands are bfloat16 in the backbone and the masked decoder if `model.dtype` says so. Everything
+else is float32: pixel decoder (as in the published code), heads, selection, matching, losses, boxes
+and resizing. So with `model.dtype='float32'` an accelerator computes in full float32.
+
+Matrix products are written with `einsum` and `matmul`, convolutions with `precision=HIGHEST`. JAX
+gives a product in the backward pass the precision of its forward product, but not its operands: the
+gradient of a product that returns float32 is float32 and so are the products with it. Therefore
+`matmul` has its own backward pass, and convolutions return bfloat16: XLA sums them in float32
+whatever they return.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def einsum(equation: str, *operands: Array) -> Array:
+    """`jnp.einsum`, summed and returned in float32, or in float64 if an operand is float64.
+
+    The gradients of bfloat16 operands would be float32 products; see `matmul` for a way out.
+    """
+    dtype = jnp.promote_types(jnp.result_type(*operands), jnp.float32)
+    return jnp.einsum(equation, *operands, precision=HIGHEST, preferred_element_type=dtype)
+
+
+@jax.custom_vjp
+def matmul(rows: Array, kernel: Array) -> Array:
+    """[N, I] times [I, O], both of one dtype, returned in that dtype.
+
+    All three products of the forward and the backward pass have operands of that dtype.
+    """
+    return einsum('ni,io->no', rows, kernel).astype(rows.dtype)
+
+
+def _matmul_forward(rows, kernel):
+    return matmul(rows, kernel), (rows, kernel)
+
+
+def _matmul_backward(operands, gradient):
+    rows, kernel = operands
+    to_rows = einsum('no,io->ni', gradient, kernel)
+    to_kernel = einsum('no,ni->oi', gradient, rows).T
+    return to_rows.astype(rows.dtype), to_kernel.astype(kernel.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)

@@ -1,0 +1,30 @@
+"""The products in a traced function, and where they come from."""
+
+from pathlib import Path
+
+import jax
+
+import simcis_jax
+
+PACKAGE = Path(simcis_jax.__file__).parent
+
+
+def products(jaxpr):
+    """The equations of all products in a jaxpr and in those that it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+            yield equation
+        is_jaxpr = lambda x: hasattr(x, 'eqns')  # noqa: E731
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(value):
+                yield from products(value)
+
+
+def lines(equation):
+    """The lines of the package that led to a product, innermost first."""
+    frames = equation.source_info.traceback.frames
+    return [
+        f'{Path(f.file_name).name}:{f.line_num}'
+        for f in frames
+        if Path(f.file_name).is_relative_to(PACKAGE)
+    ]
