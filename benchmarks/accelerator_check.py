@@ -36,7 +36,7 @@ from benchmarks.accelerator.worker import command
 MINUTES = 9.0  # For which the limits of single measurements are made; others scale with it.
 # Share of the time of each part.
 PARTS = {'parity': 0.30, 'speed': 0.32, 'alternatives': 0.12, 'profile': 0.08, 'run': 0.18}
-PREPARATION = 0.4  # Share of the time after which nothing is compiled ahead any more.
+PREPARATION = 0.35  # Share of the time after which nothing is compiled ahead any more.
 STEP, LATER_STEP, FORWARD = 'train step', 'train step, teacher + CSL + VQ', 'evaluation forward'
 PEER = ('torch', 'transformers')
 

@@ -30,10 +30,8 @@ def measure(work: Work) -> dict:
                 call()
         path = next(Path(folder).rglob('*.xplane.pb'))
         planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
-        stacks = sources(compiled.as_text())
-        return summary(device_events(planes), STEPS) | {
-            'parts': parts(device_events(planes), stacks, STEPS)
-        }
+        events, stacks = device_events(planes), sources(compiled.as_text() or '')
+        return summary(events, STEPS) | {'parts': parts(events, stacks, STEPS)}
 
 
 def device_events(planes: Iterable) -> list[tuple[str, str, float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,19 @@ def markdown(header: Mapping[str, Any], results: Sequence[Result]) -> str:
     for name, section in SECTIONS.items():
         measured = [r for r in found[name] if r.status == MEASURED]
         if found[name]:
-            lines += ['', f'## {name.capitalize()}', '', *section(measured)]
+            lines += ['', f'## {name.capitalize()}', '', *_readable(section, measured)]
         for r in found[name]:
             if r.status != MEASURED:
                 why = f': {" ".join(r.error.split())}' if r.error else ''
                 lines.append(f'- {r.name.replace(SEPARATOR, ", ")}: **{r.status}**{why}')
     return '\n'.join(lines) + '\n'
+
+
+def _readable(section: Callable, results: Sequence[Result]) -> list[str]:
+    try:
+        return section(results)
+    except Exception as error:  # The measurements that follow must not be lost.
+        return [f'these results are in check.json only: {type(error).__name__}: {error}', '']
 
 
 def machine(results: Sequence[Result]) -> list[str]:
