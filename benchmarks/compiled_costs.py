@@ -9,12 +9,15 @@ from __future__ import annotations
 import collections
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 # Instructions that take no time themselves.
 FREE = frozenset(
     'parameter constant tuple get-tuple-element bitcast while conditional call after-all'.split()
 )
+# Instructions that read only some of their first operand.
+PARTIAL_READS = ('dynamic-slice', 'slice', 'gather')
 COLLECTIVE = re.compile('all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter')
 
 HEADER = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\{$')
@@ -22,6 +25,7 @@ INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\((.*)'
 NAME = r'%?([\w.\-]+)'
 OPERANDS = re.compile(r'%([\w.\-]+)')
 BODY, CONDITION = re.compile(f'body={NAME}'), re.compile(f'condition={NAME}')
+CALLS = re.compile(f'calls={NAME}')
 CALLED = re.compile(f'(?:to_apply|true_computation|false_computation)={NAME}')
 BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
@@ -177,10 +181,54 @@ class Program:
         return int(limits[0]) if compare and len(limits) == 1 and limits[0].isdigit() else None
 
     def _bytes(self, computation: str, x: Instruction) -> float:
+        operands = map(self.computations[computation].get, x.operands)
+        sizes = [padded_bytes(o.shape) if o else 0.0 for o in operands]
+        if x.opcode == 'fusion':
+            return self._fusion_bytes(self.computations[CALLS.search(x.rest)[1]], x, sizes)
+        if x.opcode == 'dynamic-update-slice':  # In place: reads the update and writes it.
+            return 2 * sizes[1]
+        if x.opcode in PARTIAL_READS:
+            return 2 * padded_bytes(x.shape) + sum(sizes[1:])
         # The workspace of a library call is a result that nobody reads.
         result = WORKSPACE.sub(')', x.shape) if LIBRARY.search(x.rest) else x.shape
-        operands = map(self.computations[computation].get, x.operands)
-        return sum(padded_bytes(shape) for shape in (result, *(o.shape for o in operands if o)))
+        return padded_bytes(result) + sum(sizes)
+
+    def _fusion_bytes(
+        self, body: Mapping[str, Instruction], x: Instruction, sizes: Sequence[float]
+    ) -> float:
+        """Bytes of a fusion, which may read and write only parts of its operands and result."""
+        users = collections.defaultdict(list)
+        for user in body.values():
+            for position, name in enumerate(user.operands):
+                users[name].append((user, position))
+
+        def read(name: str, size: float) -> float:
+            total = 0.0
+            for user, position in users[name]:
+                if user.opcode == 'bitcast':
+                    total += read(user.name, size)
+                elif user.opcode in PARTIAL_READS and position == 0:
+                    total += padded_bytes(user.shape)
+                elif user.opcode != 'dynamic-update-slice' or position > 0:
+                    return size
+            return min(total, size)
+
+        def written(name: str) -> float:
+            result = body[name]
+            if result.opcode == 'bitcast':
+                return written(result.operands[0])
+            if result.opcode == 'tuple':
+                return sum(map(written, result.operands))
+            in_place = result.opcode == 'dynamic-update-slice'
+            return padded_bytes(body[result.operands[1]].shape if in_place else result.shape)
+
+        parameters = {
+            int(p.rest.split(')')[0]): p.name for p in body.values() if p.opcode == 'parameter'
+        }
+        (root,) = [instruction.name for instruction in body.values() if instruction.is_root]
+        reads = sum(read(parameters[i], size) for i, size in enumerate(sizes) if size)
+        is_fast = not padded_bytes(x.shape)  # The result stays in the fast memory.
+        return reads + (0.0 if is_fast else written(root))
 
 
 def _dimensions(shape: str) -> list[int]:

@@ -9,8 +9,8 @@ as in --config.training.batch_size=16. The compiler of TPUs is in the extra `tpu
 the extra `cuda`; no device is needed. All numbers are per device. A train step of the published
 size takes the TPU compiler minutes on one core.
 
-Memory is what the compiler plans. Bytes are operands and results of all operations with padding,
-which counts what stays in a cache as well. A loop whose length depends on data counts as one trip.
+Memory is what the compiler plans. Bytes are what all operations read and write, with padding, also
+where a cache would answer. A loop whose length depends on data counts as one trip.
 The time of an operation is the longer of the compiler's cycles (TPU only; gathers, scatters and
 sorts have none) and of its bytes at the peak of the memory. The sum is a yardstick to compare
 programs with, not a prediction.

@@ -76,6 +76,14 @@ def test_bytes_and_cycles_of_operations():
     assert product.seconds(1e9, 1e9) == product.moved / 1e9
 
 
+def test_what_is_read_and_written_in_slices_counts_as_slices():
+    # A loop over the first axis of an array [64, 1000, 128], which writes the result in place.
+    operations, _ = Program((ROOT / 'tests/hlo/h100_slices.txt').read_text()).costs()
+    (found,) = [x for x in operations if x.name == 'loop_dynamic_update_slice_fusion']
+    assert found.trips == 64
+    assert found.moved == 64 * (2 * 1000 * 128 * 4 + 4)  # The index too.
+
+
 @pytest.mark.parametrize(
     'shape, size',
     [
