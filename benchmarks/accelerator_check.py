@@ -30,6 +30,7 @@ from pathlib import Path
 
 from benchmarks import row
 from benchmarks.accelerator import builtin_run, report
+from benchmarks.accelerator.alternatives import FAMILIES
 from benchmarks.accelerator.schedule import NOT_REACHED, Measurement, Result, Schedule
 from benchmarks.accelerator.worker import command
 
@@ -61,14 +62,18 @@ def measurements(small: bool, peer_python: str) -> list[Measurement]:
             settings = dataclasses.replace(base, batch=batch, dtype=dtype)
             found += speed(settings, peer_python)
     settings = dataclasses.replace(base, batch=batches[0], dtype='bfloat16')
-    for family in ('deformable attention', 'assignment', 'choice of points', 'samples of masks'):
-        arguments = dict(name=family, settings=dataclasses.asdict(settings))
-        found.append(Measurement('alternatives', family, command('alternatives', **arguments), 90))
+    for family in FAMILIES:
+        measured, compiled = (
+            command('alternatives', name=family, settings=dataclasses.asdict(x))
+            for x in (settings, dataclasses.replace(settings, repeats=1))
+        )
+        found.append(Measurement('alternatives', family, measured, 90, preparation=compiled))
     arguments = dict(name=LATER_STEP, settings=dataclasses.asdict(settings))
     found.append(Measurement('profile', LATER_STEP, command('kernels', **arguments), 150))
     steps = 6 if small else 300
-    run = command('run', steps=steps)
-    return [*found, Measurement('run', f'{steps} steps', run, 240, needs=builtin_run.NEEDS)]
+    measured, compiled = (command('run', steps=n) for n in (steps, 2))
+    name, needs = f'{steps} steps', builtin_run.NEEDS
+    return [*found, Measurement('run', name, measured, 240, preparation=compiled, needs=needs)]
 
 
 def speed(settings: row.Settings, peer_python: str) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""Runs measurements as subprocesses, one after the other, until the time is up."""
+"""Runs measurements as subprocesses until the time is up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ class Measurement:
     seconds: float  # After which it is killed.
     preparation: Sequence[str] = ()  # A command that compiles ahead; empty = none.
     needs: Sequence[str] = ()  # Python modules without which it is skipped.
-    # Whether it tolerates other processes; such measurements run beside the preparations.
-    untimed: bool = False
+    untimed: bool = False  # Whether it tolerates other processes beside it.
 
 
 @dataclasses.dataclass
@@ -56,8 +55,8 @@ class Schedule:
     """The order and the limits of measurements.
 
     Every part has a budget; what it does not reach is tried again after the last part, if time is
-    left. Preparations run in parallel, beside measurements that are not timed; all others wait for
-    them.
+    left. A part that is not timed runs its measurements all at once. Preparations run in parallel
+    beside it; measurements that are timed wait for them and run one after the other.
 
     Args:
         measurements: in order.
@@ -85,48 +84,60 @@ class Schedule:
             (m.part, m.name): Result(m.part, m.name, NOT_REACHED) for m in self.measurements
         }
         self._running: set[subprocess.Popen] = set()
+        self._prepared: dict[tuple[str, str], Future] = {}
 
     def run(self) -> list[Result]:
         """Runs everything; returns one result per measurement."""
-        pool = ThreadPoolExecutor(self.workers)
+        preparing, beside = ThreadPoolExecutor(self.workers), ThreadPoolExecutor()
         try:
-            prepared = {
-                (m.part, m.name): pool.submit(self._prepare, m)
+            self._prepared = {
+                (m.part, m.name): preparing.submit(self._prepare, m)
                 for m in self.measurements
                 if m.preparation and not missing(m)
             }
             for is_retry in (False, True):
                 for part in dict.fromkeys(m.part for m in self.measurements):
-                    self._run_part(part, prepared, is_retry)
+                    pending = [m for m in self.measurements if m.part == part]
+                    pending = [m for m in pending if self._result(m).status == NOT_REACHED]
+                    if all(m.untimed for m in pending):
+                        futures = {beside.submit(self._measure, m): m for m in pending}
+                        for future in as_completed(futures):
+                            self._record(futures[future], future.result())
+                    else:
+                        end = self.seconds if is_retry else self._elapsed() + self.budgets[part]
+                        self._run_alone(pending, min(end, self.seconds))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (preparing, beside):
+                pool.shutdown(wait=False, cancel_futures=True)
             for process in list(self._running):
                 kill(process)
         return list(self._results.values())
 
-    def _run_part(
-        self, part: str, prepared: Mapping[tuple[str, str], Future], is_retry: bool
-    ) -> None:
-        members = [m for m in self.measurements if m.part == part]
-        if not all(m.untimed for m in members):
-            wait(prepared.values(), timeout=max(0.0, self.preparation_seconds - self._elapsed()))
-            wait(prepared.values(), timeout=SHORTEST)  # For the killed ones to end.
-        end = self.seconds if is_retry else min(self.seconds, self._elapsed() + self.budgets[part])
-        for m in members:
-            result = self._results[m.part, m.name]
-            if result.status != NOT_REACHED or end - self._elapsed() < SHORTEST:
-                continue
-            if absent := missing(m):
-                result.status, result.error = SKIPPED, f'not installed: {", ".join(absent)}'
-            else:
-                limit = min(m.seconds, self.seconds - self._elapsed())
-                environment = self.environment | (self.shared if m.untimed else {})
-                outcome = self._execute(m.command, environment, limit)
-                self._results[m.part, m.name] = result = Result(m.part, m.name, *outcome)
-            done = prepared.get((m.part, m.name))
-            if done and done.done() and not done.cancelled():
-                result.preparation_seconds = done.result()
-            self.report(list(self._results.values()))
+    def _run_alone(self, measurements: Sequence[Measurement], end: float) -> None:
+        """Runs measurements that start before a time, with the machine for themselves."""
+        waiting = self._prepared.values()
+        wait(waiting, timeout=max(0.0, self.preparation_seconds - self._elapsed()))
+        wait(waiting, timeout=SHORTEST)  # For the killed ones to end.
+        for m in measurements:
+            if end - self._elapsed() >= SHORTEST:
+                self._record(m, self._measure(m))
+
+    def _measure(self, m: Measurement) -> Result:
+        if absent := missing(m):
+            return Result(m.part, m.name, SKIPPED, error=f'not installed: {", ".join(absent)}')
+        limit = min(m.seconds, self.seconds - self._elapsed())
+        environment = self.environment | (self.shared if m.untimed else {})
+        return Result(m.part, m.name, *self._execute(m.command, environment, limit))
+
+    def _record(self, m: Measurement, result: Result) -> None:
+        done = self._prepared.get((m.part, m.name))
+        if done and done.done() and not done.cancelled():
+            result.preparation_seconds = done.result()
+        self._results[m.part, m.name] = result
+        self.report(list(self._results.values()))
+
+    def _result(self, m: Measurement) -> Result:
+        return self._results[m.part, m.name]
 
     def _prepare(self, m: Measurement) -> float | None:
         """Seconds of the preparation; None if it failed or there was no time."""
