@@ -31,7 +31,7 @@ BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 CYCLES = re.compile(r'estimated_cycles":"(\d+)"')
 ORIGIN = re.compile(r'op_name="([^"]*)"')
-LIBRARY = re.compile('custom_call_target="__cu')
+TARGET = re.compile('custom_call_target="([^"]*)"')
 WORKSPACE = re.compile(r', s8\[\d+\](\{[^}]*\})?\)$')
 INDEX_DIM = re.compile(r'index_vector_dim=(\d+)')
 # An array: bits, dimensions, their order, first tile, memory space if it is not the large one.
@@ -57,6 +57,12 @@ class Instruction(NamedTuple):
         return found[1] if found else ''
 
     @property
+    def target(self) -> str:
+        """What a custom call calls; empty for other instructions."""
+        found = TARGET.search(self.rest) if self.opcode == 'custom-call' else None
+        return found[1] if found else ''
+
+    @property
     def operands(self) -> list[str]:
         """Names of the operands."""
         return OPERANDS.findall(self.rest.split('), ')[0])
@@ -66,7 +72,7 @@ class Operation(NamedTuple):
     """An operation, and its cost in all trips of the loops around it."""
 
     name: str
-    opcode: str
+    opcode: str  # Of a custom call, what it calls.
     shape: str
     origin: str
     trips: int  # Product over the loops around it; a loop of data-dependent length counts once.
@@ -130,7 +136,7 @@ class Program:
                 rows.append(
                     Operation(
                         found.name,
-                        found.opcode,
+                        found.target or found.opcode,
                         found.shape,
                         found.origin,
                         trips,
@@ -161,7 +167,9 @@ class Program:
         return [
             x
             for x in self.computations[computation].values()
-            if x.opcode not in FREE and not x.opcode.endswith('-done')
+            if x.opcode not in FREE
+            and not x.opcode.endswith('-done')
+            and x.target != 'AllocateBuffer'
         ]
 
     def _called(self, x: Instruction) -> list[str]:
@@ -190,7 +198,7 @@ class Program:
         if x.opcode in PARTIAL_READS:
             return 2 * padded_bytes(x.shape) + sum(sizes[1:])
         # The workspace of a library call is a result that nobody reads.
-        result = WORKSPACE.sub(')', x.shape) if LIBRARY.search(x.rest) else x.shape
+        result = WORKSPACE.sub(')', x.shape) if x.target.startswith('__cu') else x.shape
         return padded_bytes(result) + sum(sizes)
 
     def _fusion_bytes(

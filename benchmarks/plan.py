@@ -38,6 +38,7 @@ from simcis_jax.training.stage_data import open_splits
 
 DEFAULT_CLASSES = 150
 LARGE_LOOKUP = 1_000_000  # Indices of a gather or scatter that is worth a line.
+PALLAS = ('tpu_custom_call', 'mosaic_gpu_v2')  # Targets of its custom calls.
 # How the TPU compiler says that a program does not fit.
 EXHAUSTED = re.compile(r'Used ([\d.]+)([KMGT]) of')
 UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -100,7 +101,9 @@ def describe(plan: Plan, chip: Chip, top: int) -> list[str]:
         *lines,
         f'{moved / 1e9:.4g} GB: {milliseconds(moved / chip.bandwidth)} at the peak of '
         f'{chip.bandwidth / 1e12:.2f} TB/s; sum over operations {milliseconds(total)}',
-        f'{len(operations)} operations, {in_loops} with the trips of known loops',
+        f'{len(operations)} operations, {in_loops} with the trips of known loops, '
+        f'{sum(x.opcode in PALLAS for x in operations)} of them Pallas kernels, which count by '
+        'their bytes only',
         *describe_loops(loops),
         *describe_collectives(operations),
         *describe_lookups(program.lookups()),

@@ -143,7 +143,7 @@ def test_the_report_shows_every_part_and_every_status():
 
 @pytest.mark.parametrize('family', alternatives.FAMILIES)
 def test_alternatives_run_and_agree(family):
-    found = list(alternatives.FAMILIES[family](TINY))
+    found = [x for x in alternatives.FAMILIES[family](TINY) if not x[0].startswith('pallas')]
     results = {name: function(*arguments) for name, function, arguments in found}
     if family == 'assignment':
         for costs in ('random', 'clustered'):
