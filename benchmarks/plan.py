@@ -18,6 +18,7 @@ programs with, not a prediction.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import time
@@ -172,6 +173,23 @@ def short(origin: str, length: int = 70) -> str:
     return origin if len(origin) <= length else f'…{origin[-length:]}'
 
 
+def plan_program(
+    name: str, traced: Traced, chip: Chip, programs: Programs, options: argparse.Namespace
+) -> str:
+    """Compiles a program and prints what is known; returns a line about its memory."""
+    title = f'{name}, {traced.images} x {traced.side} x {traced.side}'
+    print(f'\n## {title}', flush=True)
+    plan = compile_program(traced, chip, programs)
+    print('\n'.join(describe(plan, chip, options.top)), flush=True)
+    if options.hlo:
+        folder = Path(options.hlo)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f'{re.sub("[, ]+", "_", name)}.txt').write_text(plan.hlo, encoding='utf-8')
+    smaller = advice.smaller_evaluation if name == EVALUATION else advice.smaller_step
+    changes = smaller(plan.memory, chip, programs.settings, traced.images)
+    return f'{title}: {advice.sentence(plan.memory, chip, changes)}'
+
+
 def count_classes(settings: Settings, given: int) -> tuple[int, str]:
     """Number of classes, and where it comes from: --classes, the data set, or the default."""
     if given:
@@ -209,22 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f'# {options.config} on {len(found)} x {chip.title}, {classes} classes{source}, '
             f'{settings.model["dtype"]}, jax {jax.__version__}; all numbers per device'
         )
-        verdicts = []
-        for name, make in programs.makers().items():
-            if not re.search(options.programs, name):
-                continue
-            traced = make()
-            size = f'{traced.images} x {traced.side} x {traced.side}'
-            print(f'\n## {name}, {size}', flush=True)
-            plan = compile_program(traced, chip, programs)
-            print('\n'.join(describe(plan, chip, options.top)), flush=True)
-            if options.hlo:
-                folder = Path(options.hlo)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / f'{re.sub("[, ]+", "_", name)}.txt').write_text(plan.hlo)
-            smaller = advice.smaller_evaluation if name == EVALUATION else advice.smaller_step
-            changes = smaller(plan.memory, chip, settings, traced.images)
-            verdicts.append(f'{name}, {size}: {advice.sentence(plan.memory, chip, changes)}')
+        verdicts = [
+            plan_program(name, make(), chip, programs, options)
+            for name, make in programs.makers().items()
+            if re.search(options.programs, name)
+        ]
         print('\n## Memory\n' + '\n'.join(verdicts))
 
     command.start(program, uses_devices=False)
