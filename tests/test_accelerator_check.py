@@ -127,6 +127,12 @@ def test_the_report_shows_every_part_and_every_status():
         ),
         Result('profile', 'train step', 'not reached'),
         Result('run', '300 steps', 'skipped', error='not installed: grain'),
+        Result(
+            'run',
+            '6 steps',
+            'measured',
+            found=dict(seconds=9.0, steps_per_second=2.5, loss=[9.0, 8.0], scores={'pq': 0.5}),
+        ),
     ]
     text = report.markdown({'date': 'today'}, results)
     assert '| highest | forward | 2 of 3 | 1.0e-06 | 5.0e-01 far | 1 of 2 |' in text
@@ -139,6 +145,7 @@ def test_the_report_shows_every_part_and_every_status():
     assert '| assignment | y | out of memory |' in text
     assert '- train step: **not reached**' in text
     assert '- 300 steps: **skipped**: not installed: grain' in text
+    assert '6 steps and an evaluation in 9 s, 2.5 steps/s at the end, loss 9 to 8; pq 0.5' in text
 
 
 @pytest.mark.parametrize('family', alternatives.FAMILIES)

@@ -76,7 +76,7 @@ def parity(results: Sequence[Result]) -> list[str]:
 def speed(results: Sequence[Result]) -> list[str]:
     """Time, memory and share of the measured peak, beside PyTorch."""
     peaks = next((r.found for r in results if SEPARATOR not in r.name), {})
-    lines = [f'matrix product, {name}: {x:.1f} TFLOP/s  ' for name, x in peaks.items()]
+    lines = [f'matrix product, {name}: {x:.3g} TFLOP/s  ' for name, x in peaks.items()]
     found = {tuple(r.name.split(SEPARATOR)): r for r in results if SEPARATOR in r.name}
     rows = []
     for (name, side, size), r in found.items():
@@ -133,7 +133,7 @@ def run(results: Sequence[Result]) -> list[str]:
     lines = []
     for r in results:
         x = r.found
-        scores = ', '.join(f'{name} {score:.4g}' for name, score in x['scores'].items())
+        scores = ', '.join(f'{name} {score}' for name, score in x['scores'].items())
         lines.append(
             f'{r.name} and an evaluation in {x["seconds"]:.0f} s, {x["steps_per_second"]} steps/s '
             f'at the end, loss {x["loss"][0]:.4g} to {x["loss"][1]:.4g}; {scores}'
