@@ -23,7 +23,7 @@ def measure(steps: int) -> dict:
     """Trains so many steps and evaluates once.
 
     Returns:
-        Seconds in all, steps per second at the end, first and last loss, and the scores of all classes.
+        Seconds in all, steps per second at the end, first and last loss, scores of all classes.
     """
     from simcis_jax import main
     from simcis_jax.configs import shapes_cps_8_2
