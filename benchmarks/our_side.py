@@ -34,13 +34,14 @@ def measure(work: Work, repeats: int) -> dict:
     traced = function.trace(*arguments)
     compiled = traced.lower().compile()
     compilation = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    planned = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-    )
+    memory, planned = compiled.memory_analysis(), None
+    if memory is not None:  # A program from the compilation cache may not have it.
+        planned = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+        ) / 2**20
     found = dict(first_seconds=compilation, seconds=[], others=0.0, resident_mib=None)
     if repeats:
         found = row.first_and_warm(make_call(compiled, arguments, carries), repeats)
@@ -48,7 +49,7 @@ def measure(work: Work, repeats: int) -> dict:
         on_device = jax.devices()[0].memory_stats() or {}  # None on CPU.
         if 'peak_bytes_in_use' in on_device:
             found['resident_mib'] = on_device['peak_bytes_in_use'] / 2**20
-    return found | dict(planned_mib=planned / 2**20, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
+    return found | dict(planned_mib=planned, gflop=products.count(traced.jaxpr.jaxpr) / 1e9)
 
 
 def main() -> None:

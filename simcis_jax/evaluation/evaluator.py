@@ -54,6 +54,19 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
     return {name: tasks[name] for name in settings.tasks}
 
 
+def make_network(model: Mask2Former, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+    """Compiles `network(params, seen, image, size)`: class and mask logits of the last layer."""
+
+    def network(params, seen, image, size):
+        predictions = model.apply({'params': params}, image, seen, size=size)
+        return predictions.class_logits[-1], predictions.mask_logits(-1)
+
+    everywhere, split = parallel.REPLICATED, parallel.SPLIT
+    return parallel.map_over_devices(
+        network, mesh, in_specs=(everywhere, everywhere, split, split), out_specs=split
+    )
+
+
 def make_predictor(
     model: Mask2Former, mesh: Mesh, tasks: Sequence[Task]
 ) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
@@ -64,10 +77,7 @@ def make_predictor(
     [C] bool are predicted; None = all.
     """
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
-
-    def network(params, seen, image, size):
-        predictions = model.apply({'params': params}, image, seen, size=size)
-        return predictions.class_logits[-1], predictions.mask_logits(-1)
+    network = make_network(model, mesh)
 
     def infer(padded, canvas, seen, *images):
         def one(class_logits, coarse_masks, size, original_size):
@@ -84,10 +94,6 @@ def make_predictor(
             return tuple(task.infer(predictions, seen) for task in tasks)
 
         return jax.lax.map(lambda image: one(*image), images)  # One at a time: masks are large.
-
-    network = parallel.map_over_devices(
-        network, mesh, in_specs=(everywhere, everywhere, split, split), out_specs=split
-    )
 
     @functools.cache
     def inference(padded, canvas):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,12 +65,18 @@ def make_mesh(batch_size: int) -> Mesh:
             f'training.batch_size={batch_size} is the global batch size and must be a multiple of '
             f'the number of devices, {num_devices}.'
         )
-    return _make_mesh(jax.devices())
+    return mesh_of(jax.devices())
 
 
 def make_local_mesh() -> Mesh:
     """A 1-D mesh of the devices of this process, for work that each process does on its own."""
-    return _make_mesh(jax.local_devices())
+    return mesh_of(jax.local_devices())
+
+
+def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
+    """A 1-D mesh of these devices."""
+    axis_types = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types, devices=devices)
 
 
 def map_over_devices(
@@ -145,8 +151,3 @@ def gather_objects(value: Any) -> list[Any]:
     sizes = multihost_utils.process_allgather(np.int32(content.size))
     rows = multihost_utils.process_allgather(np.resize(content, int(sizes.max())))
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
-def _make_mesh(devices: list[jax.Device]) -> Mesh:
-    axis_types = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=axis_types, devices=devices)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
@@ -35,6 +36,27 @@ from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import StageArrays
 
 
+def train_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
+    """The train step of a config; see `make_train_step`.
+
+    Raises:
+        InputError: `training.microbatch_size` does not divide the images of a device.
+    """
+    training = settings.training
+    return make_train_step(
+        model,
+        settings.method,
+        mesh,
+        weights=settings.weights,
+        sampling=settings.sampling,
+        optimizer=settings.optimizer,
+        mask_unseen=settings.protocol.mask_unseen,
+        num_microbatches=accumulation.count_microbatches(
+            training.batch_size, mesh.size, training.microbatch_size
+        ),
+    )
+
+
 class Trainer:
     """Trains and evaluates a run; holds what all stages share: data, model, compiled steps."""
 
@@ -50,18 +72,7 @@ class Trainer:
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
-        self.train_step = make_train_step(
-            self.model,
-            settings.method,
-            self.mesh,
-            weights=settings.weights,
-            sampling=settings.sampling,
-            optimizer=settings.optimizer,
-            mask_unseen=protocol.mask_unseen,
-            num_microbatches=accumulation.count_microbatches(
-                training.batch_size, self.mesh.size, training.microbatch_size
-            ),
-        )
+        self.train_step = train_step_of(settings, self.model, self.mesh)
         self.statistics_step = make_statistics_step(
             self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
         )
