@@ -16,8 +16,8 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import Settings
 from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.programs import train_step_of
 from simcis_jax.training.train_step import TrainState
-from simcis_jax.training.trainer import train_step_of
 from simcis_jax.types import Batch, StageArrays, Targets
 
 FIRST, LATER, EVALUATION = 'train step, first stage', 'train step, later stage', 'evaluation'

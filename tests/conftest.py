@@ -15,6 +15,7 @@ from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.methods.simcis import SimCIS
+from simcis_jax.runtime.compilation import shared
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -32,6 +33,7 @@ def finished(tmp_path_factory):
     """A finished run: (folder, results, number of traces of the step). Do not modify the folder."""
     workdir = tmp_path_factory.mktemp('runs') / 'finished'
     traces = []
+    shared.cache_clear()  # So that it is traced here.
     with pytest.MonkeyPatch.context() as patch:
         stored_queries = SimCIS.stored_queries
         patch.setattr(

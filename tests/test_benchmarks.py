@@ -16,12 +16,24 @@ TINY = row.Settings(size=128, classes=8, targets=5, slots=6, points=64, bank_siz
 NAMES = [name for name, sides in row.ROWS.items() if row.OURS in sides]
 
 
+CONTAINED = ('train step', 'evaluation forward')
+
+
 @pytest.fixture(scope='module')
 def tiny():
     return workload.Workload(TINY)
 
 
-@pytest.mark.parametrize('name', NAMES)
+ROWS = [
+    # Other rows contain what the slow ones trace.
+    pytest.param(
+        name, marks=[pytest.mark.slow] if name in CONTAINED or name.endswith(', forward') else []
+    )
+    for name in NAMES
+]
+
+
+@pytest.mark.parametrize('name', ROWS)
 def test_every_row_can_be_traced(tiny, name):
     assert set(tiny.rows()) == set(NAMES)
     function, arguments, carries = tiny.rows()[name]()

@@ -17,7 +17,11 @@ from recorded_steps import CASES, compute_step
 from recorded_updates import compute_update
 
 TOLERANCE = 1e-4  # Norm of the difference over norm.
-SLOW = ('train_t2_pan_100-5', 'train_t2_sem_100-10')  # Each step compiles for half a minute.
+SLOW = (
+    'train_t1_pan',
+    'train_t2_pan_100-5',
+    'train_t2_sem_100-10',
+)  # Each step compiles for half a minute.
 
 
 def params_of(cases):

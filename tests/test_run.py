@@ -83,6 +83,7 @@ def test_the_last_checkpoint_of_a_stage_is_kept(finished):
         assert checkpoints.latest_step == 6
 
 
+@pytest.mark.slow
 def test_another_method_continues_from_a_finished_stage(finished, tmp_path):
     base_stage = finished[0] / 'stage_1'
     changes = {'method.name': 'finetune', 'training.init_from': str(base_stage)}

@@ -77,6 +77,7 @@ runpy.run_module('simcis_jax.main', run_name='__main__')
 ASCII_LOCALE = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
 
 
+@pytest.mark.slow
 def test_non_ascii_class_names_work_in_an_ascii_locale(finished, tmp_path):
     run, photo = tmp_path / 'run', tmp_path / 'photo.png'
     cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))

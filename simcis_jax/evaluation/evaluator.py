@@ -31,6 +31,7 @@ from simcis_jax.evaluation.tasks import (
 )
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
+from simcis_jax.runtime.compilation import shared
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings
@@ -77,7 +78,7 @@ def make_predictor(
     [C] bool are predicted; None = all.
     """
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
-    network = make_network(model, mesh)
+    network = shared(make_network, model, mesh)
 
     def infer(padded, canvas, seen, *images):
         def one(class_logits, coarse_masks, size, original_size):

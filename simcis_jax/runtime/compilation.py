@@ -1,10 +1,13 @@
-"""Persistent compilation cache: the same command starts within seconds the next time."""
+"""What has been compiled is used again, by later runs of a process and by later processes."""
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -20,3 +23,12 @@ def enable_compilation_cache() -> None:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
         folder = cache / 'simcis_jax' / (platform.node() or 'local')
         jax.config.update('jax_compilation_cache_dir', str(folder))
+
+
+@functools.lru_cache(maxsize=16)
+def shared(make: Callable, *arguments: Any, **options: Any) -> Any:
+    """`make(*arguments, **options)`, which returns a compiled function; made once per process.
+
+    So runs with the same settings, one after another, trace and compile their programs once.
+    """
+    return make(*arguments, **options)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
@@ -19,7 +18,7 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
 from simcis_jax.runtime.progress import Progress, duration
 from simcis_jax.settings import Settings
-from simcis_jax.training import accumulation, data_checks, replay, starting_point
+from simcis_jax.training import data_checks, programs, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.optimizer import make_optimizer
@@ -31,30 +30,9 @@ from simcis_jax.training.stage_data import (
     training_batches,
 )
 from simcis_jax.training.step_loop import run_steps
-from simcis_jax.training.train_step import TrainState, make_statistics_step, make_train_step
+from simcis_jax.training.train_step import TrainState
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import StageArrays
-
-
-def train_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
-    """The train step of a config; see `make_train_step`.
-
-    Raises:
-        InputError: `training.microbatch_size` does not divide the images of a device.
-    """
-    training = settings.training
-    return make_train_step(
-        model,
-        settings.method,
-        mesh,
-        weights=settings.weights,
-        sampling=settings.sampling,
-        optimizer=settings.optimizer,
-        mask_unseen=settings.protocol.mask_unseen,
-        num_microbatches=accumulation.count_microbatches(
-            training.batch_size, mesh.size, training.microbatch_size
-        ),
-    )
 
 
 class Trainer:
@@ -72,10 +50,8 @@ class Trainer:
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
-        self.train_step = train_step_of(settings, self.model, self.mesh)
-        self.statistics_step = make_statistics_step(
-            self.model, settings.method, self.mesh, mask_unseen=protocol.mask_unseen
-        )
+        self.train_step = programs.train_step_of(settings, self.model, self.mesh)
+        self.statistics_step = programs.statistics_step_of(settings, self.model, self.mesh)
         self.evaluator = Evaluator(
             self.model, self.categories, settings.evaluation, mask_unseen=protocol.mask_unseen
         )
@@ -167,12 +143,10 @@ class Trainer:
         Args:
             num_classes: number of classes of the network; None = those of this run.
         """
-        num_classes = num_classes or len(self.categories)
         settings = self.settings
-        key = jax.random.fold_in(jax.random.key(settings.training.seed), 0)
-        image = jnp.zeros((1, settings.data.size, settings.data.size, 3), jnp.uint8)
-        params = self.model.clone(num_classes=num_classes).init(key, image)['params']
-        return params, settings.method.init_memory(num_classes, self.model.hidden_dim)
+        model = self.model.clone(num_classes=num_classes or len(self.categories))
+        initialize = programs.initialize_of(settings, model)
+        return initialize(jax.random.key(settings.training.seed))
 
     # One stage
 
@@ -268,7 +242,7 @@ class Trainer:
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
-            params, memory = jax.jit(self.initialize)()
+            params, memory = self.initialize()
         else:
             params, memory = previous.params, previous.memory
         optimizer = make_optimizer(params, self.settings.optimizer)
@@ -278,7 +252,8 @@ class Trainer:
     def finished_state(self, stage: Stage) -> TrainState:
         """Parameters and memory of a finished stage from its checkpoint; other fields are None."""
         params, _ = jax.eval_shape(self.initialize)
-        memory = parallel.put_replicated(self.mesh, jax.jit(lambda: self.initialize()[1])())
+        memory = self.settings.method.init_memory(len(self.categories), self.model.hidden_dim)
+        memory = parallel.put_replicated(self.mesh, memory)
         with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
             return TrainState(
                 step=None,

@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from simcis_jax import main
 from simcis_jax.runtime import parallel
-from simcis_jax.training import trainer
+from simcis_jax.training import programs, trainer
 
 
 def make_quick_step(model, method, mesh, **_):
@@ -51,8 +51,8 @@ def test_a_stage_leaves_only_its_parameters_and_memory_on_the_device(monkeypatch
         return run_steps(update, state, data, stage=stage, **options)
 
     monkeypatch.setattr(trainer, 'run_steps', count)
-    monkeypatch.setattr(trainer, 'make_train_step', make_quick_step)
-    monkeypatch.setattr(trainer, 'make_statistics_step', lambda *_, **__: lambda *_: jnp.zeros(12))
+    monkeypatch.setattr(programs, 'make_train_step', make_quick_step)
+    monkeypatch.setattr(programs, 'make_statistics_step', lambda *_, **__: lambda *_: jnp.zeros(12))
     monkeypatch.setattr(trainer.Trainer, 'evaluate_stage', lambda *_: {})
     monkeypatch.setattr(trainer.Trainer, 'write_results', lambda *_: {})
     with pytest.raises(Stopped):

@@ -1,0 +1,65 @@
+"""The compiled programs of a training run. Runs of one process with equal settings share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from simcis_jax.methods.base import Method
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.runtime.compilation import shared
+from simcis_jax.settings import Settings
+from simcis_jax.training import accumulation
+from simcis_jax.training.train_step import make_statistics_step, make_train_step
+
+
+def train_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
+    """The train step of a config; see `make_train_step`.
+
+    Raises:
+        InputError: `training.microbatch_size` does not divide the images of a device.
+    """
+    training = settings.training
+    return shared(
+        make_train_step,
+        model,
+        settings.method,
+        mesh,
+        weights=settings.weights,
+        sampling=settings.sampling,
+        optimizer=settings.optimizer,
+        mask_unseen=settings.protocol.mask_unseen,
+        num_microbatches=accumulation.count_microbatches(
+            training.batch_size, mesh.size, training.microbatch_size
+        ),
+    )
+
+
+def statistics_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
+    """The class statistics of a batch; see `make_statistics_step`."""
+    return shared(
+        make_statistics_step,
+        model,
+        settings.method,
+        mesh,
+        mask_unseen=settings.protocol.mask_unseen,
+    )
+
+
+def initialize_of(settings: Settings, model: Mask2Former) -> Callable[[Array], tuple[Any, Any]]:
+    """`initialize(key)`: random parameters and the method's memory before the first stage."""
+    return shared(_make_initialize, model, settings.method, settings.data.size)
+
+
+def _make_initialize(model: Mask2Former, method: Method, size: int) -> Callable[[Array], tuple]:
+    def initialize(key: Array) -> tuple[Any, Any]:
+        image = jnp.zeros((1, size, size, 3), jnp.uint8)
+        params = model.init(jax.random.fold_in(key, 0), image)['params']
+        return params, method.init_memory(model.num_classes, model.hidden_dim)
+
+    return jax.jit(initialize)
