@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tests.xla_flags import FAST_COMPILATION
+
 ROOT = Path(__file__).parent.parent
 # Everything that the wheel is built from.
 SOURCES = ('pyproject.toml', 'README.md', 'LICENSE', 'requirements.txt', 'configs', 'simcis_jax')
@@ -72,7 +74,7 @@ def install(wheel: Path, environment: Path) -> Path:
 def use(python: Path, folder: Path) -> None:
     """Trains a few steps in `folder`, also with a config file in it, and segments one image."""
     variables = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
-    variables['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+    variables['XLA_FLAGS'] = FAST_COMPILATION
 
     def run(*arguments: str) -> str:
         command = [python, '-m', *arguments]

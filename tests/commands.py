@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+from xla_flags import FAST_COMPILATION
 
 HERE = Path(__file__).parent
 MAIN = ('-m', 'simcis_jax.main')
@@ -14,7 +15,7 @@ MAIN = ('-m', 'simcis_jax.main')
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'XLA_FLAGS': FAST_COMPILATION,
     'PYTHONPATH': f'{HERE.parent}:{HERE}',
 }
 

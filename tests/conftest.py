@@ -4,8 +4,9 @@
 
 import os
 
-# Without optimisation: compiling takes tests far longer than running what was compiled.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+from xla_flags import FAST_COMPILATION
+
+os.environ.setdefault('XLA_FLAGS', FAST_COMPILATION)
 
 import jax
 import parity

@@ -16,7 +16,7 @@ TINY = row.Settings(size=128, classes=8, targets=5, slots=6, points=64, bank_siz
 NAMES = [name for name, sides in row.ROWS.items() if row.OURS in sides]
 
 
-CONTAINED = ('train step', 'evaluation forward')
+CONTAINED = ('train step', 'evaluation forward', 'train step, teacher + CSL + VQ')
 
 
 @pytest.fixture(scope='module')

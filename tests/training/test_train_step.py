@@ -138,6 +138,7 @@ def update():
     return Update()
 
 
+@pytest.mark.slow  # Compiles the step twice.
 def test_microbatches_give_the_update_of_the_whole_batch(update):
     whole_state, whole_metrics = update(1)
     state, metrics = update(2)
@@ -171,6 +172,7 @@ def test_a_non_finite_step_changes_only_the_counters(update):
             np.testing.assert_array_equal(a, b, err_msg=part)
 
 
+@pytest.mark.slow
 def test_the_query_bank_is_updated_in_place():
     changes = {
         'model.encoder_layers': 0,
