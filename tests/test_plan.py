@@ -175,7 +175,7 @@ def test_arguments_are_those_of_a_run_and_nothing_is_allocated():
     programs = Programs(settings(), 12, jax.devices()[:1])
     before = len(jax.live_arrays())
     first, later = (programs.makers()[name]() for name in (FIRST, LATER))
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before  # Garbage may be collected meanwhile.
     assert (first.images, first.side) == (4, 64)
     params = bytes_per_device(first.arguments[0].params, programs.mesh)
     more = bytes_per_device(later.arguments, programs.mesh)
