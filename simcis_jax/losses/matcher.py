@@ -60,9 +60,8 @@ softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(x) * tangent)
 
 def mask_cost(logits: Array, truth: Array) -> Array:
     """Binary cross-entropy [Q, T], averaged over points; logits [P, Q], truth [P, T]."""
-    return (softplus(logits).sum(axis=0)[:, None] - einsum('pq,pt->qt', logits, truth)) / len(
-        logits
-    )
+    overlap = einsum('pq,pt->qt', logits, truth)
+    return (softplus(logits).sum(axis=0)[:, None] - overlap) / len(logits)
 
 
 def dice_cost(logits: Array, truth: Array) -> Array:

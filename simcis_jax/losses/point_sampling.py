@@ -127,8 +127,6 @@ def bottom_k(values: Array, count: int) -> Array:
     Finds the largest value to keep, two bits at a time. A sort, which also ranks, takes longer.
     """
     *batch, size = values.shape
-    # XLA might compute the values again for each use, rounded differently.
-    values = jax.lax.optimization_barrier(values)
     # Read as integers, the bits of non-negative floats have the same order.
     bits = jax.lax.bitcast_convert_type(values.reshape(-1, size).astype(jnp.float32), jnp.int32)
 

@@ -20,16 +20,16 @@ from simcis_jax.model.platforms import by_platform
 
 Shapes = tuple[tuple[int, int], ...]
 
+# Compiled functions, so that all layers share one trace: tracing a kernel takes long.
 IMPLEMENTATIONS = {
-    'gather': sample_by_gather,
-    'matmul': sample_by_matmul,
-    'pallas': sample_by_pallas,  # Kernels for TPU.
-    'pallas, emulated': functools.partial(sample_by_pallas, interpret=True),
-    'scan': sample_by_scan,
-}
-# All layers share one trace, because tracing a kernel takes long.
-IMPLEMENTATIONS = {
-    name: jax.jit(sample, static_argnames='shapes') for name, sample in IMPLEMENTATIONS.items()
+    name: jax.jit(sample, static_argnames='shapes')
+    for name, sample in {
+        'gather': sample_by_gather,
+        'matmul': sample_by_matmul,
+        'pallas': sample_by_pallas,  # Kernels for TPU.
+        'pallas, emulated': functools.partial(sample_by_pallas, interpret=True),
+        'scan': sample_by_scan,
+    }.items()
 }
 # The fastest on each platform.
 PLATFORMS = {'cpu': 'scan', 'tpu': 'pallas', 'default': 'gather'}

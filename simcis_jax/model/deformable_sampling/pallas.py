@@ -23,6 +23,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from simcis_jax.precision import HIGHEST
+
 Shapes = tuple[tuple[int, int], ...]
 
 LANES, SUBLANES = 128, 8  # Of a vector register; the matrix unit has as many columns as lanes.
@@ -210,7 +212,7 @@ def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
         a,
         b,
         (((a_axis,), (b_axis,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None,
+        precision=HIGHEST if a.dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
 
