@@ -15,11 +15,12 @@ ALLOWED = {
     'errors': set(),
     'declare': {'errors'},
     'precision': set(),
+    'loops': set(),
     'types': {'errors', 'precision'},
     'runtime': {'errors'},
     'model': {'errors', 'declare', 'precision', 'types'},
     'losses': {'errors', 'declare', 'precision', 'types', 'model'},
-    'continual': {'errors', 'types', 'model'},
+    'continual': {'errors', 'loops', 'types', 'model'},
     'methods': {'errors', 'declare', 'types', 'model', 'losses', 'continual'},
     'settings_relations': {'declare', 'model', 'methods'},
     'settings': {
@@ -29,7 +30,8 @@ ALLOWED = {
     'data': {'errors', 'types', 'runtime'},
     'port': {'errors', 'types', 'runtime', 'model'},
     'evaluation': {
-        'errors', 'precision', 'types', 'runtime', 'model', 'continual', 'settings', 'data',
+        'errors', 'loops', 'precision', 'types', 'runtime', 'model', 'continual', 'settings',
+        'data',
     },
     'training': {
         'errors', 'types', 'runtime', 'model', 'losses', 'continual', 'methods', 'settings', 'data',

@@ -7,13 +7,12 @@ unlabelled pixels, one segment per pixel, and follow the ground truth, highest s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.loops import for_each
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
 
@@ -67,7 +66,7 @@ def _confident_segments(
     winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape)
     winner = jnp.where(inside & unlabelled, winner, -1)
     keep &= mask_area > 0  # Others win nothing.
-    won_area = _for_each(
+    won_area = for_each(
         keep,
         lambda query, area: area.at[query].set((winner == query).sum()),
         jnp.zeros_like(labels),
@@ -105,14 +104,8 @@ def _compete(
         )
 
     nobody = jnp.full(shape, -1.0), jnp.full(shape, -1), jnp.zeros(shape, bool)
-    _, winner, inside, areas = _for_each(keep, add, (*nobody, jnp.zeros(len(keep), jnp.int32)))
+    _, winner, inside, areas = for_each(keep, add, (*nobody, jnp.zeros(len(keep), jnp.int32)))
     return winner, inside, areas
-
-
-def _for_each(chosen: Array, function: Callable[[Array, Any], Any], state: Any) -> Any:
-    """`state = function(i, state)` for every i, ascending, where `chosen` [N] bool is set."""
-    indices = jnp.flatnonzero(chosen, size=len(chosen), fill_value=0)
-    return jax.lax.fori_loop(0, chosen.sum(), lambda k, state: function(indices[k], state), state)
 
 
 def add_pseudo_labels(
@@ -158,7 +151,7 @@ def add_pseudo_labels(
     pseudo = jnp.where((winner >= 0) & kept[winner], slot[winner] + 1, 0)
     pseudo = pseudo.astype(targets.segment_map.dtype)
     filled = jnp.zeros(num_slots, bool).at[slot].set(True, mode='drop')
-    boxes = _for_each(
+    boxes = for_each(
         filled, lambda slot, boxes: boxes.at[slot].set(box_of(pseudo == slot + 1)), targets.boxes
     )
     return Targets(

@@ -1,52 +1,31 @@
 """Average precision (AP) of instance masks, computed by pycocotools with the rules of COCO.
 
-Masks are stored as run-length encodings (RLE), so that the instances of a whole data set fit into
-memory and can be sent between processes.
+Masks are run-length encodings, so that the instances of a whole data set fit into memory and can
+be sent between processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as run_lengths
+from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from simcis_jax.evaluation.mask_runs import RLE
 
 
 class Instances(NamedTuple):
     """The n predicted instances, or the n ground-truth instances, of one image."""
 
-    masks: list[dict[str, Any]]  # [n] masks in COCO's RLE.
+    masks: list[RLE]  # [n]
     labels: np.ndarray  # [n] int
     scores: np.ndarray  # [n] float; ignored for ground truth.
     crowd: np.ndarray  # [n] bool; iscrowd flags of ground truth.
-
-
-def encoded(
-    masks: Iterable[np.ndarray],
-    labels: np.ndarray,
-    *,
-    scores: np.ndarray | None = None,
-    crowd: np.ndarray | None = None,
-) -> Instances:
-    """Encodes the instances of an image.
-
-    Args:
-        masks: n masks [H, W] bool; an iterator keeps only one of them in memory.
-        labels: [n] integers.
-        scores: [n] scores of predictions.
-        crowd: [n] bool, iscrowd flags of ground truth.
-    """
-    return Instances(
-        masks=[run_lengths.encode(np.asfortranarray(mask, np.uint8)) for mask in masks],
-        labels=np.asarray(labels),
-        scores=np.zeros(len(labels)) if scores is None else np.asarray(scores, np.float64),
-        crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
-    )
 
 
 def average_precision(
@@ -99,7 +78,7 @@ def _index(images: Sequence[Instances], num_classes: int) -> COCO:
                     'score': float(score),
                     'iscrowd': int(crowd),
                     # One at a time: pycocotools miscounts more than 255 masks in a call.
-                    'area': float(run_lengths.area(mask)),
+                    'area': float(coco.area(mask)),
                 }
             )
     index = COCO()

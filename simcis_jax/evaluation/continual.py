@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simcis_jax.errors import InputError
-from simcis_jax.evaluation.mean_iou import iou, miou_scores
+from simcis_jax.evaluation.mean_iou import PixelCounts, iou, miou_scores
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.types import Categories
 
@@ -97,19 +97,19 @@ def panoptic_report(
 
 
 def semantic_report(
-    confusion: np.ndarray, groups: Mapping[str, Sequence[int]], categories: Categories
+    counts: PixelCounts, groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:
     """`miou` and `miou_reference` in percent of every group, and IoU per class, ready for JSON.
 
     Returns {'miou': {'base': .., 'novel': .., ...}, 'miou_reference': {..}, 'per_class':
-    {name: {'iou'}}}; None = no score. `confusion` is that of `confusion_matrix`.
+    {name: {'iou'}}}; None = no score.
     """
-    scores = {group: miou_scores(confusion, classes) for group, classes in groups.items()}
+    scores = {group: miou_scores(counts, classes) for group, classes in groups.items()}
     report = {
         name: {group: _json_number(scores[group][name]) for group in groups}
         for name in ('miou', 'miou_reference')
     }
-    return report | {'per_class': _per_class({'iou': iou(confusion)}, groups, categories)}
+    return report | {'per_class': _per_class({'iou': iou(counts)}, groups, categories)}
 
 
 def instance_report(

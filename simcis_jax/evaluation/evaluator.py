@@ -33,7 +33,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 from simcis_jax.runtime.progress import Progress
-from simcis_jax.runtime.threads import one_ahead
+from simcis_jax.runtime.threads import map_ahead, one_ahead
 from simcis_jax.settings import EvaluationSettings
 from simcis_jax.types import Categories
 
@@ -185,20 +185,29 @@ class Evaluator:
         # Spread over the data set: consecutive images are often frames of one video.
         every = max(1, len(indices) // max(1, self.settings.num_pictures))
         shown = set(indices[every - 1 :: every][: self.settings.num_pictures].tolist())
-        counts, rows = [task.zeros() for task in self.tasks.values()], {}
         batches = load_batches(source, plan, batch_size=self.num_rows)
-        for batch, output in self._predict_ahead(params, seen, batches):
-            results = jax.device_get(output)
-            for row, (index, example) in enumerate(zip(batch.indices, batch.examples, strict=True)):
-                result = jax.tree.map(lambda x, row=row: x[row], results)
-                for i, task in enumerate(self.tasks.values()):
-                    counts[i] += task.count(result[i], example, seen)
-                if index in shown:
-                    rows[index] = self._picture_row(example, result, seen)
-            if process == 0:
-                progress.advance(len(batch.examples))
+        images = self._images(self._predict_ahead(params, seen, batches))
 
-        shares = parallel.gather_objects((counts, rows))
+        def count(image: tuple[int, Example, tuple]) -> tuple[int, list, tuple | None]:
+            index, example, results = image
+            counts = [
+                task.count(result, example, seen)
+                for task, result in zip(self.tasks.values(), results, strict=True)
+            ]
+            row = self._picture_row(example, results, seen) if index in shown else None
+            return index, counts, row
+
+        totals, rows = [task.zeros() for task in self.tasks.values()], {}
+        # In the order of the images, because sums of IoU depend on it.
+        for index, counts, row in map_ahead(count, images):
+            for i, of_task in enumerate(counts):
+                totals[i] += of_task
+            if row is not None:
+                rows[index] = row
+            if process == 0:
+                progress.advance()
+
+        shares = parallel.gather_objects((totals, rows))
         reports = []
         for i, task in enumerate(self.tasks.values()):
             total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
@@ -213,6 +222,15 @@ class Evaluator:
         params = parallel.local_replicas(self.mesh, params)
         seen = jnp.asarray(seen) if self.mask_unseen else None
         return one_ahead(lambda batch: self.predict(params, seen, batch), batches)
+
+    def _images(
+        self, predicted: Iterable[tuple[EvaluationBatch, Any]]
+    ) -> Iterator[tuple[int, Example, tuple]]:
+        """Yields the index, ground truth and results of every image."""
+        for batch, output in predicted:
+            results = jax.device_get(output)
+            for row, (index, example) in enumerate(zip(batch.indices, batch.examples, strict=True)):
+                yield index, example, jax.tree.map(lambda x, row=row: x[row], results)
 
     def _picture_row(
         self, example: Example, result: tuple, seen: np.ndarray

@@ -1,66 +1,79 @@
-"""Mean intersection over union (mIoU), from confusion matrices summed over images and hosts."""
+"""Mean intersection over union (mIoU), from pixel counts summed over images and hosts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 
-def confusion_matrix(
-    pred: np.ndarray,
-    gt: np.ndarray,
-    num_classes: int,
-    *,
-    evaluated: np.ndarray | None = None,
-) -> np.ndarray:
-    """Pixels [C + 1, C + 1] int64 by predicted (row) and true (column) label.
+@dataclasses.dataclass(frozen=True)
+class PixelCounts:
+    """Pixels per class, among those whose true class is evaluated."""
 
-    The last row counts pixels that the prediction leaves unassigned, the last column pixels that
-    are ignored in the ground truth.
+    true: np.ndarray  # [C] int64, pixels of the class.
+    hits: np.ndarray  # [C] int64, of these, those that are predicted as the class.
+    unassigned: np.ndarray  # [C] int64, of these, those that the prediction leaves unassigned.
+    predicted: np.ndarray  # [C] int64, pixels that are predicted as the class.
+
+    @classmethod
+    def zeros(cls, num_classes: int) -> PixelCounts:
+        """Counts of no pixels, for C = `num_classes`."""
+        return cls(*(np.zeros(num_classes, np.int64) for _ in dataclasses.fields(cls)))
+
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        return PixelCounts(
+            self.true + other.true,
+            self.hits + other.hits,
+            self.unassigned + other.unassigned,
+            self.predicted + other.predicted,
+        )
+
+
+def count_pixels(
+    overlap: np.ndarray, gt_labels: np.ndarray, *, evaluated: np.ndarray | None = None
+) -> PixelCounts:
+    """Counts the pixels of one image.
 
     Args:
-      pred: [H, W] integer label map; labels outside 0..C-1 = unassigned.
-      gt: [H, W] integer label map; labels outside 0..C-1 (such as 255) = ignored.
-      num_classes: C.
+      overlap: [T + 1, C + 1] pixels of true segments (row 0 = void) by predicted label (column C =
+        unassigned); see `overlap_table`.
+      gt_labels: [T], class of each segment; -1 = none.
       evaluated: [C] bool; pixels whose true class is not evaluated are ignored; None = all classes.
-
-    Raises:
-      ValueError: the maps differ in shape.
     """
-    if pred.shape != gt.shape:
-        raise ValueError(
-            f'Prediction and ground truth must have one shape, got pred {pred.shape} and '
-            f'gt {gt.shape}; resize the prediction to the original image.'
-        )
-    kept = np.append(np.ones(num_classes, bool) if evaluated is None else evaluated, False)
-    pred, gt = (
-        np.where((labels >= 0) & (labels < num_classes), labels, num_classes).astype(np.int64)
-        for labels in (pred, gt)
+    num_classes = overlap.shape[1] - 1
+    counted = gt_labels >= 0
+    if evaluated is not None:
+        counted = counted & evaluated[gt_labels]
+    overlap, labels = overlap[1:][counted], gt_labels[counted]
+
+    def per_class(pixels: np.ndarray) -> np.ndarray:
+        total = np.zeros(num_classes, np.int64)
+        np.add.at(total, labels, pixels)
+        return total
+
+    return PixelCounts(
+        true=per_class(overlap.sum(axis=1)),
+        hits=per_class(overlap[np.arange(len(labels)), labels]),
+        unassigned=per_class(overlap[:, num_classes]),
+        predicted=overlap[:, :num_classes].sum(axis=0),
     )
-    gt = np.where(kept[gt], gt, num_classes)
-    size = num_classes + 1
-    return np.bincount((pred * size + gt).ravel(), minlength=size * size).reshape(size, size)
 
 
-def iou(confusion: np.ndarray, *, count_unassigned: bool = True) -> np.ndarray:
+def iou(counts: PixelCounts, *, count_unassigned: bool = True) -> np.ndarray:
     """IoU [C] in percent; NaN for classes without true pixels.
 
     Unassigned pixels count as errors. With `count_unassigned=False`, as in the published code, they
     are ignored, so that leaving a pixel unassigned costs nothing.
-
-    Args:
-      confusion: [C + 1, C + 1] of `confusion_matrix`.
-      count_unassigned: whether unassigned pixels count as errors.
     """
-    assigned = confusion[:-1, :-1]
-    truth = confusion[:, :-1] if count_unassigned else assigned
-    hits, num_true, num_pred = np.diag(assigned), truth.sum(axis=0), assigned.sum(axis=1)
+    true = counts.true if count_unassigned else counts.true - counts.unassigned
     with np.errstate(invalid='ignore'):
-        return np.where(num_true > 0, 100 * hits / (num_true + num_pred - hits), np.nan)
+        union = true + counts.predicted - counts.hits
+        return np.where(true > 0, 100 * counts.hits / union, np.nan)
 
 
-def miou_scores(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, float]:
+def miou_scores(counts: PixelCounts, classes: Sequence[int]) -> dict[str, float]:
     """`miou` and `miou_reference` in percent, averaged over those classes that have true pixels.
 
     In `miou`, unassigned pixels count as errors; `miou_reference` ignores them, as in the published
@@ -74,6 +87,6 @@ def miou_scores(confusion: np.ndarray, classes: Sequence[int]) -> dict[str, floa
         return float(values.mean()) if len(values) else float('nan')
 
     return {
-        'miou': mean(iou(confusion)),
-        'miou_reference': mean(iou(confusion, count_unassigned=False)),
+        'miou': mean(iou(counts)),
+        'miou_reference': mean(iou(counts, count_unassigned=False)),
     }

@@ -43,9 +43,8 @@ class PQCounts:
 
 
 def count(
-    pred_map: np.ndarray,
+    overlap: np.ndarray,
     pred_labels: Sequence[int],
-    gt_map: np.ndarray,
     gt_labels: Sequence[int],
     gt_crowd: Sequence[bool],
     num_classes: int,
@@ -60,9 +59,8 @@ def count(
     their class, and true segments that are crowd or whose class is not evaluated.
 
     Args:
-      pred_map: [H, W] integer; 0 = nothing, k = segment with class `pred_labels[k - 1]`.
+      overlap: [T + 1, P + 1] of `overlap_table`.
       pred_labels: [P], classes; -1 = no segment.
-      gt_map: [H, W] integer; 0 = void, k = segment with class `gt_labels[k - 1]`.
       gt_labels: [T], classes; -1 = no evaluated segment.
       gt_crowd: [T] bool.
       num_classes: C.
@@ -71,17 +69,19 @@ def count(
         not, as in the published results.
 
     Raises:
-      ValueError: the maps differ in shape, or hold a segment that has no label.
+      ValueError: a label is not a class.
     """
     pred_labels, gt_labels = np.asarray(pred_labels, np.int64), np.asarray(gt_labels, np.int64)
-    _check(pred_map, pred_labels, gt_map, gt_labels, num_classes)
+    for name, labels in (('pred', pred_labels), ('gt', gt_labels)):
+        if len(labels) and not -1 <= labels.min() <= labels.max() < num_classes:
+            raise ValueError(
+                f'{name}_labels must lie in -1..{num_classes - 1}, '
+                f'got {labels.min()}..{labels.max()}.'
+            )
     evaluated = np.ones(num_classes, bool) if evaluated is None else np.asarray(evaluated, bool)
     listed = (gt_labels >= 0) & evaluated[gt_labels]
     crowd = listed & np.asarray(gt_crowd, bool)
 
-    shape = (len(gt_labels) + 1, len(pred_labels) + 1)
-    pairs = gt_map.astype(np.int64) * shape[1] + pred_map
-    overlap = np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
     on_void = overlap[0]
     if unseen_is_void:
         on_void = on_void + overlap[1:][~listed].sum(axis=0)
@@ -96,8 +96,8 @@ def count(
     # The COCO API keeps one crowd segment per class and image: the last one.
     crowd_segment = np.full(num_classes, -1)
     crowd_segment[gt_labels[crowd]] = np.flatnonzero(crowd)
-    own_crowd = crowd_segment[:, None] == np.arange(len(gt_labels))  # [C, T]
-    on_crowd = (own_crowd[pred_labels].T * overlap).sum(axis=0)
+    own_crowd = np.arange(len(gt_labels))[:, None] == crowd_segment[pred_labels]  # [T, P]
+    on_crowd = (own_crowd * overlap).sum(axis=0)
     predicted = (pred_labels >= 0) & (pred_area > 0)
     ignored = 2 * (on_void + on_crowd) > pred_area
 
@@ -124,25 +124,3 @@ def pq_scores(counts: PQCounts, classes: Sequence[int]) -> dict[str, float]:
         for name, values in counts.per_class().items()
     }
     return scores | {'num': len(occurs)}
-
-
-def _check(pred_map, pred_labels, gt_map, gt_labels, num_classes):
-    if pred_map.shape != gt_map.shape:
-        raise ValueError(
-            f'Prediction and ground truth must have one shape, got pred_map {pred_map.shape} and '
-            f'gt_map {gt_map.shape}; resize the prediction to the original image.'
-        )
-    for name, segments, labels in (
-        ('pred', pred_map, pred_labels),
-        ('gt', gt_map, gt_labels),
-    ):
-        if segments.size and not 0 <= segments.min() <= segments.max() <= len(labels):
-            raise ValueError(
-                f'{name}_map must hold ids 0..{len(labels)}, one label in {name}_labels for each '
-                f'segment, got ids {segments.min()}..{segments.max()}.'
-            )
-        if len(labels) and not -1 <= labels.min() <= labels.max() < num_classes:
-            raise ValueError(
-                f'{name}_labels must lie in -1..{num_classes - 1}, '
-                f'got {labels.min()}..{labels.max()}.'
-            )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.loops import for_each
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 
@@ -128,7 +129,7 @@ def panoptic_inference(
     """
     confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
     kept = allowed & (confidence > object_mask_threshold)
-    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores * kept)
+    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     kept &= (num_segment > 0) & (num_won / jnp.maximum(num_mask, 1) >= overlap_threshold)
 
     order = jnp.arange(len(labels))
@@ -163,7 +164,7 @@ def semantic_inference(
     """
     confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
     kept = allowed & (confidence >= object_mask_threshold)
-    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores * kept)
+    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     smaller, larger = jnp.minimum(num_won, num_mask), jnp.maximum(num_won, num_mask)
     kept &= (num_segment > 0) & (smaller / jnp.maximum(larger, 1) >= overlap_threshold)
     unassigned = class_logits.shape[1]
@@ -222,29 +223,31 @@ def _classify(
     return probabilities.max(axis=1), scores, labels, allowed
 
 
-def _compete(masks: Array, scores: Array) -> tuple[Array, Array, Array, Array, Array]:
-    """Assigns every pixel of [Q, H, W] to one query; queries with score 0 do not compete.
+def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """Assigns every pixel of [Q, H, W] to one of the queries that are `kept` [Q] bool.
 
     Returns the winner [H, W] of every pixel, whether the pixel lies inside the mask of its winner
-    [H, W], and for each query [Q] the number of pixels that it won, that its mask has, and both.
+    [H, W], and for each kept query [Q] the number of pixels that it won, that its mask has, and
+    both.
     """
 
-    def update(best, query):
-        value, winner = best
-        index, mask, score = query
-        weighted = score * jax.nn.sigmoid(mask.astype(jnp.float32))
-        better = weighted > value
-        return (jnp.where(better, weighted, value), jnp.where(better, index, winner)), None
+    def update(query, state):
+        best, winner, inside = state
+        weighted = scores[query] * jax.nn.sigmoid(masks[query].astype(jnp.float32))
+        better = weighted > best  # The first of equals wins.
+        return (
+            jnp.where(better, weighted, best),
+            jnp.where(better, query, winner),
+            jnp.where(better, masks[query] >= 0, inside),
+        )
 
-    # One query at a time: all at once would need several arrays as large as the masks.
-    indices = jnp.arange(len(masks))
-    no_winner = jnp.zeros(masks.shape[1:]), jnp.full(masks.shape[1:], -1)
-    (_, winner), _ = jax.lax.scan(update, no_winner, (indices, masks, scores))
+    shape = masks.shape[1:]
+    nobody = jnp.zeros(shape), jnp.full(shape, -1), jnp.zeros(shape, bool)
+    _, winner, inside = for_each(kept, update, nobody)
 
-    def tally(query):
-        index, mask = query
-        won, in_mask = winner == index, mask >= 0
-        return won.sum(), in_mask.sum(), (won & in_mask).sum()
+    def tally(query, counts):
+        won, in_mask = winner == query, masks[query] >= 0
+        return counts.at[query].set(jnp.stack([won.sum(), in_mask.sum(), (won & in_mask).sum()]))
 
-    inside = jnp.take_along_axis(masks, winner[None], axis=0)[0] >= 0
-    return winner, inside & (winner >= 0), *jax.lax.map(tally, (indices, masks))
+    counts = for_each(kept, tally, jnp.zeros((len(masks), 3), jnp.int32))
+    return winner, inside, *counts.T

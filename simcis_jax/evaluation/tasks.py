@@ -15,11 +15,14 @@ import flax.struct
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pycocotools import mask as coco
 
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation import continual, panoptic_quality
-from simcis_jax.evaluation.average_precision import Instances, average_precision, encoded
-from simcis_jax.evaluation.mean_iou import confusion_matrix
+from simcis_jax.evaluation.average_precision import Instances, average_precision
+from simcis_jax.evaluation.mask_runs import encode_edges, encode_segments, packed_edges
+from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
+from simcis_jax.evaluation.overlap import overlap_table
 from simcis_jax.evaluation.panoptic_quality import PQCounts
 from simcis_jax.evaluation.postprocess import (
     PanopticSegmentation,
@@ -103,11 +106,11 @@ class PanopticTask:
     ) -> PanopticCounts:
         """Matches the segments of an image, once for each treatment of unseen classes."""
         segment_map, labels = self.segments(result, example.segment_map.shape)
+        overlap = overlap_table(segment_map, len(labels), example.segment_map, len(example.labels))
         strict, seen_only = (
             panoptic_quality.count(
-                segment_map,
+                overlap,
                 labels,
-                example.segment_map,
                 example.labels,
                 example.crowd,
                 len(self.categories),
@@ -162,17 +165,22 @@ class SemanticTask:
             )
         return label_map
 
-    def zeros(self) -> np.ndarray:
+    def zeros(self) -> PixelCounts:
         """No pixels."""
-        return np.zeros((len(self.categories) + 1,) * 2, np.int64)
+        return PixelCounts.zeros(len(self.categories))
 
-    def count(self, result: np.ndarray, example: Example, seen: np.ndarray) -> np.ndarray:
-        """Pixels [C + 1, C + 1] by predicted and true label."""
+    def count(self, result: np.ndarray, example: Example, seen: np.ndarray) -> PixelCounts:
+        """Pixels by predicted and true label."""
         height, width = example.segment_map.shape
-        true = np.append(-1, example.labels)[example.segment_map]
-        return confusion_matrix(result[:height, :width], true, len(self.categories), evaluated=seen)
+        overlap = overlap_table(
+            result[:height, :width],
+            len(self.categories),
+            example.segment_map,
+            len(example.labels),
+        )
+        return count_pixels(overlap, example.labels, evaluated=seen)
 
-    def report(self, counts: np.ndarray, groups: Mapping[str, Sequence[int]]) -> dict:
+    def report(self, counts: PixelCounts, groups: Mapping[str, Sequence[int]]) -> dict:
         """Both versions of mIoU."""
         return continual.semantic_report(counts, groups, self.categories)
 
@@ -192,9 +200,9 @@ class ImageInstances(NamedTuple):
 
 
 class PackedInstances(NamedTuple):
-    """Instances with masks packed to one bit per pixel for the transfer to the host."""
+    """Instances whose masks are packed to the bits where their runs begin and end."""
 
-    masks: Array  # [K, H, ceil(W / 8)] uint8
+    edges: Array  # [K, W, ceil(H / 8)] uint8 of `packed_edges`.
     labels: Array  # [K] int32; -1 = no instance.
     scores: Array  # [K] float32
 
@@ -216,8 +224,7 @@ class InstanceTask:
             seen=seen,
             num_instances=self.num_instances,
         )
-        masks = jnp.packbits(instances.masks, axis=-1)
-        return PackedInstances(masks, instances.labels, instances.scores)
+        return PackedInstances(packed_edges(instances.masks), instances.labels, instances.scores)
 
     def zeros(self) -> list[ImageInstances]:
         """No images."""
@@ -228,17 +235,19 @@ class InstanceTask:
     ) -> list[ImageInstances]:
         """Predicted and true instances of an image."""
         valid = result.labels >= 0
-        found = encoded(
-            self._masks(result, valid, example.segment_map.shape),
+        found = Instances(
+            encode_edges(result.edges[valid], example.segment_map.shape),
             result.labels[valid],
-            scores=result.scores[valid],
+            result.scores[valid].astype(np.float64),
+            np.zeros(valid.sum(), bool),
         )
         counted = seen & np.asarray(self.categories.is_thing)
         segments = np.flatnonzero((example.labels >= 0) & counted[example.labels])
-        true = encoded(
-            (example.segment_map == segment + 1 for segment in segments),
+        true = Instances(
+            encode_segments(example.segment_map, segments + 1),
             example.labels[segments],
-            crowd=example.crowd[segments],
+            np.zeros(len(segments)),
+            example.crowd[segments],
         )
         return [ImageInstances(str(example.image_id), found, true)]
 
@@ -260,12 +269,6 @@ class InstanceTask:
         shown = (result.labels >= 0) & (result.scores >= self.shown_score)
         shown = np.flatnonzero(shown)[np.argsort(result.scores[shown])]  # Highest score last.
         segment_map = np.zeros(shape, np.int32)
-        for number, mask in enumerate(self._masks(result, shown, shape), start=1):
-            segment_map[mask] = number
+        for number, mask in enumerate(encode_edges(result.edges[shown], shape), start=1):
+            segment_map[coco.decode(mask).astype(bool)] = number
         return segment_map, result.labels[shown]
-
-    def _masks(
-        self, result: PackedInstances, rows: np.ndarray, shape: tuple[int, int]
-    ) -> np.ndarray:
-        packed = result.masks[rows, : shape[0]]
-        return np.unpackbits(packed, axis=-1, count=shape[1]).astype(bool)

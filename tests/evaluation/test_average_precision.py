@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
-from simcis_jax.evaluation.average_precision import average_precision, encoded
+from simcis_jax.evaluation.average_precision import Instances, average_precision
 
 SHAPE = (10, 20)
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
@@ -14,6 +15,16 @@ def bar(length, row=0, start=0):
     mask = np.zeros(SHAPE, bool)
     mask[row, start : start + length] = True
     return mask
+
+
+def encoded(masks, labels, scores=None, crowd=None):
+    """Instances of masks [n, H, W]."""
+    return Instances(
+        masks=[coco.encode(np.asfortranarray(mask, np.uint8)) for mask in masks],
+        labels=np.asarray(labels),
+        scores=np.zeros(len(labels)) if scores is None else np.asarray(scores),
+        crowd=np.zeros(len(labels), bool) if crowd is None else np.asarray(crowd, bool),
+    )
 
 
 def image(found, true):

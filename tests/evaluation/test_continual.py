@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from simcis_jax.evaluation import continual
+from simcis_jax.evaluation.mean_iou import PixelCounts
 from simcis_jax.evaluation.panoptic_quality import PQCounts
 from simcis_jax.types import Categories
 
@@ -121,9 +122,14 @@ def test_the_table_has_one_row_per_stage_and_the_average():
 
 
 def test_the_semantic_table_has_both_versions_of_miou():
-    confusion = np.array([[2, 0, 0], [0, 2, 0], [2, 0, 0]])  # Half of class 0 is unassigned.
+    counts = PixelCounts(
+        true=np.array([4, 2]),
+        hits=np.array([2, 2]),
+        unassigned=np.array([2, 0]),  # Half of class 0.
+        predicted=np.array([2, 2]),
+    )
     categories = Categories(('a', 'b'), (False, False), ((0, 0, 0),) * 2)
-    report = continual.semantic_report(confusion, continual.class_groups([[0], [1]], 1), categories)
+    report = continual.semantic_report(counts, continual.class_groups([[0], [1]], 1), categories)
     assert report['per_class'] == {'a': {'iou': 50.0}, 'b': {'iou': 100.0}}
     assert continual.format_table(continual.results([report])).splitlines() == [
         'mIoU at stage  base  novel  past  current   all  reference',
@@ -157,12 +163,17 @@ def test_classes_without_a_true_instance_have_no_ap():
     ]
 
 
+def all_right():
+    """Counts of pixels of all five classes that are all predicted right."""
+    pixels = np.array([1, 2, 3, 4, 5])
+    return PixelCounts(true=pixels, hits=pixels, unassigned=0 * pixels, predicted=pixels)
+
+
 def test_reports_of_several_tasks_are_merged():
     groups = continual.class_groups(STAGES, 2)
-    confusion = np.diag([1, 2, 3, 4, 5, 0])
     parts = [
         reports()[2],
-        continual.semantic_report(confusion, groups, CATEGORIES),
+        continual.semantic_report(all_right(), groups, CATEGORIES),
         continual.instance_report(instance_scores(), groups, CATEGORIES),
     ]
     merged = continual.merge_reports(parts)
@@ -181,8 +192,7 @@ def test_reports_of_several_tasks_are_merged():
 
 
 def test_stages_evaluated_on_other_tasks_have_empty_cells():
-    confusion = np.diag([1, 1, 1, 1, 1, 0])
-    semantic = continual.semantic_report(confusion, continual.class_groups(STAGES, 2), CATEGORIES)
+    semantic = continual.semantic_report(all_right(), continual.class_groups(STAGES, 2), CATEGORIES)
     table = continual.format_table(continual.results([reports()[1], {'stage': 2} | semantic]))
     rows = [line.split() for line in table.splitlines() if line[:1].isdigit()]
     assert [row[0] for row in rows] == ['1', '2', '1', '2']

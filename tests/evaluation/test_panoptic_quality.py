@@ -3,9 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcis_jax.evaluation.panoptic_quality import PQCounts, count, pq_scores
+from simcis_jax.evaluation import panoptic_quality
+from simcis_jax.evaluation.overlap import overlap_table
+from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics_pq.npz'
+
+
+def count(pred_map, pred_labels, gt_map, gt_labels, *arguments, **settings):
+    overlap = overlap_table(pred_map, len(pred_labels), gt_map, len(gt_labels))
+    return panoptic_quality.count(overlap, pred_labels, gt_labels, *arguments, **settings)
 
 
 def coco_panoptic_counts(pred, pred_segments, gt, gt_segments, num_classes):
