@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from simcis_jax.errors import InputError
-from simcis_jax.evaluation.evaluator import make_network
+from simcis_jax.evaluation.inference import make_network
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import Settings

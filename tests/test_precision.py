@@ -12,7 +12,8 @@ from traced import lines, products
 
 from simcis_jax import precision, settings
 from simcis_jax.data.evaluation_batches import EvaluationBatch
-from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
+from simcis_jax.evaluation.evaluator import make_tasks
+from simcis_jax.evaluation.inference import make_predictor
 from simcis_jax.model import deformable_attention
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel

@@ -27,6 +27,40 @@ class Instances(NamedTuple):
     scores: np.ndarray  # [n] float; ignored for ground truth.
     crowd: np.ndarray  # [n] bool; iscrowd flags of ground truth.
 
+    def to_json(self) -> list:
+        """One row per instance; the run lengths are ASCII."""
+        masks = ({**mask, 'counts': mask['counts'].decode('ascii')} for mask in self.masks)
+        columns = (column.tolist() for column in (self.labels, self.scores, self.crowd))
+        return [list(row) for row in zip(masks, *columns, strict=True)]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Sequence]) -> Instances:
+        """Reads what `to_json` made."""
+        masks, labels, scores, crowd = zip(*rows, strict=True) if rows else ((), (), (), ())
+        return cls(
+            [{**mask, 'counts': mask['counts'].encode('ascii')} for mask in masks],
+            np.asarray(labels, np.int64),
+            np.asarray(scores, np.float64),
+            np.asarray(crowd, bool),
+        )
+
+
+class ImageInstances(NamedTuple):
+    """Predicted and true instances of one image."""
+
+    image_id: str
+    found: Instances
+    true: Instances
+
+    def to_json(self) -> list:
+        """Image and its instances; masks in the form of COCO's result files."""
+        return [self.image_id, self.found.to_json(), self.true.to_json()]
+
+    @classmethod
+    def from_json(cls, value: Sequence) -> ImageInstances:
+        """Reads what `to_json` made."""
+        return cls(value[0], *map(Instances.from_json, value[1:]))
+
 
 def average_precision(
     images: Sequence[tuple[Instances, Instances]], num_classes: int

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
 from simcis_jax.data.evaluation_batches import (
     EvaluationBatch,
+    PlannedBatch,
     describe,
     load_batches,
     plan_batches,
 )
 from simcis_jax.data.source import Example, Source, images_with
 from simcis_jax.evaluation import continual, pictures
-from simcis_jax.evaluation.postprocess import resized_masks
+from simcis_jax.evaluation.counts_log import CountsLog
+from simcis_jax.evaluation.inference import make_predictor
 from simcis_jax.evaluation.tasks import (
-    ImagePredictions,
     InstanceTask,
     PanopticTask,
     SemanticTask,
@@ -55,63 +58,10 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
     return {name: tasks[name] for name in settings.tasks}
 
 
-def make_network(model: Mask2Former, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
-    """Compiles `network(params, seen, image, size)`: class and mask logits of the last layer."""
-
-    def network(params, seen, image, size):
-        predictions = model.apply({'params': params}, image, seen, size=size)
-        return predictions.class_logits[-1], predictions.mask_logits(-1)
-
-    everywhere, split = parallel.REPLICATED, parallel.SPLIT
-    return parallel.map_over_devices(
-        network, mesh, in_specs=(everywhere, everywhere, split, split), out_specs=split
-    )
-
-
-def make_predictor(
-    model: Mask2Former, mesh: Mesh, tasks: Sequence[Task]
-) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
-    """Compiles `predict(params, seen, batch)`: one result per task, as arrays [B, *canvas, ...].
-
-    The network is compiled once per padded shape. Post-processing, which compiles much faster, is
-    compiled once per padded shape and canvas. The batch is split over the mesh. Only classes `seen`
-    [C] bool are predicted; None = all.
-    """
-    everywhere, split = parallel.REPLICATED, parallel.SPLIT
-    network = shared(make_network, model, mesh)
-
-    def infer(padded, canvas, seen, *images):
-        def one(class_logits, coarse_masks, size, original_size):
-            masks = resized_masks(
-                coarse_masks,
-                padded_size=padded,
-                size=size,
-                original_size=original_size,
-                output_shape=canvas,
-            )
-            predictions = ImagePredictions(
-                class_logits, coarse_masks, masks, size, original_size, padded
-            )
-            return tuple(task.infer(predictions, seen) for task in tasks)
-
-        return jax.lax.map(lambda image: one(*image), images)  # One at a time: masks are large.
-
-    @functools.cache
-    def inference(padded, canvas):
-        return parallel.map_over_devices(
-            functools.partial(infer, padded, canvas),
-            mesh,
-            in_specs=(everywhere, split, split, split, split),
-            out_specs=split,
-        )
-
-    def predict(params: Any, seen: Array | None, batch: EvaluationBatch) -> tuple:
-        arrays = (batch.image, batch.size, batch.original_size)
-        image, size, original_size = parallel.put_batch(mesh, arrays)
-        logits = network(params, seen, image, size)
-        return inference(image.shape[1:3], batch.canvas)(seen, *logits, size, original_size)
-
-    return predict
+def spread(indices: np.ndarray, number: int) -> np.ndarray:
+    """At most `number` of the indices, spread evenly: neighbours are often frames of one video."""
+    every = max(1, len(indices) // max(1, number))
+    return indices[every - 1 :: every][:number]
 
 
 class Evaluator:
@@ -141,7 +91,7 @@ class Evaluator:
         self.mask_unseen = mask_unseen
         self.mesh = parallel.make_local_mesh() if mesh is None else mesh
         self.tasks = make_tasks(categories, settings)
-        self.predict = make_predictor(model, self.mesh, tuple(self.tasks.values()))
+        self.predict = shared(make_predictor, model, self.mesh, tuple(self.tasks.values()))
         # Rows of a batch of one process: as many on each device.
         num_devices = jax.process_count() * self.mesh.size
         self.num_rows = -(-settings.batch_size // num_devices) * self.mesh.size
@@ -152,7 +102,9 @@ class Evaluator:
         source: Source,
         groups: Mapping[str, Sequence[int]],
         *,
+        num_images: int = 0,
         title: str = 'evaluation',
+        counts_folder: Path | None = None,
     ) -> tuple[dict, np.ndarray]:
         """Evaluates the images that show a seen class, and draws some of them.
 
@@ -160,7 +112,10 @@ class Evaluator:
             params: of the model; arrays that span several processes must be replicated.
             source: images and ground truth.
             groups: of `continual.class_groups`; those in `all` are the seen classes.
+            num_images: evaluates this many images at most, spread over the data set; 0 = all.
             title: of the progress line.
+            counts_folder: keeps the counts of each image there, so that an evaluation that was
+                interrupted goes on when it is started again; None = keeps none.
 
         Returns:
             The merged reports of the tasks, and a picture [H, W, 3] uint8 with one row per image:
@@ -168,46 +123,47 @@ class Evaluator:
         """
         seen = np.isin(np.arange(len(self.categories)), groups['all'])
         indices = images_with(source, groups['all'])
-        plan = plan_batches(
-            [source.size_of(index) for index in indices.tolist()],
-            indices,
-            batch_size=self.num_rows,
-            short_side=self.settings.short_side,
-            max_side=self.settings.max_side,
-            padding=self.settings.padding,
-        )
-        process = jax.process_index()
+        indices = spread(indices, num_images or len(indices))
+        shown = set(spread(indices, self.settings.num_pictures).tolist())
+        plan = self._plan(source, indices)
+        process, num_processes = jax.process_index(), jax.process_count()
         if process == 0:
             print(f'{title}: {describe(plan)}', flush=True)
-        plan = plan[process :: jax.process_count()]
-        progress = Progress(title, sum(len(batch.indices) for batch in plan), 'images')
+        plan = plan[process::num_processes]
+        params = parallel.local_replicas(self.mesh, params)
+        order = [index for batch in plan for index in batch.indices]
+        log = CountsLog(
+            tuple(self.tasks.values()),
+            counts_folder and counts_folder / f'process_{process}.jsonl',
+            self._evaluated(params, order, seen, num_processes),
+        )
+        counted = set(order[: log.num_images])
+        if counted and process == 0:
+            print(f'{title}: going on after {len(counted)} images', flush=True)
+        progress = Progress(title, len(order), 'images', done=len(counted))
 
-        # Spread over the data set: consecutive images are often frames of one video.
-        every = max(1, len(indices) // max(1, self.settings.num_pictures))
-        shown = set(indices[every - 1 :: every][: self.settings.num_pictures].tolist())
-        batches = load_batches(source, plan, batch_size=self.num_rows)
-        images = self._images(self._predict_ahead(params, seen, batches))
-
-        def count(image: tuple[int, Example, tuple]) -> tuple[int, list, tuple | None]:
+        def count(image: tuple[int, Example, tuple]) -> tuple[int, list | None, tuple | None]:
             index, example, results = image
-            counts = [
-                task.count(result, example, seen)
-                for task, result in zip(self.tasks.values(), results, strict=True)
-            ]
             row = self._picture_row(example, results, seen) if index in shown else None
-            return index, counts, row
+            if index in counted:
+                return index, None, row
+            by_task = zip(self.tasks.values(), results, strict=True)
+            return index, [task.count(result, example, seen) for task, result in by_task], row
 
-        totals, rows = [task.zeros() for task in self.tasks.values()], {}
-        # In the order of the images, because sums of IoU depend on it.
+        # An image that is counted already is predicted again only for the pictures.
+        plan = [b for b in plan if not counted >= {*b.indices} or shown & {*b.indices}]
+        batches = load_batches(source, plan, batch_size=self.num_rows)
+        images, rows = self._images(self._predict_ahead(params, seen, batches)), {}
         for index, counts, row in map_ahead(count, images):
-            for i, of_task in enumerate(counts):
-                totals[i] += of_task
             if row is not None:
                 rows[index] = row
-            if process == 0:
-                progress.advance()
+            if counts is not None:
+                log.add(counts)
+                if process == 0:
+                    progress.advance()
+        log.close()
 
-        shares = parallel.gather_objects((totals, rows))
+        shares = parallel.gather_objects((log.totals, rows))
         reports = []
         for i, task in enumerate(self.tasks.values()):
             total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
@@ -215,11 +171,37 @@ class Evaluator:
         rows = functools.reduce(operator.or_, (rows for _, rows in shares))
         return continual.merge_reports(reports), self._picture(rows)
 
+    def _plan(self, source: Source, indices: np.ndarray) -> list[PlannedBatch]:
+        """The batches of all processes."""
+        return plan_batches(
+            [source.size_of(index) for index in indices.tolist()],
+            indices,
+            batch_size=self.num_rows,
+            short_side=self.settings.short_side,
+            max_side=self.settings.max_side,
+            padding=self.settings.padding,
+        )
+
+    def _evaluated(
+        self, params: Any, order: Sequence[int], seen: np.ndarray, num_processes: int
+    ) -> dict[str, Any]:
+        """All that decides the counts of these images, and their order."""
+        checksum = 0
+        for leaf in jax.tree.leaves(jax.device_get(params)):
+            checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+        return {
+            'params': checksum,
+            'images': list(order),
+            'seen': np.flatnonzero(seen).tolist(),
+            'mask_unseen': self.mask_unseen,
+            'num_processes': num_processes,
+            'settings': dataclasses.asdict(self.settings),
+        }
+
     def _predict_ahead(
         self, params: Any, seen: np.ndarray, batches: Iterable[EvaluationBatch]
     ) -> Iterator[tuple[EvaluationBatch, Any]]:
         """Yields batches with their results; the devices compute the next one meanwhile."""
-        params = parallel.local_replicas(self.mesh, params)
         seen = jnp.asarray(seen) if self.mask_unseen else None
         return one_ahead(lambda batch: self.predict(params, seen, batch), batches)
 

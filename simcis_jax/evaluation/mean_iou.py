@@ -7,28 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simcis_jax.evaluation.class_counts import ClassCounts
+
 
 @dataclasses.dataclass(frozen=True)
-class PixelCounts:
+class PixelCounts(ClassCounts):
     """Pixels per class, among those whose true class is evaluated."""
 
     true: np.ndarray  # [C] int64, pixels of the class.
     hits: np.ndarray  # [C] int64, of these, those that are predicted as the class.
     unassigned: np.ndarray  # [C] int64, of these, those that the prediction leaves unassigned.
     predicted: np.ndarray  # [C] int64, pixels that are predicted as the class.
-
-    @classmethod
-    def zeros(cls, num_classes: int) -> PixelCounts:
-        """Counts of no pixels, for C = `num_classes`."""
-        return cls(*(np.zeros(num_classes, np.int64) for _ in dataclasses.fields(cls)))
-
-    def __add__(self, other: PixelCounts) -> PixelCounts:
-        return PixelCounts(
-            self.true + other.true,
-            self.hits + other.hits,
-            self.unassigned + other.unassigned,
-            self.predicted + other.predicted,
-        )
 
 
 def count_pixels(

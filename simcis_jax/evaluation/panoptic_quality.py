@@ -11,26 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simcis_jax.evaluation.class_counts import ClassCounts
+
 
 @dataclasses.dataclass(frozen=True)
-class PQCounts:
+class PQCounts(ClassCounts):
     """Counts of matched and unmatched segments per class."""
 
     tp: np.ndarray  # [C] int64, matched segments.
     fp: np.ndarray  # [C] int64, predicted segments without a match.
     fn: np.ndarray  # [C] int64, true segments without a match.
-    iou: np.ndarray  # [C] float64, summed IoU of the matched segments.
-
-    @classmethod
-    def zeros(cls, num_classes: int) -> PQCounts:
-        """Counts of no segments, for C = `num_classes`."""
-        integers = [np.zeros(num_classes, np.int64) for _ in range(3)]
-        return cls(*integers, iou=np.zeros(num_classes))
-
-    def __add__(self, other: PQCounts) -> PQCounts:
-        return PQCounts(
-            self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.iou + other.iou
-        )
+    iou: np.ndarray = dataclasses.field(  # [C] float64, summed IoU of the matched segments.
+        metadata={'dtype': np.float64}
+    )
 
     def per_class(self) -> dict[str, np.ndarray]:
         """PQ, SQ and RQ [C] in percent; NaN for classes without segments."""

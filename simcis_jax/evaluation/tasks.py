@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation import continual, panoptic_quality
-from simcis_jax.evaluation.average_precision import Instances, average_precision
+from simcis_jax.evaluation.average_precision import ImageInstances, Instances, average_precision
 from simcis_jax.evaluation.mask_runs import encode_edges, encode_segments, packed_edges
 from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
 from simcis_jax.evaluation.overlap import overlap_table
@@ -58,6 +58,12 @@ class Task(Protocol):
 
     def count(self, result: Any, example: Example, seen: np.ndarray) -> Any:
         """The counts of one image, to be summed with `+`; `seen` [C] bool classes are evaluated."""
+
+    def to_json(self, counts: Any) -> Any:
+        """Counts as JSON."""
+
+    def from_json(self, value: Any) -> Any:
+        """Counts from what `to_json` made of them, equal to the last bit."""
 
     def report(self, counts: Any, groups: Mapping[str, Sequence[int]]) -> dict:
         """Scores in percent of class groups and classes, ready for JSON (None = no score)."""
@@ -121,6 +127,14 @@ class PanopticTask:
         )
         return PanopticCounts(strict, seen_only)
 
+    def to_json(self, counts: PanopticCounts) -> list:
+        """The counts of both treatments of unseen classes."""
+        return [counts.strict.to_json(), counts.seen_only.to_json()]
+
+    def from_json(self, value: list) -> PanopticCounts:
+        """See `Task`."""
+        return PanopticCounts(*(PQCounts.from_json(rows, len(self.categories)) for rows in value))
+
     def report(self, counts: PanopticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
         """PQ, SQ, RQ, and the PQ for which pixels of unseen classes are void."""
         return continual.panoptic_report(
@@ -180,6 +194,14 @@ class SemanticTask:
         )
         return count_pixels(overlap, example.labels, evaluated=seen)
 
+    def to_json(self, counts: PixelCounts) -> list:
+        """See `Task`."""
+        return counts.to_json()
+
+    def from_json(self, value: list) -> PixelCounts:
+        """See `Task`."""
+        return PixelCounts.from_json(value, len(self.categories))
+
     def report(self, counts: PixelCounts, groups: Mapping[str, Sequence[int]]) -> dict:
         """Both versions of mIoU."""
         return continual.semantic_report(counts, groups, self.categories)
@@ -189,14 +211,6 @@ class SemanticTask:
         present, positions = np.unique(result[: shape[0], : shape[1]], return_inverse=True)
         labels = np.where(present < len(self.categories), present, -1)
         return positions.reshape(shape) + 1, labels
-
-
-class ImageInstances(NamedTuple):
-    """Predicted and true instances of one image."""
-
-    image_id: str
-    found: Instances
-    true: Instances
 
 
 class PackedInstances(NamedTuple):
@@ -250,6 +264,14 @@ class InstanceTask:
             example.crowd[segments],
         )
         return [ImageInstances(str(example.image_id), found, true)]
+
+    def to_json(self, counts: Sequence[ImageInstances]) -> list:
+        """Image, predicted and true instances; masks in the form of COCO's result files."""
+        return [image.to_json() for image in counts]
+
+    def from_json(self, value: list) -> list[ImageInstances]:
+        """See `Task`."""
+        return [ImageInstances.from_json(image) for image in value]
 
     def report(
         self,

@@ -19,7 +19,8 @@ from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.data.evaluation_batches import canvas_side, pad_batch
 from simcis_jax.errors import InputError, UserError
-from simcis_jax.evaluation.evaluator import make_predictor, make_tasks
+from simcis_jax.evaluation.evaluator import make_tasks
+from simcis_jax.evaluation.inference import make_predictor
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead

@@ -26,6 +26,7 @@ from simcis_jax.evaluation.overlap import overlap_table
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.evaluation.postprocess import panoptic_inference, semantic_inference
 from simcis_jax.evaluation.tasks import InstanceTask, PackedInstances, SemanticTask
+from simcis_jax.runtime.compilation import shared
 
 TASKS = ('panoptic', 'semantic', 'instance')
 SEEN = np.arange(6) < 5
@@ -42,6 +43,7 @@ def everything():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ColorNetwork, 'apply', spy)
+        shared.cache_clear()  # So that it is traced here.
         with contextlib.redirect_stdout(io.StringIO()) as output:
             report, picture = evaluated.evaluate(tasks=TASKS)
     return report, picture, traced, output.getvalue().splitlines()
