@@ -19,6 +19,7 @@ from simcis_jax.settings_relations import contradictions
 
 DATA_SETS = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 TASKS = ('panoptic', 'semantic', 'instance')
+SCORES = ('pq', 'miou', 'ap')  # The main score of each task.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +151,15 @@ class TrainingSettings:
     checkpoint_every: int = declare(
         5_000, 'Steps between checkpoints; one is always saved at the end of a stage.', at_least=1
     )
+    keep_best: str = declare(
+        'none',
+        'Score for which the best weights of each stage are kept besides the newest; needs '
+        '`evaluation.every`.',
+        choices=('none', *SCORES),
+    )
+    profile_steps: tuple[int, int] = declare(
+        (0, 0), 'First and last step of each stage to profile; 0,0 = none.', at_least=0, rising=True
+    )
     skip_nonfinite: int = declare(
         0,
         'Steps per stage that may be skipped because of inf or NaN before the run stops.',
@@ -159,8 +169,14 @@ class TrainingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """Evaluation after each stage, and inference in general."""
+    """Evaluation after each stage and inside it, and inference in general."""
 
+    every: int = declare(
+        0, 'Steps between evaluations inside a stage; 0 = only at its end.', at_least=0
+    )
+    num_images: int = declare(
+        0, 'Images of an evaluation inside a stage, spread over the split; 0 = all.', at_least=0
+    )
     tasks: tuple[str, ...] = declare(('panoptic',), 'Tasks to evaluate.', choices=TASKS)
     batch_size: int = declare(
         8, 'Images per batch; rounded up to a multiple of the number of devices.', at_least=1

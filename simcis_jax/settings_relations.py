@@ -62,12 +62,22 @@ def _off_without_selection(key: str) -> Callable[[float, str, str], str | None]:
     return requirement
 
 
+def _best_is_evaluated(keep_best: str, every: int, tasks: tuple[str, ...]) -> str | None:
+    task = {'pq': 'panoptic', 'miou': 'semantic', 'ap': 'instance'}.get(keep_best)
+    if task and not every:
+        return "'none' with evaluation.every=0; nothing is evaluated inside a stage"
+    if task and task not in tasks:
+        return f"'none' unless evaluation.tasks has {task!r}"
+    return None
+
+
 RELATIONS = {
     ('data.max_segments', 'model.num_queries'): _one_query_per_segment,
     ('data.size', 'model.backbone'): _whole_coarsest_map,
     ('model.hidden_dim', 'model.num_heads'): _equal_heads,
     ('model.hidden_dim',): _equal_norm_groups,
     ('evaluation.short_side', 'evaluation.max_side'): _short_is_shorter,
+    ('training.keep_best', 'evaluation.every', 'evaluation.tasks'): _best_is_evaluated,
     **{
         (f'method.{key}', 'model.queries', 'method.name'): _off_without_selection(key)
         for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight')

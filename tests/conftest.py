@@ -2,6 +2,8 @@
 
 # ruff: noqa: E402
 
+import fcntl
+import json
 import os
 
 from xla_flags import FAST_COMPILATION
@@ -19,20 +21,37 @@ from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.runtime.compilation import shared
 
 
+@pytest.fixture(scope='session')
+def common_folder(tmp_path_factory):
+    """A folder of all processes of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+
+
 @pytest.fixture(scope='session', autouse=True)
-def compilation_cache(tmp_path_factory):
+def compilation_cache(common_folder):
     """Shares compiled programs between all tests and processes, as many compile the same step."""
     if jax.config.jax_compilation_cache_dir is None:  # Not set by JAX_COMPILATION_CACHE_DIR.
-        base = tmp_path_factory.getbasetemp()
-        shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
-        jax.config.update('jax_compilation_cache_dir', str(shared / 'compiled'))
+        jax.config.update('jax_compilation_cache_dir', str(common_folder / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory):
-    """A finished run: (folder, results, number of traces of the step). Do not modify the folder."""
-    workdir = tmp_path_factory.mktemp('runs') / 'finished'
+def finished(common_folder):
+    """A finished run: (folder, results, number of traces of the step). Do not modify the folder.
+
+    The first process that needs it trains; the others wait and read what it wrote.
+    """
+    workdir, record = common_folder / 'finished', common_folder / 'finished.json'
+    with (common_folder / 'finished.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.exists():
+            record.write_text(json.dumps(train_tiny(workdir)))
+    return workdir, *json.loads(record.read_text())
+
+
+def train_tiny(workdir):
+    """Trains the miniature run; returns its results and how often the step was traced."""
     traces = []
     shared.cache_clear()  # So that it is traced here.
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +60,7 @@ def finished(tmp_path_factory):
             SimCIS, 'stored_queries', lambda self, *a: traces.append(1) or stored_queries(self, *a)
         )
         results = main.run(tiny_config(), str(workdir))
-    return workdir, results, len(traces)
+    return results, len(traces)
 
 
 def pytest_configure(config):

@@ -36,9 +36,7 @@ def test_scores_match_the_unoptimised_program():
 @pytest.mark.slow  # Compiling with all optimisations takes minutes.
 def test_first_losses_match_the_unoptimised_program(finished, shipped):
     def first_losses(workdir):
-        records = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-        losses = next(record for record in records if record['stage'] == 2)
-        return {name: x for name, x in losses.items() if name != 'steps_per_second'}
+        return next(record for record in runs.records(workdir) if record['stage'] == 2)
 
     # The first divergence of CSL is a difference of float32 logarithms, near 1e-4.
     expected = pytest.approx(first_losses(finished[0]), rel=1e-3, abs=1e-6)

@@ -16,19 +16,13 @@ TINY = row.Settings(size=128, classes=8, targets=5, slots=6, points=64, bank_siz
 NAMES = [name for name, sides in row.ROWS.items() if row.OURS in sides]
 
 
-CONTAINED = ('train step', 'evaluation forward', 'train step, teacher + CSL + VQ')
-
-
 @pytest.fixture(scope='module')
 def tiny():
     return workload.Workload(TINY)
 
 
 ROWS = [
-    # Other rows contain what the slow ones trace.
-    pytest.param(
-        name, marks=[pytest.mark.slow] if name in CONTAINED or name.endswith(', forward') else []
-    )
+    pytest.param(name, marks=[] if name.startswith('matching') else [pytest.mark.slow])
     for name in NAMES
 ]
 

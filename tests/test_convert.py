@@ -56,8 +56,15 @@ def run(*arguments):
     convert.main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('backbone', ['resnet50', 'resnet101'])
+@pytest.mark.parametrize(
+    'backbone, suffix',
+    [
+        ('resnet50', '.pth'),
+        pytest.param('resnet50', '.safetensors', marks=pytest.mark.slow),
+        pytest.param('resnet101', '.pth', marks=pytest.mark.slow),
+        pytest.param('resnet101', '.safetensors', marks=pytest.mark.slow),
+    ],
+)
 def test_import_then_export_of_a_model_gives_the_same_bits(tmp_path, backbone, suffix, capsys):
     params = params_of(backbone)
     state = to_torch(params)

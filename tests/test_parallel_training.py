@@ -7,6 +7,7 @@ import shutil
 import commands
 import numpy as np
 import pytest
+import runs
 from commands import HERE
 from parity import relative_error
 from random_params import save_stage_2
@@ -22,11 +23,6 @@ def trained(num_devices, folder, *changes):
     return folder
 
 
-def losses(run):
-    records = map(json.loads, (run / 'metrics.jsonl').read_text().splitlines())
-    return [{k: v for k, v in record.items() if k != 'steps_per_second'} for record in records]
-
-
 def assert_same_training(folder, other):
     """Compares all parameters and the bank by relative norm (1e-5), and all logged losses."""
     state, expected = np.load(folder / 'state.npz'), np.load(other / 'state.npz')
@@ -37,7 +33,9 @@ def assert_same_training(folder, other):
         if name != 'program'
     }
     assert max(errors.values()) < 1e-5, errors
-    for record, expected in zip(losses(folder / 'run'), losses(other / 'run'), strict=True):
+    for record, expected in zip(
+        runs.records(folder / 'run'), runs.records(other / 'run'), strict=True
+    ):
         assert record == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

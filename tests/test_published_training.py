@@ -90,26 +90,30 @@ def test_class_statistics_count_the_published_pseudo_labels(step):
     compare(step, 'collect/')
 
 
-@pytest.fixture(scope='module', params=params_of([x for x in CASES if x.updates]))
+@pytest.fixture(scope='module', params=[x for x in CASES if x.updates], ids=lambda x: x.file)
 def update(request):
     return compute_update(request.param)
 
 
+@pytest.mark.slow
 def test_the_step_reports_the_published_losses(update):
     compared = [x for x in update.arrays if x.startswith('loss/')]
     parity.compare(update.case.file, update.golden, update.arrays, compared, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_published_code(update):
     compare(update, 'grad/norm/', 'grad/global_norm', tolerance=1e-3, kind=parity.GRADIENTS)
     compare_entries(update, 'grad/slices/')
 
 
+@pytest.mark.slow
 def test_clipping_and_update_equal_the_published_code(update):
     compare(update, 'opt/clipped_global_norm', 'opt/lr_base')
     compare_entries(update, 'opt/update/', 'opt/update_norm/')
 
 
+@pytest.mark.slow
 def test_the_bank_holds_the_queries_that_the_loss_matched(update):
     labels = [update.golden[f'targets/b{image}/labels'] for image in (0, 1)]
     counts = np.bincount(np.concatenate(labels), minlength=NUM_CLASSES)

@@ -80,7 +80,8 @@ def refused_values(setting: Setting):
     if rule.choices:
         yield ()
     if rule.rising:
-        yield setting.default[::-1]
+        first, second, *_ = setting.default
+        yield (second, first) if second > first else (first + 1, first)
 
 
 REFUSED = [(key, value) for key, setting in SETTINGS.items() for value in refused_values(setting)]
@@ -94,8 +95,9 @@ def test_a_value_that_violates_its_declaration_is_refused(key, value):
 @pytest.mark.parametrize('key', [key for key, x in SETTINGS.items() if x.rule.at_least is not None])
 def test_the_lower_bound_is_allowed(key):
     least = SETTINGS[key].rule.at_least
-    if isinstance(SETTINGS[key].default, tuple) or key == 'protocol.order':
-        least = (least,)
+    default = SETTINGS[key].default
+    if isinstance(default, tuple) or key == 'protocol.order':
+        least = (least,) * max(1, len(default) if isinstance(default, tuple) else 1)
     only = f'{key}={least!r} must be {SETTINGS[key].requirement()}.'
     assert only not in faults_of({key: least})
 

@@ -172,7 +172,8 @@ def results(stage_reports: Sequence[Mapping]) -> dict:
 def format_table(results: Mapping) -> str:
     """The results as aligned text: one row per stage, then the average of group `all` over stages.
 
-    There is one table each for PQ, mIoU and AP, if any stage has them; '-' = no score.
+    There is one table each for PQ, mIoU and AP, if any stage has them; '-' = no score. Below, the
+    stages are named that were scored with other settings than the last one.
     """
     stages, averages, texts = results['stages'], results['average'], []
     for title, columns in TABLES.items():
@@ -185,7 +186,23 @@ def format_table(results: Mapping) -> str:
         cells = (_cell(averages.get(m) if key == 'all' else None, '') for _, m, key in columns)
         rows.append(['avg', *cells])
         texts.append(_align(rows))
+    notes = [note for report in stages if (note := _other_settings(report, stages[-1]))]
+    if notes:
+        texts.append('\n'.join(notes))
     return '\n\n'.join(texts)
+
+
+def _other_settings(report: Mapping, last: Mapping) -> str | None:
+    """The evaluation settings of a stage that differ from those of the last stage, in words."""
+    here, there = report.get('settings'), last.get('settings')
+    if here is None or there is None:
+        return None
+    different = ', '.join(
+        f'evaluation.{key}={here.get(key)} (stage {last["stage"]}: {there[key]})'
+        for key in there
+        if here.get(key) != there[key]
+    )
+    return f'stage {report["stage"]} was scored with {different}' if different else None
 
 
 def format_per_class(report: Mapping) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,13 +13,34 @@ from simcis_jax.reporting.run_folder import RunFolder
 from simcis_jax.runtime.progress import duration
 
 # These metrics come first, in this order; others follow alphabetically.
-FIRST = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl', 'learning_rate')
+FIRST = (
+    'val_pq',
+    'val_miou',
+    'val_ap',
+    'total',
+    'class',
+    'mask',
+    'dice',
+    'box',
+    'giou',
+    'csl',
+    'decoder_kl',
+    'learning_rate',
+)
 LOGARITHMIC = ('learning_rate', 'gradient_norm')
 EXPLAINED = {
     'targets': 'segments per image, including pseudo-labels',
     'dropped_segments': 'segments beyond the available target slots',
     'nonfinite_costs': 'non-finite entries of the matching cost',
-    'steps_per_second': 'mean since the stage was started or resumed',
+    'steps_per_second': 'between two log entries, without checkpoints and evaluations',
+    'data_wait': 'share of the time in which the step waited for its batch',
+    'checkpoint_seconds': 'since the last log entry',
+    'evaluation_seconds': 'since the last log entry',
+    'memory_in_use_gib': 'memory of the first device in GiB',
+    'memory_peak_gib': 'highest memory of the first device in GiB',
+    'val_pq': 'PQ of all classes seen so far, inside the stage',
+    'val_miou': 'mIoU of all classes seen so far, inside the stage',
+    'val_ap': 'AP of all classes seen so far, inside the stage',
 }
 
 
@@ -83,24 +105,21 @@ def _lines(
 
 def timing(run: RunFolder) -> Element | None:
     """Training speed of each stage."""
-    last = {record['stage']: record for record in run.records}
     batch_size = run.config.get('training', {}).get('batch_size')
-    rows, total = [], 0.0
-    for stage, record in last.items():
-        rate = record.get('steps_per_second')
-        if not rate:
-            continue
-        total += record['step'] / rate
+    steps, seconds = collections.Counter(), collections.Counter()
+    before: dict[int, int] = {}
+    for record in run.records:
+        stage, rate = record['stage'], record.get('steps_per_second')
+        if rate:
+            window = record['step'] - before.get(stage, 0)
+            steps[stage] += window
+            seconds[stage] += window / rate
+            before[stage] = record['step']
+    rows = []
+    for stage, number in steps.items():
+        rate = number / seconds[stage]
         images = f'{rate * batch_size:.3g}' if isinstance(batch_size, int) else '–'
-        rows.append(
-            [
-                str(stage),
-                str(record['step']),
-                f'{rate:.3g}',
-                images,
-                duration(record['step'] / rate),
-            ]
-        )
+        rows.append([str(stage), str(number), f'{rate:.3g}', images, duration(seconds[stage])])
     if not rows:
         return None
     return section(
@@ -110,11 +129,10 @@ def timing(run: RunFolder) -> Element | None:
             'Training speed',
             ['stage', 'steps', 'steps/s', 'images/s', 'training time'],
             rows,
-            foot=['all', '', '', '', duration(total)],
+            foot=['all', '', '', '', duration(seconds.total())],
         ),
         note(
-            'Rates are means since the stage was started or resumed. Training time is the number '
-            'of steps divided by the rate; it excludes compilation, class statistics and '
-            'evaluation.'
+            'Training time is the number of steps divided by the rate at which they were done; it '
+            'excludes compilation, class statistics, checkpoints and evaluation.'
         ),
     )

@@ -73,3 +73,10 @@ def unused_accelerator(
                 f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu to use the CPU."
             )
     return None
+
+
+def memory() -> dict[str, int]:
+    """Bytes on the first device: `in_use` now, and at the `peak`; empty if JAX does not tell."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    names = {'in_use': 'bytes_in_use', 'peak': 'peak_bytes_in_use'}
+    return {name: statistics[key] for name, key in names.items() if key in statistics}

@@ -5,9 +5,11 @@ The exit status is the one that shells use for these signals: 143 and 130.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -60,6 +62,22 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In this block, signals have their previous effect: there is no step to finish.
+
+        Raises:
+            Interrupted: a signal came before.
+        """
+        if self.number is not None:
+            raise Interrupted(self.number, 'between checkpoints')
+        ours = {number: signal.signal(number, old) for number, old in self._before.items()}
+        try:
+            yield
+        finally:
+            for number, handler in ours.items():
+                signal.signal(number, handler)
 
     def after_step(self) -> bool:
         """Whether to stop now; every process must call it once after every step."""

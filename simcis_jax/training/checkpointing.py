@@ -55,7 +55,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 class StageCheckpoints:
-    """The checkpoints of one stage in one folder: written in the background, the last two kept.
+    """The checkpoints of one stage in one folder, written in the background; the last are kept.
 
     Parameters and the method's memory are separate items: the next stage reads them without the
     optimizer state, and another method reads the parameters without the memory. The teacher is not
@@ -66,12 +66,12 @@ class StageCheckpoints:
     verified against the manifest before it is read.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, keep: int = 2):
         self._folder = folder.resolve()
         self._size = 0  # Bytes of the last saved state.
         self._writing = self._verified = None  # Steps.
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.LatestN(2),
+            preservation_policy=policies.LatestN(keep),
             async_options=ocp.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         # Without named handlers, reading one item logs warnings about the others.
@@ -108,7 +108,9 @@ class StageCheckpoints:
 
     def save_weights(self, step: int, params: Any, memory: Any = None) -> None:
         """Writes a checkpoint without optimizer state, from which the stage cannot be resumed."""
-        self._save(step, {'params': params} | ({} if memory is None else {'memory': memory}))
+        self._save(
+            step, {'params': params} | ({'memory': memory} if jax.tree.leaves(memory) else {})
+        )
 
     def has(self, item: str) -> bool:
         """Whether the newest checkpoint has this item: params, memory or rest."""

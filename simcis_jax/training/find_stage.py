@@ -13,8 +13,9 @@ def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> S
     """The folder of a stage that has a checkpoint.
 
     Args:
-        path: a folder stage_N, even of a stage that is still training; or a run's work directory,
-            which means its newest finished stage.
+        path: a folder stage_N, even of a stage that is still training; stage_N/best, the weights
+            with the best score inside the stage; or a run's work directory, which means its newest
+            finished stage.
         argument: name of the path in error messages, such as '--checkpoint'.
         accept_run: False to reject a work directory, whose newest stage changes during training.
 
@@ -22,7 +23,10 @@ def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> S
         InputError: the path is neither.
         FileError: the folder cannot be read.
     """
-    folder = StageFolder(Path(os.path.abspath(path)))  # Path('.') has an empty name.
+    root = Path(os.path.abspath(path))  # Path('.') has an empty name.
+    folder = StageFolder(root)
+    if root == StageFolder(root.parent).best:
+        folder = StageFolder(root.parent, reads_best=True)
     with reading(path):
         if folder.number and folder.newest_checkpoint:
             return folder

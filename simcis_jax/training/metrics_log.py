@@ -73,9 +73,9 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
-    def write(self, step: int, numbers: Mapping[str, float], rate: float) -> None:
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Adds one record; non-finite values become null, since JSON has no NaN."""
-        record = {'stage': self._stage, 'step': step, 'steps_per_second': round(rate, 3)}
+        record = {'stage': self._stage, 'step': step}
         record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()

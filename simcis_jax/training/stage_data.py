@@ -35,15 +35,20 @@ def open_splits(data: DataSettings) -> tuple[Source, Source]:
     return training, validation
 
 
+def num_steps_of(stage: Stage, settings: Settings) -> int:
+    """The number of train steps of a stage."""
+    training = settings.training
+    if stage.index == 0:
+        return training.base_steps
+    return training.steps_per_class * len(stage.current)
+
+
 def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArrays:
     """The stage as arrays, the form in which the train step takes it."""
-    training, optimizer = settings.training, settings.optimizer
+    optimizer = settings.optimizer
     past, current = stage.masks(num_classes)
-    num_steps, rate = training.base_steps, optimizer.base_learning_rate
-    if stage.index > 0:
-        num_steps = training.steps_per_class * len(stage.current)
-        rate = optimizer.later_learning_rate
-    return StageArrays(past, current, np.int32(num_steps), np.float32(rate))
+    rate = optimizer.later_learning_rate if stage.index else optimizer.base_learning_rate
+    return StageArrays(past, current, np.int32(num_steps_of(stage, settings)), np.float32(rate))
 
 
 def training_batches(

@@ -1,4 +1,4 @@
-"""The step loop of a stage: trains on batches, logs metrics and saves checkpoints."""
+"""The step loop of a stage: trains on batches, logs metrics, evaluates and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from simcis_jax.settings import TrainingSettings
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.nonfinite import NonfiniteSteps
+from simcis_jax.training.stage_evaluation import EvaluationInStage
+from simcis_jax.training.step_clock import StepClock
+from simcis_jax.training.step_profile import StepProfile
 from simcis_jax.training.train_step import TrainState
 from simcis_jax.types import Batch
 
@@ -28,13 +31,19 @@ def run_steps(
     *,
     stage: int,
     num_steps: int,
+    steps_after: int,
     training: TrainingSettings,
     checkpoints: StageCheckpoints,
+    evaluation: EvaluationInStage,
     log: MetricsLog | None,
+    profile: StepProfile,
     nonfinite: NonfiniteSteps,
     stop: StopRequest,
 ) -> TrainState:
     """Trains from the step of `state` to the last step of the stage.
+
+    The device has one step to do while the next is prepared. So the measured speed is that of
+    finished steps.
 
     Raises:
         NonfiniteError: more steps than allowed had a non-finite loss or gradient.
@@ -42,28 +51,54 @@ def run_steps(
         FileError: a checkpoint could not be written.
     """
     first = int(state.step)
-    progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first)
+    progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first, after=steps_after)
+    clock = StepClock(training.batch_size)
     data.seek(first)
+    if evaluation.is_due(first):  # The run was stopped before or during this evaluation.
+        evaluation.evaluate(first, state)
+        progress.skip(0)
+    before = None
     for step in range(first + 1, num_steps + 1):
-        state, metrics = update(state, next(data))
+        with clock.measure('data'):
+            batch = next(data)
+        profile.before(step)
+        if step == first + 1:
+            state, metrics = jax.block_until_ready(update(state, batch))  # Compiles.
+            progress.skip()
+            clock.restart()
+        else:
+            state, metrics = update(state, batch)
+            clock.step()
         nonfinite.add(step, metrics)
+        jax.block_until_ready(before)
+        before = metrics
+        profile.after(step, metrics)
+        is_logged = step % training.log_every == 0 or step == num_steps
         numbers = None
-        if step % training.log_every == 0 or step == num_steps:
+        if is_logged:
             nonfinite.check()
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
             if log is not None:
-                log.write(step, numbers, progress.rate)
+                log.write(step, numbers | clock.numbers())
             numbers = {n: v for n, v in numbers.items() if n in SHOWN}
-        if step == first + 1:
-            jax.block_until_ready(metrics)
-            progress.skip()  # The first step includes compilation.
-        else:
+        if step > first + 1:
             progress.advance(numbers=numbers)
-        stop_requested = stop.after_step()
-        if step % training.checkpoint_every == 0 or step == num_steps or stop_requested:
+        evaluates, stop_requested = evaluation.is_due(step), stop.after_step()
+        if (
+            step % training.checkpoint_every == 0
+            or step == num_steps
+            or evaluates
+            or stop_requested
+        ):
             nonfinite.check()
-            checkpoints.save(step, state)
+            with clock.measure('checkpoint'), progress.paused():
+                checkpoints.save(step, state)
         if stop_requested:
+            profile.stop()
             checkpoints.wait()
             raise Interrupted(stop.number, f'after step {step} of stage {stage}')
+        if evaluates:
+            checkpoints.wait()
+            with clock.measure('evaluation'), progress.paused(), stop.at_once():
+                evaluation.evaluate(step, state)
     return state

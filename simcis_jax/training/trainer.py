@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,12 @@ import jax.numpy as jnp
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
-from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluation import continual
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
-from simcis_jax.runtime.progress import Progress, duration
+from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
 from simcis_jax.training import data_checks, programs, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
@@ -24,12 +23,15 @@ from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.stage_data import (
     check_images,
+    num_steps_of,
     open_splits,
     stage_arrays,
     statistics_batches,
     training_batches,
 )
+from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
 from simcis_jax.training.step_loop import run_steps
+from simcis_jax.training.step_profile import StepProfile
 from simcis_jax.training.train_step import TrainState
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import StageArrays
@@ -52,8 +54,11 @@ class Trainer:
         self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
         self.train_step = programs.train_step_of(settings, self.model, self.mesh)
         self.statistics_step = programs.statistics_step_of(settings, self.model, self.mesh)
-        self.evaluator = Evaluator(
+        evaluator = Evaluator(
             self.model, self.categories, settings.evaluation, mask_unseen=protocol.mask_unseen
+        )
+        self.evaluation = StageEvaluation(
+            evaluator, self.val_source, self.stages, settings, workdir
         )
 
     # One run
@@ -73,7 +78,7 @@ class Trainer:
                     if state is None and stage.index > 0:
                         state = self.finished_state(self.stages[stage.index - 1])
                     state = self.train_stage(stage, state)
-                report = self.evaluate_stage(stage, state)
+                report = self.evaluation.at_end(stage, state)
             else:
                 state = None
             reports.append(report)
@@ -97,7 +102,7 @@ class Trainer:
                 'training.init_from.'
             )
         stage = self.stages[finished[-1] - 1]
-        reports[stage.number] = self.evaluate_stage(stage, self.finished_state(stage))
+        reports[stage.number] = self.evaluation.at_end(stage, self.finished_state(stage))
         return self.write_results([reports[n] for n in finished])
 
     def start(self) -> int:
@@ -187,10 +192,10 @@ class Trainer:
                 teacher = jax.tree.map(jnp.copy, teacher)
                 state = self.begin_stage(stage, previous, teacher, arrays)
             training = self.settings.training
-            with (
-                self.workdir.metrics_log(stage.number, int(state.step)) as log,
-                self.stop,
-            ):
+            first = int(state.step)
+            records = self.workdir.records(stage.number, first)
+            parallel.wait_for_all('records')
+            with self.workdir.metrics_log(stage.number, first) as log, self.stop:
                 state = run_steps(
                     lambda state, batch: self.train_step(
                         state, teacher, parallel.put_batch(self.mesh, batch), arrays
@@ -199,9 +204,14 @@ class Trainer:
                     data,
                     stage=stage.number,
                     num_steps=num_steps,
+                    steps_after=sum(
+                        num_steps_of(later, self.settings) for later in self.stages[stage.number :]
+                    ),
                     training=training,
                     checkpoints=checkpoints,
+                    evaluation=EvaluationInStage(self.evaluation, stage, num_steps, log, records),
                     log=log,
+                    profile=StepProfile(training.profile_steps, folder.root / 'profile'),
                     nonfinite=NonfiniteSteps(
                         stage.number, training.skip_nonfinite, data, self.train_source, folder.root
                     ),
@@ -263,19 +273,3 @@ class Trainer:
                 key=None,
                 skipped=None,
             )
-
-    def evaluate_stage(self, stage: Stage, state: TrainState) -> dict:
-        """Evaluates a stage on all classes seen so far; writes the scores and the picture."""
-        start = time.monotonic()
-        groups = continual.class_groups([s.current for s in self.stages], stage.index)
-        scores, picture = self.evaluator.evaluate(
-            state.params, self.val_source, groups, title=f'stage {stage.number} evaluation'
-        )
-        report = {'stage': stage.number} | scores
-        if parallel.is_main():
-            print(continual.format_per_class(report))
-            print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
-            folder = self.workdir.stage(stage.number)
-            pictures.write_png(folder.picture, picture)
-            folder.write_report(report)
-        return report

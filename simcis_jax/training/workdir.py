@@ -5,6 +5,8 @@ categories.json             the classes in COCO format; one with other classes i
 lock                        locked by the process that uses the folder
 metrics.jsonl, tensorboard/ training losses
 stage_N/checkpoints/        the last two checkpoints of a stage
+stage_N/best/               the weights with the best score inside the stage, if they are kept
+stage_N/counts/             the counts of an evaluation that is not finished
 stage_N/replay.json         replayed images, number of stored queries, and their sizes in bytes
 stage_N/evaluation.json     the scores; a stage with this file is finished
 stage_N/predictions.png     image, ground truth, prediction
@@ -33,11 +35,11 @@ from simcis_jax.data.category_list import (
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
 from simcis_jax.runtime.files import write_atomically
-from simcis_jax.training.metrics_log import MetricsLog
+from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.types import Categories
 
-# Config keys that may change when a run is resumed: they do not change the model or its scores
-# beyond float rounding.
+# Config keys and groups that may change when a run is resumed: they do not change the model beyond
+# float rounding.
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
@@ -45,7 +47,9 @@ MAY_CHANGE = (
     'training.log_every',
     'training.checkpoint_every',
     'training.skip_nonfinite',
-    'evaluation.num_pictures',
+    'training.keep_best',
+    'training.profile_steps',
+    'evaluation',  # The table names the stages that were scored with other settings.
 )
 
 
@@ -55,6 +59,7 @@ class StageFolder:
 
     root: Path
     writes: bool = True  # Only the main process writes.
+    reads_best: bool = False  # `checkpoints` are the best weights instead of the newest.
 
     @property
     def number(self) -> int | None:
@@ -65,7 +70,17 @@ class StageFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder of its checkpoints."""
-        return self.root / 'checkpoints'
+        return self.best if self.reads_best else self.root / 'checkpoints'
+
+    @property
+    def best(self) -> Path:
+        """The folder of the weights with the best score."""
+        return self.root / 'best'
+
+    @property
+    def counts(self) -> Path:
+        """The folder of the counts of an unfinished evaluation."""
+        return self.root / 'counts'
 
     @property
     def picture(self) -> Path:
@@ -237,6 +252,11 @@ class Workdir:
         if not self.writes:
             return contextlib.nullcontext()
         return MetricsLog(self.root, stage, first_step)
+
+    def records(self, stage: int, last_step: int) -> list[dict]:
+        """What the log holds about the first steps of a stage."""
+        records = read_metrics(self.root / 'metrics.jsonl')
+        return [r for r in records if r['stage'] == stage and r['step'] <= last_step]
 
     def write_results(self, results: Mapping) -> None:
         """Writes the results table as JSON and as text."""

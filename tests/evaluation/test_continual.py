@@ -200,6 +200,20 @@ def test_stages_evaluated_on_other_tasks_have_empty_cells():
     assert '-' not in rows[3]
 
 
+def test_stages_scored_with_other_settings_are_named_below_the_table():
+    scored = [
+        report | {'stage': number, 'settings': {'short_side': side, 'tasks': ['panoptic']}}
+        for number, (report, side) in enumerate(zip(reports(), (640, 512, 512), strict=True), 1)
+    ]
+    table = continual.format_table(continual.results(scored))
+    assert table.splitlines()[-2:] == [
+        '',
+        'stage 1 was scored with evaluation.short_side=640 (stage 3: 512)',
+    ]
+    scored[0].pop('settings')  # Of an older run.
+    assert 'scored with' not in continual.format_table(continual.results(scored))
+
+
 def test_the_class_table_lists_classes_without_segments():
     counts = counts_of([10, 20, 30, 40, 50])
     for part in (counts.tp, counts.fp, counts.fn, counts.iou):

@@ -70,6 +70,7 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     assert main.run(config_from(folder), str(tmp_path / 'run')) == results
 
 
+@pytest.mark.slow
 def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
     finished, tmp_path, monkeypatch
 ):

@@ -52,6 +52,7 @@ class Update:
             tiny_config(
                 **{
                     'model.hidden_dim': 16,
+                    'model.decoder_layers': 1,
                     'method.decoder_kl_weight': 2.0,
                     'method.pseudo_label_score': 0.0,
                     'method.pseudo_label_overlap': 0.0,

@@ -1,0 +1,134 @@
+"""Evaluation of the stages of a run: at their end, and every few steps inside them if set."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+
+from simcis_jax.continual.stages import Stage
+from simcis_jax.data.source import Source
+from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluation.evaluator import Evaluator
+from simcis_jax.runtime import parallel
+from simcis_jax.runtime.progress import duration
+from simcis_jax.settings import SCORES, Settings
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.metrics_log import MetricsLog
+from simcis_jax.training.train_step import TrainState
+from simcis_jax.training.workdir import StageFolder, Workdir
+
+# Settings that change which steps, images and pictures there are, but not the scores.
+NOT_SCORING = ('every', 'num_images', 'batch_size', 'num_pictures')
+
+
+@dataclasses.dataclass(frozen=True)
+class StageEvaluation:
+    """What the evaluations of all stages share."""
+
+    evaluator: Evaluator
+    source: Source
+    stages: Sequence[Stage]
+    settings: Settings
+    workdir: Workdir
+
+    def at_end(self, stage: Stage, state: TrainState) -> dict:
+        """Evaluates a stage on all classes seen so far; writes the scores and the picture."""
+        start = time.monotonic()
+        folder = self.workdir.stage(stage.number)
+        scores, picture = self.evaluator.evaluate(
+            state.params,
+            self.source,
+            self.groups(stage),
+            title=f'stage {stage.number} evaluation',
+            counts_folder=folder.counts,
+        )
+        settings = dataclasses.asdict(self.settings.evaluation)
+        settings = {key: value for key, value in settings.items() if key not in NOT_SCORING}
+        settings['tasks'] = list(settings['tasks'])  # As in the file.
+        report = {'stage': stage.number, 'settings': settings} | scores
+        if parallel.is_main():
+            print(continual.format_per_class(report))
+            print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
+            pictures.write_png(folder.picture, picture)
+            folder.write_report(report)
+            shutil.rmtree(folder.counts, ignore_errors=True)
+        return report
+
+    def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
+        """The labels of each class group after this stage."""
+        return continual.class_groups([s.current for s in self.stages], stage.index)
+
+
+class EvaluationInStage:
+    """Evaluates one stage every few steps, logs the scores and keeps the best weights.
+
+    Args:
+        shared: what all stages share.
+        stage: the stage.
+        num_steps: its number of steps; the evaluation after the last is `StageEvaluation.at_end`.
+        log: where the scores go; None in processes that do not write.
+        records: what the log holds about this stage already.
+    """
+
+    def __init__(
+        self,
+        shared: StageEvaluation,
+        stage: Stage,
+        num_steps: int,
+        log: MetricsLog | None,
+        records: Sequence[Mapping],
+    ):
+        self._shared, self._stage, self._num_steps, self._log = shared, stage, num_steps, log
+        self._every = shared.settings.evaluation.every
+        self._best_name = f'val_{shared.settings.training.keep_best}'
+        scored = [record for record in records if any(map(_is_score, record))]
+        self._finished = {record['step'] for record in scored}
+        self._best = max((record.get(self._best_name) or 0.0 for record in scored), default=0.0)
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after this step is to be evaluated and has not been yet."""
+        in_stage = 0 < step < self._num_steps
+        due = self._every > 0 and step % self._every == 0
+        return in_stage and due and step not in self._finished
+
+    def evaluate(self, step: int, state: TrainState) -> None:
+        """Evaluates the state after a step."""
+        shared, number = self._shared, self._stage.number
+        folder = shared.workdir.stage(number)
+        report, _ = shared.evaluator.evaluate(
+            state.params,
+            shared.source,
+            shared.groups(self._stage),
+            num_images=shared.settings.evaluation.num_images,
+            title=f'stage {number} step {step} evaluation',
+            counts_folder=folder.counts,
+        )
+        scores = {
+            f'val_{name}' if group == 'all' else f'val_{name}_{group}': report[name][group]
+            for name in SCORES
+            if name in report
+            for group in ('all', 'base', 'novel')
+            if report[name][group] is not None
+        }
+        self._keep_best(step, state, scores, folder)
+        self._finished.add(step)
+        if self._log is not None:
+            self._log.write(step, scores)
+            shutil.rmtree(folder.counts, ignore_errors=True)
+            shown = '  '.join(f'{name} {score:.1f}' for name, score in scores.items())
+            print(f'stage {number} step {step}  {shown}', flush=True)
+
+    def _keep_best(
+        self, step: int, state: TrainState, scores: Mapping[str, float], folder: StageFolder
+    ) -> None:
+        if scores.get(self._best_name, 0.0) <= self._best:
+            return
+        self._best = scores[self._best_name]
+        with StageCheckpoints(folder.best, keep=1) as checkpoints:
+            checkpoints.save_weights(step, state.params, state.memory)
+
+
+def _is_score(name: str) -> bool:
+    return name.startswith('val_')

@@ -1,0 +1,40 @@
+"""A profile of a few training steps, for TensorBoard's profile plugin (xprof) and Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class StepProfile:
+    """Records the first to the last of a range of steps, once per stage.
+
+    Args:
+        steps: first and last step; (0, 0) = nothing is recorded.
+        folder: where the profile is written.
+    """
+
+    def __init__(self, steps: tuple[int, int], folder: Path):
+        self._first, self._last = steps
+        self._folder, self._running = folder, False
+
+    def before(self, step: int) -> None:
+        """Starts the recording if it begins with this step."""
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, results: Any) -> None:
+        """Writes the profile if this was the last step; waits for its `results`."""
+        if self._running and step >= self._last:
+            jax.block_until_ready(results)
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends a recording that is running."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            print(f'profile written to {self._folder}', flush=True)
