@@ -87,7 +87,7 @@ def test_predictions_equal_those_of_the_evaluation(run, predictor):
     # The same batch size, because matrix products of other shapes round differently.
     plan = plan_batches([(64, 64)] * 4, range(4), batch_size=2, short_side=64, max_side=64)
     for number, batch in enumerate(load_batches(source, plan, batch_size=2)):
-        output, *_ = trainer.evaluator.predict(params, predictor.seen, batch)
+        output, *_ = trainer.evaluation.evaluator.predict(params, predictor.seen, batch)
         for row, result in enumerate(results[2 * number : 2 * number + 2]):
             np.testing.assert_array_equal(result.segment_map, output.segment_map[row])
             np.testing.assert_array_equal(result.labels, output.labels[row][: len(result.labels)])
@@ -119,6 +119,24 @@ def test_results_of_large_images_are_enlarged(predictor, monkeypatch):
         assert result.shape == (96, 128)
         np.testing.assert_array_equal(result, result[::2, ::2].repeat(2, 0).repeat(2, 1))
     assert (large.segment_map[::2, ::2] == small.segment_map).mean() > 0.9
+
+
+def test_few_images_wait_for_others_of_their_shape(predictor):
+    taken = []
+
+    def images():  # No two have the same padded shape.
+        for index in range(20):
+            taken.append(index)
+            yield predictor_module.PreparedImage(
+                index, np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32 + 32 * index, 3)), (64, 64)
+            )
+
+    waiting, groups = [], []
+    for group in predictor._groups(images()):
+        groups += group
+        waiting.append(len(taken) - len(groups))
+    assert [image.key for image in groups] == list(range(20))  # The longest waiting goes first.
+    assert max(waiting) < predictor_module.MAX_WAITING * predictor.batch_size
 
 
 def test_one_image_gives_the_same_result_alone_and_in_a_list(predictor):

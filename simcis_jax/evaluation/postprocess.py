@@ -15,6 +15,8 @@ from simcis_jax.loops import for_each
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 
+LABELS_AT_ONCE = 16  # One-hot maps that are in memory at a time.
+
 
 @flax.struct.dataclass
 class PanopticSegmentation:
@@ -78,7 +80,8 @@ def resized_labels(
 ) -> Array:
     """Resizes the label map of a padded input to the original image.
 
-    The one-hot maps of all labels are cropped and resized bilinearly; the strongest label wins.
+    The one-hot map of each label is cropped and resized bilinearly; the strongest label wins. A
+    few of these maps are in memory at a time.
 
     Args:
       label_map: [Hp, Wp] integer.
@@ -94,9 +97,19 @@ def resized_labels(
         bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
         for axis, (num_out, num_in) in enumerate(zip(output_shape, label_map.shape, strict=True))
     )
-    one_hot = jax.nn.one_hot(label_map, num_labels, axis=0)
-    strengths = einsum('yh,chw,xw->cyx', rows, one_hot, columns)
-    labels = jnp.argmax(strengths, axis=0).astype(jnp.int32)
+
+    def add_labels(strongest, first):
+        labels = first + jnp.arange(LABELS_AT_ONCE)
+        one_hot = (label_map == labels[:, None, None]).astype(jnp.float32)
+        strengths = einsum('yh,chw,xw->cyx', rows, one_hot, columns)
+        strength, label = strengths.max(axis=0), labels[strengths.argmax(axis=0)]
+        best, best_label = strongest
+        stronger = strength > best  # The first of equals wins.
+        return (jnp.maximum(strength, best), jnp.where(stronger, label, best_label)), None
+
+    none = jnp.full(output_shape, -1.0), jnp.zeros(output_shape, jnp.int32)
+    starts = jnp.arange(0, num_labels, LABELS_AT_ONCE)
+    (_, labels), _ = jax.lax.scan(add_labels, none, starts)
     return jnp.where(_inside(output_shape, original_size), labels, num_labels - 1)
 
 

@@ -30,6 +30,8 @@ from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
 from simcis_jax.types import Categories
 
+# Images that wait for others of their shape, in batches; each is in memory.
+MAX_WAITING = 4
 # Larger images get results of this size, enlarged afterwards: each query needs a mask that large.
 MAX_RESULT_SIDE = 2048
 
@@ -127,12 +129,14 @@ class Predictor:
             yield from self._finish(members, output)
 
     def _groups(self, images: Iterable[PreparedImage]) -> Iterator[list[PreparedImage]]:
-        groups = collections.defaultdict(list)
+        groups = collections.defaultdict(list)  # The one that has waited longest comes first.
         for image in images:
             padded = self._padded(image)
             groups[padded].append(image)
             if len(groups[padded]) == self.batch_size:
                 yield groups.pop(padded)
+            elif sum(map(len, groups.values())) == MAX_WAITING * self.batch_size:
+                yield groups.pop(next(iter(groups)))
         yield from groups.values()
 
     def _start(self, members: list[PreparedImage]) -> Any:

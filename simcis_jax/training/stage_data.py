@@ -102,6 +102,7 @@ def _pipeline(stage: Stage, settings: Settings) -> dict[str, Any]:
     data, training = settings.data, settings.training
     seeds = np.random.SeedSequence([training.seed, stage.index])
     return dict(
+        num_threads=data.num_threads,
         batch_size=training.batch_size,
         seed=int(seeds.generate_state(1)[0]),
         process_index=jax.process_index(),

@@ -191,6 +191,8 @@ class Trainer:
                 # The stage begins with these parameters and its first step donates them.
                 teacher = jax.tree.map(jnp.copy, teacher)
                 state = self.begin_stage(stage, previous, teacher, arrays)
+                if teacher is not None and self.settings.method.uses_statistics:
+                    checkpoints.save(0, state)  # Gathering the statistics takes long.
             training = self.settings.training
             first = int(state.step)
             records = self.workdir.records(stage.number, first)

@@ -43,6 +43,7 @@ from simcis_jax.types import Categories
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
+    'data.num_threads',
     'training.microbatch_size',
     'training.log_every',
     'training.checkpoint_every',

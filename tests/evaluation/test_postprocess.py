@@ -366,6 +366,18 @@ def test_resized_labels_equals_the_published_code(golden_resize):
     assert (result[:, width:] == NUM_CLASSES).all()
 
 
+def test_resizing_labels_takes_memory_for_a_few_of_them():
+    compiled = resized_labels.lower(
+        jnp.zeros((256, 256), jnp.int32),
+        num_labels=151,
+        size=jnp.array([256, 256]),
+        original_size=jnp.array([512, 512]),
+        output_shape=(512, 512),
+    ).compile()
+    one_map = 512 * 512 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < 40 * one_map
+
+
 def test_bfloat16_masks_are_accepted():
     class_logits, masks = random_scene(3)
     coarse = jnp.asarray(masks, jnp.bfloat16)
