@@ -22,11 +22,12 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from simcis_jax.method_choice import resolve
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.train_step import TrainState
+from simcis_jax.types import TrainState
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/ade_cps_100_10.py', 'Config file.')
 FOLDER = flags.DEFINE_string('folder', None, 'New folder on the disk to measure.', required=True)
@@ -58,7 +59,7 @@ def random_state(settings: Settings, num_classes: int) -> TrainState:
 def main(_) -> None:
     """Runs the benchmark and prints the results."""
     logging.set_verbosity(logging.ERROR)  # Orbax warns about saves without steps in between.
-    settings = from_config(CONFIG.value.to_dict())
+    settings = from_config(resolve(CONFIG.value.to_dict()))
     every = settings.training.checkpoint_every
     state = jax.block_until_ready(random_state(settings, NUM_CLASSES.value))
     size = sum(x.nbytes for x in jax.tree.leaves(state))

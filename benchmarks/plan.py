@@ -33,6 +33,7 @@ from benchmarks.compiled_costs import COLLECTIVE, Lookup, Loop, Operation, Progr
 from benchmarks.programs import EVALUATION, Programs, bytes_per_device
 from benchmarks.programs import Program as Traced
 from simcis_jax.errors import FileError
+from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
 from simcis_jax.settings import Settings, from_config
 from simcis_jax.training.stage_data import open_splits
@@ -220,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update('jax_platforms', 'cpu')
         jax.config.update('jax_enable_compilation_cache', False)
         found = devices(options.chip, options.devices)
-        settings = from_config(command.read_config(options.config, overrides).to_dict())
+        config = command.read_config(options.config, overrides).to_dict()
+        settings = from_config(resolve(config, command.changed_keys(overrides)))
         classes, source = count_classes(settings, options.classes)
         chip, programs = CHIPS[options.chip], Programs(settings, classes, found)
         print(

@@ -17,8 +17,7 @@ from simcis_jax.runtime import parallel
 from simcis_jax.settings import Settings
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.programs import train_step_of
-from simcis_jax.training.train_step import TrainState
-from simcis_jax.types import Batch, StageArrays, Targets
+from simcis_jax.types import Batch, StageArrays, Targets, TrainState
 
 FIRST, LATER, EVALUATION = 'train step, first stage', 'train step, later stage', 'evaluation'
 
@@ -99,7 +98,7 @@ class Programs:
         seen = self.array(bool, self.num_classes) if self.settings.protocol.mask_unseen else None
         rows = images * self.mesh.size
         image, size = self.rows(jnp.uint8, rows, side, side, 3), self.rows(jnp.int32, rows, 2)
-        network = make_network(self.model, self.mesh)
+        network = make_network(self.model, self.mesh, self.settings.method)
         return Program(network, (self.params(side), seen, image, size), images, side)
 
     def params(self, side: int) -> Any:

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 
 from benchmarks import row
 from benchmarks.scene import make_scene
-from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.methods import make_method
+from simcis_jax.methods.step import Step
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.mask2former import Mask2Former, normalize
 from simcis_jax.model.masked_decoder import decoder_memory
@@ -24,8 +23,8 @@ from simcis_jax.model.pixel_decoder import grid_centres
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.train_step import TrainState, make_train_step
-from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets
+from simcis_jax.training.train_step import make_train_step
+from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets, TrainState
 
 # A jitted function, its arguments, and whether its first result replaces its first argument.
 Work = tuple[Callable, tuple, bool]
@@ -175,8 +174,8 @@ class Workload:
 
     def pseudo_labels(self) -> Work:
         """Merges the targets with pseudo-labels of the teacher."""
-        arguments = self.batch.targets, self.random_predictions(), self.stage
-        return jax.jit(self.method.targets), arguments, False
+        step = Step(stage=self.stage, batch=self.batch, teacher=self.random_predictions())
+        return jax.jit(self.method.targets), (step,), False
 
     def bank(self) -> Work:
         """Stores matched queries and samples virtual queries."""
@@ -186,10 +185,11 @@ class Workload:
         labels[:, : self.settings.targets] = self.batch.targets.labels[:, : self.settings.targets]
 
         def store_and_sample(memory, queries, labels):
-            memory = virtual_query.enqueue(
-                memory, rearrange(queries, 'b q d -> (b q) d'), labels.reshape(-1)
-            )
-            return memory, self.method.virtual_queries(memory, self.stage, self.keys)
+            memory = self.method.update_memory(memory, (queries, labels), jnp.array(True))
+            # Only a stage with a teacher samples.
+            step = Step(stage=self.stage, memory=memory, teacher=(), key=self.keys[0])
+            rows = jnp.arange(len(labels))
+            return memory, self.method.virtual_queries(step.replace(rows=rows))
 
         function = jax.jit(store_and_sample, donate_argnums=0)
         return function, (memory, queries, labels), True

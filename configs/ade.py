@@ -32,11 +32,9 @@ def semantic() -> ConfigDict:
     config.model.backbone = 'resnet101'
     config.training.init_backbone = 'weights/R-101.pkl'
     config.loss.classification = 2.0
-    config.method.update(
-        pseudo_label_score=0.0,
-        merge_classes=True,
-        decoder_kl_weight=2.0,
-        decoder_kl_temperature=4.0,
-    )
+    for name in ('pseudo_label', 'simcis', 'futcr'):
+        config.method[name].update(pseudo_label_score=0.0, merge_classes=True)
+    for name in ('simcis', 'futcr'):
+        config.method[name].update(decoder_kl_weight=2.0, decoder_kl_temperature=4.0)
     config.evaluation.update(tasks=('semantic',), short_side=512, max_side=2048)
     return config

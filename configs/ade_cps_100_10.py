@@ -11,4 +11,5 @@ from simcis_jax.configs import ade
 def get_config():
     config = ade.panoptic()
     config.protocol.update(base=100, increment=10)
+    config.method.futcr.decoder_kl_weight = 2.0  # Off in SimCIS's settings.
     return config

@@ -11,6 +11,7 @@ from simcis_jax.configs import ade
 def get_config():
     config = ade.panoptic()
     config.protocol.update(base=100, increment=5)
-    config.method.update(num_virtual_queries=5, decoder_kl_weight=2.0)
+    for name in ('simcis', 'futcr'):
+        config.method[name].update(num_virtual_queries=5, decoder_kl_weight=2.0)
     config.evaluation.object_mask_threshold = 0.25
     return config

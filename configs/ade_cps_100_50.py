@@ -11,7 +11,8 @@ from simcis_jax.configs import ade
 def get_config():
     config = ade.panoptic()
     config.protocol.update(base=100, increment=50)
-    config.method.update(num_virtual_queries=0, sampling_alpha=0.25)
+    for name in ('simcis', 'futcr'):
+        config.method[name].update(num_virtual_queries=0, sampling_alpha=0.25)
     config.optimizer.milestones = (0.8, 0.9)
     config.evaluation.object_mask_threshold = 0.2
     return config

@@ -12,5 +12,6 @@ from simcis_jax.configs import ade
 def get_config():
     config = ade.semantic()
     config.protocol.update(base=100, increment=5)
-    config.method.update(num_virtual_queries=3, decoder_kl_temperature=2.0)
+    for name in ('simcis', 'futcr'):
+        config.method[name].update(num_virtual_queries=3, decoder_kl_temperature=2.0)
     return config

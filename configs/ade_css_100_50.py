@@ -12,5 +12,6 @@ from simcis_jax.configs import ade
 def get_config():
     config = ade.semantic()
     config.protocol.update(base=100, increment=50)
-    config.method.update(decoder_kl_weight=0.0, sampling_alpha=0.25)
+    for name in ('simcis', 'futcr'):
+        config.method[name].update(decoder_kl_weight=0.0, sampling_alpha=0.25)
     return config

@@ -15,7 +15,8 @@ def get_config():
     config.model.num_queries = 40
     config.loss.num_points = 256
     config.protocol.update(base=6, increment=5)
-    config.method.num_virtual_queries = 4
+    for name in ('simcis', 'futcr'):
+        config.method[name].num_virtual_queries = 4
     config.training.update(
         batch_size=8,
         base_steps=1000,

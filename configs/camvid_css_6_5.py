@@ -14,7 +14,8 @@ def get_config():
     config = camvid_cps_6_5.get_config()
     config.data.name = 'semantic_folder'
     config.loss.classification = 2.0
-    config.method.update(pseudo_label_score=0.0, merge_classes=True)
+    for name in ('pseudo_label', 'simcis', 'futcr'):
+        config.method[name].update(pseudo_label_score=0.0, merge_classes=True)
     # The published thresholds, 0.4 and 0.8, suit models with higher scores after longer training.
     config.evaluation.update(tasks=('semantic',), semantic_threshold=0.2, overlap_threshold=0.5)
     return config

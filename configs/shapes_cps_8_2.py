@@ -13,7 +13,8 @@ def get_config():
     config.data.scale_range = (0.8, 1.6)
     config.protocol.base = 8
     config.protocol.increment = 2
-    config.method.num_virtual_queries = 4
+    for name in ('simcis', 'futcr'):
+        config.method[name].num_virtual_queries = 4
     config.training.batch_size = 16
     config.training.base_steps = 1000
     config.training.steps_per_class = 125

@@ -22,10 +22,12 @@ from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
 from experiments.sweep import Run, cost, execution_order, finish, finished, make_run
+from simcis_jax.config_groups import flat
 from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
 from simcis_jax.runtime.files import write_atomically
+from simcis_jax.settings import GROUPS
 
 # Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}
@@ -106,6 +108,9 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
                 runs.append(
                     make_run(setting.name, config, variant, int(seed), num_classes, workdir)
                 )
+    for key in command.changed_keys(overrides):
+        if not any(key in flat(run.config, GROUPS) for run in runs):
+            raise InputError(f'{key} belongs to a method that no run chooses; leave it out.')
     is_paper_data = options.data in ('ade20k', 'coco')
     return Plan(experiment, settings, is_paper_data, runs, Path(options.workdir), overrides)
 

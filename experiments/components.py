@@ -19,8 +19,10 @@ VARIANTS = (
         {'model.queries': 'learned', 'method.name': 'pseudo_label'},
     ),
     Variant('+ QPA', {'method.name': 'pseudo_label'}),
-    Variant('+ QPA + CSL', {'method.num_virtual_queries': 0}),
-    Variant('+ QPA + VQ', {'method.csl_weight': 0.0, 'method.decoder_kl_weight': 0.0}),
+    Variant('+ QPA + CSL', {'method.simcis.num_virtual_queries': 0}),
+    Variant(
+        '+ QPA + VQ', {'method.simcis.csl_weight': 0.0, 'method.simcis.decoder_kl_weight': 0.0}
+    ),
     Variant('SimCIS'),
 )
 

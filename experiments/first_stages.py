@@ -1,4 +1,4 @@
-"""Runs of a sweep share their first stage, because the method only acts from stage 2 on.
+"""Runs of a sweep share their first stage, because most methods only act from stage 2 on.
 
 Of all runs whose stage 1 has the same settings, one trains it and the others start from its
 checkpoint. A run with other evaluation settings or a smaller query bank starts from a copy of the
@@ -18,13 +18,14 @@ import jax
 import numpy as np
 
 from simcis_jax.data.category_list import read_json
-from simcis_jax.methods import make_method
+from simcis_jax.methods import Method, make_method
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import MAY_CHANGE, StageFolder, first_difference
 
 Config = Mapping[str, Mapping[str, Any]]
 
-# Keys that do not affect stage 1; neither do the groups `method` and `evaluation`.
+# Keys that do not affect stage 1; neither does the group `evaluation`, nor `method` for methods
+# that only act later.
 UNUSED_IN_STAGE_1 = (
     'protocol.increment',
     'protocol.added',
@@ -40,6 +41,7 @@ FOLDER = 'first_stages'  # Copies, as TARGET_RUN/SOURCE_RUN/stage_1 in the folde
 
 def first_stage_key(config: Config) -> dict:
     """The part of a config that determines the training of stage 1, with JSON types."""
+    unused = {'evaluation'} if method_of(config).changes_first_stage else {'evaluation', 'method'}
     kept = {
         group: {
             key: value
@@ -47,14 +49,20 @@ def first_stage_key(config: Config) -> dict:
             if f'{group}.{key}' not in (*UNUSED_IN_STAGE_1, *MAY_CHANGE)
         }
         for group, values in config.items()
-        if group not in ('method', 'evaluation')
+        if group not in unused
     }
     return json.loads(json.dumps(kept))
 
 
+def method_of(config: Config) -> Method:
+    """The method of a run."""
+    name = config['method']['name']
+    return make_method(name, **config['method'].get(name, {}))
+
+
 def memory_size(config: Config) -> int:
     """Size of the method's memory for one class and hidden_dim 1; it grows with bank_size."""
-    method = make_method(**config['method'])
+    method = method_of(config)
     memory = jax.eval_shape(lambda: method.init_memory(1, 1))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(memory))
 
@@ -89,7 +97,7 @@ def adapt(stage: Path, config: Config, name: str) -> Path:
         step, params = checkpoints.latest_step, checkpoints.read('params')
         memory = checkpoints.read('memory') if memory_size(config) else None
     if memory is not None:
-        memory = shrink_bank(memory, config['method']['bank_size'])
+        memory = shrink_bank(memory, method_of(config).bank_size)
     target = stage.parent.parent / FOLDER / name / stage.parent.name / 'stage_1'
     with StageCheckpoints(target / 'checkpoints') as checkpoints:
         if checkpoints.latest_step is None:

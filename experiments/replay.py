@@ -23,7 +23,7 @@ from experiments.scores import METRICS, run_scores
 from experiments.sweep import Run, Variant, planned_stages
 
 KINDS = IMAGES, QUERIES = 'images', 'virtual queries a class'
-NO_QUERIES = {'method.num_virtual_queries': 0}
+NO_QUERIES = {'method.simcis.num_virtual_queries': 0}
 
 
 def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
@@ -37,7 +37,7 @@ def variants(config: ConfigDict, num_classes: int) -> Sequence[Variant]:
             for count in (75, 150, 300, 600)
         ),
         *(
-            Variant(f'{count} {QUERIES}', {'method.bank_size': count})
+            Variant(f'{count} {QUERIES}', {'method.simcis.bank_size': count})
             for count in (20, 40, 80, 160)
         ),
         *(

@@ -20,9 +20,11 @@ from ml_collections import ConfigDict
 from experiments import first_stages
 from experiments.provenance import record_provenance
 from simcis_jax import main, settings
+from simcis_jax.config_groups import flat
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import InputError
+from simcis_jax.method_choice import resolve
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 
@@ -70,13 +72,12 @@ def make_run(
         workdir: folder of the sweep.
 
     Raises:
-        InputError: a config key is unknown or a value is invalid.
+        InputError: a config key is unknown, or of another method, or a value is invalid.
     """
-    config = copy.deepcopy(config)
-    before = config.to_dict()
+    before, config = flat(config.to_dict(), settings.GROUPS), copy.deepcopy(config)
     config.update_from_flattened_dict(dict(variant.changes))
-    after, named = config.to_dict(), [key.split('.') for key in variant.changes]
-    changes = [f'{g}.{k}={after[g][k]}' for g, k in named if after[g][k] != before[g][k]]
+    after = flat(config.to_dict(), settings.GROUPS)
+    changes = [f'{key}={after[key]}' for key in variant.changes if after[key] != before[key]]
     if variant.name and changes:
         changes = [variant.name]
     base_classes = planned_stages(config.protocol, num_classes)[0].current
@@ -86,12 +87,13 @@ def make_run(
         config.training.base_steps += later * config.training.steps_per_class
         config.protocol.base = num_classes
     config.training.seed = seed
-    settings.from_config(config.to_dict())
+    resolved = resolve(config.to_dict(), variant.changes)
+    settings.from_config(resolved)
     return Run(
         setting=setting,
         variant=variant,
         seed=seed,
-        config=config.to_dict(),
+        config=resolved,
         base_classes=base_classes,
         stages=planned_stages(config.protocol, num_classes),
         folder=workdir / '+'.join([setting, *changes, f'seed={seed}']),

@@ -9,19 +9,18 @@ PyTorch is not needed, and code in a pickle is never run.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.errors import InputError, writing
-from simcis_jax.methods.simcis import SimCIS
+from simcis_jax.methods import METHODS
 from simcis_jax.model.resnet import BACKBONES
-from simcis_jax.port import published_bank, state_dicts, torch_weights
+from simcis_jax.port import state_dicts, torch_weights
 from simcis_jax.runtime import command
-from simcis_jax.runtime.files import write_atomically
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
@@ -44,9 +43,28 @@ def backbone_name(resnet: dict[str, Any]) -> str:
     )
 
 
-def import_model(
-    source: str, out: str, *, bank: str | None = None, counts: str | None = None
-) -> str:
+# Flag -> what its file holds, for the files in which published code keeps the memory of a method.
+MEMORY_FLAGS = {
+    flag: words
+    for method in METHODS.values()
+    if method.memory_format
+    for flag, words in method.memory_format.flags.items()
+}
+
+
+def method_with(files: Mapping[str, str]) -> str:
+    """The first method that keeps its memory in such files, given as path by flag."""
+    for name, method in METHODS.items():
+        if method.memory_format and files.keys() <= method.memory_format.flags.keys():
+            return name
+    raise InputError(f'{_flags(files)} are files of different methods; give those of one.')
+
+
+def _flags(files: Mapping[str, str]) -> str:
+    return ' and '.join(f'--{flag}' for flag in files)
+
+
+def import_model(source: str, out: str, **files: str | None) -> str:
     """Imports a published model as the folder of a finished stage.
 
     ImageNet weights become a folder with only the backbone, for `training.init_backbone`.
@@ -54,8 +72,7 @@ def import_model(
     Args:
         source: checkpoint file, .pth, .pkl or .safetensors.
         out: new folder stage_N, where N is the last stage that the model was trained on.
-        bank: the fake_query.pkl of the model; None = no query bank.
-        counts: the psd_distribution.json of the model; None = all pseudo-label counts are 0.
+        **files: path by flag of `MEMORY_FLAGS`; None = without. Without any, there is no memory.
 
     Returns:
         One line that says what was written and how to use it.
@@ -68,9 +85,10 @@ def import_model(
     if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
         raise InputError(f'{out} exists already; choose a new folder.')
     state = state_dicts.read_state(source)
+    files = {flag: path for flag, path in files.items() if path}
     if not any(key.startswith('sem_seg_head.') for key in state):
-        if bank or counts:
-            raise InputError(f'{source} is only a backbone; leave out --bank and --counts.')
+        if files:
+            raise InputError(f'{source} is only a backbone; leave out {_flags(files)}.')
         params = state_dicts.to_params(source, state, backbone_only=True)
         words, memory = f'{backbone_name(params["resnet"])} backbone', None
         usage = f'--config.training.init_backbone={out}'
@@ -81,14 +99,16 @@ def import_model(
             )
         params = state_dicts.to_params(source, state)
         num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
-        memory = _memory(num_classes, hidden_dim, bank, counts)
-        name = backbone_name(params['resnet'])
+        name, memory = backbone_name(params['resnet']), None
         words = f'{name}, {num_classes} classes'
-        if memory:
-            words += f', {np.minimum(memory.written, memory.queries.shape[1]).sum()} queries'
         usage = f'--config.training.init_from={out} --config.model.backbone={name}'
-        if memory:
-            usage += f' --config.method.bank_size={memory.queries.shape[1]}'
+        if files:
+            method = METHODS[method_with(files)]()
+            empty = jax.device_get(method.init_memory(num_classes, hidden_dim))
+            memory = method.memory_format.read(files, empty)
+            words += f', {method.replayed(memory).get("queries", 0)} queries'
+            for key, value in method.memory_format.fields(memory).items():
+                usage += f' --config.method.{method_with(files)}.{key}={value}'
     with writing(folder.root):
         folder.checkpoints.mkdir(parents=True)
     try:
@@ -100,38 +120,13 @@ def import_model(
     return f'{out}: {words}; use it with {usage}'
 
 
-def _memory(
-    num_classes: int, hidden_dim: int, bank: str | None, counts: str | None
-) -> QueryBank | None:
-    if not (bank or counts):
-        return None
-    if bank:
-        queries, written = published_bank.read_bank(bank, num_classes)
-        if queries.shape[2] != hidden_dim:
-            raise InputError(
-                f'{bank} has queries of dimension {queries.shape[2]}, the model of {hidden_dim}; '
-                'give the bank of this model.'
-            )
-    else:
-        size = SimCIS.bank_size
-        queries = np.zeros((num_classes, size, hidden_dim), np.float32)
-        written = np.zeros(num_classes, np.int32)
-    totals = np.zeros(num_classes, np.float32)
-    if counts:
-        totals = published_bank.read_counts(counts, num_classes)
-    return QueryBank(queries, written, totals)
-
-
-def export_model(
-    checkpoint: str, out: str, *, bank: str | None = None, counts: str | None = None
-) -> str:
+def export_model(checkpoint: str, out: str, **files: str | None) -> str:
     """Exports the newest checkpoint of a stage to the format of the published code.
 
     Args:
         checkpoint: folder stage_N, or a run's work directory for its newest finished stage.
         out: file to write: .pth, which the published code loads, or .safetensors.
-        bank: file for the query bank; None = not written.
-        counts: file for the pseudo-label counts; None = not written.
+        **files: path by flag of `MEMORY_FLAGS`; None = not written.
 
     Returns:
         One line that says what was written.
@@ -143,12 +138,12 @@ def export_model(
     if Path(out).suffix not in SUFFIXES:
         raise InputError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
     folder = find_stage(checkpoint, '--checkpoint')
+    files = {flag: path for flag, path in files.items() if path}
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        has_memory = checkpoints.has('memory')
-        if (bank or counts) and not has_memory:
-            raise InputError(f'{checkpoint} has no query bank; leave out --bank and --counts.')
+        if files and not checkpoints.has('memory'):
+            raise InputError(f'{checkpoint} has no memory of a method; leave out {_flags(files)}.')
         params = checkpoints.read('params')
-        memory = checkpoints.read('memory') if bank or counts else {}
+        memory = checkpoints.read('memory') if files else {}
     state = torch_weights.to_torch(params)
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
@@ -156,11 +151,8 @@ def export_model(
             f'{checkpoint}: {wrong[0]} is not float32, which the published code needs.'
         )
     state_dicts.write_state(out, state)
-    memory = {name: np.asarray(value) for name, value in memory.items()}
-    if bank:
-        published_bank.write_bank(bank, memory['queries'], memory['written'])
-    if counts:
-        write_atomically(Path(counts), published_bank.counts_text(memory['counts']))
+    if files:
+        METHODS[method_with(files)].memory_format.write(files, memory)
     return f'{out}: {len(state)} arrays from {folder.root}'
 
 
@@ -182,10 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subparser.set_defaults(convert=convert)
         subparser.add_argument(f'--{source}', type=command.path, required=True, help=read)
         subparser.add_argument('--out', type=command.path, required=True, help=written)
-        subparser.add_argument('--bank', type=command.path, help='Query bank, fake_query.pkl.')
-        subparser.add_argument(
-            '--counts', type=command.path, help='Pseudo-label counts, psd_distribution.json.'
-        )
+        for flag, words in MEMORY_FLAGS.items():
+            subparser.add_argument(f'--{flag}', type=command.path, help=words)
     values = vars(parser.parse_args(arguments))
     values.pop('command')
     convert = values.pop('convert')

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from simcis_jax import settings
+from simcis_jax import method_choice, settings
 from simcis_jax.runtime import command, devices, interruption, parallel
 from simcis_jax.training.optimizer import count_parameters
 from simcis_jax.training.trainer import Trainer
@@ -31,7 +31,8 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
     """Runs a config and returns the results; the entry point for notebooks and tests.
 
     Args:
-        config: config as nested dicts, as `configs/common.py` makes it.
+        config: config as `configs/common.py` makes it; or nested dicts, which must not change
+            keys of methods that are not chosen.
         workdir: folder of the run.
         mode: 'train', or 'evaluate' to evaluate the newest finished stage again without training.
 
@@ -41,14 +42,17 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         NonfiniteError: a loss or gradient is not finite.
         Interrupted: SIGTERM or Ctrl-C stopped the training; a subclass of SystemExit.
     """
-    config = config.to_dict() if isinstance(config, ConfigDict) else config
+    if isinstance(config, ConfigDict):
+        config = method_choice.resolve(config.to_dict())
+    values = settings.from_config(config)
+    config = method_choice.resolve(config)
     with Workdir(workdir, config, writes=parallel.is_main()) as folder:
-        values = settings.from_config(config)
         if parallel.is_main():
             devices.print_devices(values.model['dtype'])
         trainer = Trainer(values, folder)
         if parallel.is_main():
-            trainable, total = count_parameters(jax.eval_shape(trainer.initialize)[0])
+            params, _ = jax.eval_shape(trainer.initialize)
+            trainable, total = count_parameters(params, trainer.frozen[0])
             print(f'parameters: {trainable:,} trainable, {total:,} in total', flush=True)
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 
@@ -83,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w', encoding='utf-8')
         interruption.stop_at_once()
-        run(command.read_config(options.config, overrides), options.workdir, options.mode)
+        config = command.read_config(options.config, overrides).to_dict()
+        config = method_choice.resolve(config, command.changed_keys(overrides))
+        run(config, options.workdir, options.mode)
 
     command.start(program)
 

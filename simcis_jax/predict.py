@@ -18,6 +18,7 @@ from pathlib import Path
 
 from simcis_jax.data.decode import read_image
 from simcis_jax.errors import FileError, StorageError, UserError
+from simcis_jax.method_choice import resolve
 from simcis_jax.prediction.find_images import find_images
 from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
 from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def program() -> None:
         if options.config:
-            values['config'] = command.read_config(options.config, overrides).to_dict()
+            config = command.read_config(options.config, overrides).to_dict()
+            values['config'] = resolve(config, command.changed_keys(overrides))
         paths = find_images(images, out)  # Reports a wrong path before loading the model.
         devices.print_devices()
         failed = predict_files(load(checkpoint, **values), paths, out)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from simcis_jax.config_groups import flat, nested, unknown_keys
 from simcis_jax.continual.protocol import SETTINGS
 from simcis_jax.continual.stages import Stage, make_stages
 from simcis_jax.declare import declare, declared
 from simcis_jax.errors import InputError
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.method_choice import METHOD_GROUPS, keys_of_others, not_chosen
 from simcis_jax.methods import METHODS, Method, make_method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings_relations import contradictions
@@ -219,39 +220,27 @@ class EvaluationSettings:
     num_pictures: int = declare(8, 'Images in predictions.png of each stage.', at_least=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class MethodChoice:
-    """The continual method; each method uses only the keys that it declares."""
-
-    name: str = declare(
-        'simcis',
-        'Continual method; keys of other methods are ignored.',
-        choices=tuple(METHODS),
-    )
-
-
 GROUPS: dict[str, tuple[type, ...]] = {  # The dataclasses that declare the keys of each group.
     'data': (DataSettings,),
     'protocol': (ProtocolSettings,),
     'model': (Mask2Former,),
-    'method': (MethodChoice, *METHODS.values()),
+    **METHOD_GROUPS,
     'loss': (LossWeights, PointSampling),
     'optimizer': (OptimizerSettings,),
     'training': (TrainingSettings,),
     'evaluation': (EvaluationSettings,),
 }
 DECLARED = {
-    group: {key: value for owner in owners for key, value in declared(owner).items()}
+    f'{group}.{key}': setting
     for group, owners in GROUPS.items()
+    for owner in owners
+    for key, setting in declared(owner).items()
 }
 
 
 def default_config() -> dict[str, dict[str, Any]]:
-    """A complete config; the defaults are the published values for panoptic 100-10."""
-    return {
-        group: {key: value.default for key, value in keys.items()}
-        for group, keys in DECLARED.items()
-    }
+    """A complete config: the published values of panoptic 100-10, and the groups of all methods."""
+    return nested({key: setting.default for key, setting in DECLARED.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,55 +258,44 @@ class Settings:
     evaluation: EvaluationSettings
 
 
-def from_config(config: Mapping[str, Mapping[str, Any]]) -> Settings:
+def from_config(config: Mapping[str, Any]) -> Settings:
     """Validates a config and converts it; missing keys get their defaults.
+
+    A key of a method that is not chosen must have its default; see `method_choice`.
 
     Raises:
         InputError: keys are unknown, or values are not allowed or contradict each other. The
             message has one line per fault.
     """
-    faults = list(_unknown_keys(config))
-    values = {}
-    for group, keys in DECLARED.items():
-        given = config.get(group)
-        given = given if isinstance(given, Mapping) else {}
-        for name, declaration in keys.items():
-            key = f'{group}.{name}'
-            try:
-                values[key] = declaration.check(key, given.get(name, declaration.default))
-            except InputError as error:
-                faults.append(str(error))
+    faults = list(unknown_keys(config, DECLARED, GROUPS))
+    given, values = flat(config, GROUPS), {}
+    for key, setting in DECLARED.items():
+        try:
+            values[key] = setting.check(key, given.get(key, setting.default))
+        except InputError as error:
+            faults.append(str(error))
     faults += contradictions(values)
+
+    def of(group: str, owner: type) -> dict[str, Any]:
+        return {k: values[f'{group}.{k}'] for k in declared(owner) if f'{group}.{k}' in values}
+
+    name, method = values.get('method.name'), None
+    if name:
+        changed = [key for key, value in values.items() if value != DECLARED[key].default]
+        faults += [not_chosen(key, name) for key in keys_of_others(changed, name)]
+        method = make_method(name, **of(f'method.{name}', METHODS[name]))
+        for key, words in method.conflicts(values):
+            faults.append(f'method.{name}.{key}={getattr(method, key)!r} must be {words}.')
     if faults:
         raise InputError('\n'.join(faults))
-
-    def of(group: str, owner: type | None = None) -> dict[str, Any]:
-        keys = declared(owner) if owner else DECLARED[group]
-        return {name: values[f'{group}.{name}'] for name in keys}
-
     return Settings(
-        data=DataSettings(**of('data')),
-        protocol=ProtocolSettings(**of('protocol')),
-        model=of('model'),
-        method=make_method(**of('method')),
+        data=DataSettings(**of('data', DataSettings)),
+        protocol=ProtocolSettings(**of('protocol', ProtocolSettings)),
+        model=of('model', Mask2Former),
+        method=method,
         weights=LossWeights(**of('loss', LossWeights)),
         sampling=PointSampling(**of('loss', PointSampling)),
-        optimizer=OptimizerSettings(**of('optimizer')),
-        training=TrainingSettings(**of('training')),
-        evaluation=EvaluationSettings(**of('evaluation')),
+        optimizer=OptimizerSettings(**of('optimizer', OptimizerSettings)),
+        training=TrainingSettings(**of('training', TrainingSettings)),
+        evaluation=EvaluationSettings(**of('evaluation', EvaluationSettings)),
     )
-
-
-def _unknown_keys(config: Mapping[str, Any]) -> Iterator[str]:
-    """One line per unknown group or key, with the nearest known key."""
-    known = [f'{group}.{key}' for group, keys in DECLARED.items() for key in keys]
-    given = [
-        f'{group}.{key}' if isinstance(keys, Mapping) else group
-        for group, keys in config.items()
-        for key in (keys if isinstance(keys, Mapping) else [group])
-    ]
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f'did you mean {near[0]!r}?' if near else f'known groups: {", ".join(DECLARED)}'
-            yield f'config key {key!r} is unknown; {hint}'

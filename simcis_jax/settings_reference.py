@@ -20,14 +20,10 @@ def markdown() -> str:
 def _lines() -> Iterator[str]:
     for group, owners in GROUPS.items():
         yield f'## {group}\n'
-        known = set()
         for owner in owners:
-            new = {key: value for key, value in declared(owner).items() if key not in known}
-            known |= new.keys()
-            if new:  # A method without keys of its own gets no table.
-                yield f'{inspect.cleandoc(owner.__doc__)}\n'
-                yield from _table(group, new)
-                yield ''
+            yield f'{inspect.cleandoc(owner.__doc__)}\n'
+            yield from _table(group, declared(owner))
+            yield ''
 
 
 def _table(group: str, settings: Mapping[str, Setting]) -> Iterator[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simcis_jax.declare import declared
-from simcis_jax.methods import METHODS
 from simcis_jax.model.resnet import coarsest_stride
 
 
@@ -53,15 +51,6 @@ def _short_is_shorter(short_side: int, max_side: int) -> str | None:
     return f'at most evaluation.max_side={max_side}' if short_side > max_side else None
 
 
-def _off_without_selection(key: str) -> Callable[[float, str, str], str | None]:
-    def requirement(value: float, queries: str, method: str) -> str | None:
-        if value and queries != 'selected' and key in declared(METHODS[method]):
-            return f'0 with model.queries={queries!r}, which selects no pixel features'
-        return None
-
-    return requirement
-
-
 def _best_is_evaluated(keep_best: str, every: int, tasks: tuple[str, ...]) -> str | None:
     task = {'pq': 'panoptic', 'miou': 'semantic', 'ap': 'instance'}.get(keep_best)
     if task and not every:
@@ -78,8 +67,4 @@ RELATIONS = {
     ('model.hidden_dim',): _equal_norm_groups,
     ('evaluation.short_side', 'evaluation.max_side'): _short_is_shorter,
     ('training.keep_best', 'evaluation.every', 'evaluation.tasks'): _best_is_evaluated,
-    **{
-        (f'method.{key}', 'model.queries', 'method.name'): _off_without_selection(key)
-        for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight')
-    },
 }

@@ -17,6 +17,8 @@ needed.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -108,7 +110,10 @@ class Selection:
 
 @flax.struct.dataclass
 class Predictions:
-    """All decoder outputs: index 0 is that of the initial queries, -1 that of the last layer."""
+    """All decoder outputs: index 0 is that of the initial queries, -1 that of the last layer.
+
+    In a compiled program, fields that nobody reads cost nothing.
+    """
 
     class_logits: Array  # [L, B, Q, C]
     mask_embeddings: Array  # [L, B, Q, D]
@@ -116,10 +121,27 @@ class Predictions:
     virtual_class_logits: Array  # [L, B, V, C]
     mask_features: Array  # [B, h, w, D]
     selection: Selection
+    queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
+    # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.
+    features: dict[str, tuple[Array, ...]] | None = None
+    # [L, B, Q, C] if the queries that the teacher selected were decoded as well.
+    replayed_class_logits: Array | None = None
 
     def mask_logits(self, layer: int = -1) -> Array:
         """Mask logits [B, Q, h, w] of one decoder output."""
         return einsum('bqd,bhwd->bqhw', self.mask_embeddings[layer], self.mask_features)
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a train step changes."""
+
+    step: Array  # [] int32, number of finished steps of this stage.
+    params: Any
+    opt_state: Any
+    memory: Any  # What the method carries from step to step and from stage to stage.
+    key: Array  # Random key of the stage.
+    skipped: Array  # [] int32, steps of this stage that were skipped as non-finite.
 
 
 @flax.struct.dataclass
@@ -128,3 +150,25 @@ class VirtualQueries:
 
     queries: Array  # [B, V, D]
     labels: Array  # [B, V] int32; -1 = nothing was stored yet: the row is ignored.
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryTable:
+    """What the report of a run shows of the memory of a method."""
+
+    title: str
+    note: str
+    caption: str
+    columns: Sequence[str]  # The last one is text, the others are numbers.
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryFormat:
+    """The memory of a method outside of training: in files of its published code, in reports."""
+
+    flags: Mapping[str, str]  # Flag of `simcis_jax.convert` -> what its file holds.
+    read: Callable[[Mapping[str, str], Any], Any]  # (path by flag, empty memory) -> memory.
+    write: Callable[[Mapping[str, str], Mapping[str, Any]], None]  # (path by flag, its arrays).
+    fields: Callable[[Any], Mapping[str, Any]]  # Memory -> the config keys that it determines.
+    table: Callable[[Mapping[str, Any], Sequence[str]], MemoryTable]  # (its arrays, class names).

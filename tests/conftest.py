@@ -55,10 +55,8 @@ def train_tiny(workdir):
     traces = []
     shared.cache_clear()  # So that it is traced here.
     with pytest.MonkeyPatch.context() as patch:
-        stored_queries = SimCIS.stored_queries
-        patch.setattr(
-            SimCIS, 'stored_queries', lambda self, *a: traces.append(1) or stored_queries(self, *a)
-        )
+        store = SimCIS.store
+        patch.setattr(SimCIS, 'store', lambda self, step: traces.append(1) or store(self, step))
         results = main.run(tiny_config(), str(workdir))
     return results, len(traces)
 

@@ -49,7 +49,7 @@ def main(num_devices, out, folder, *changes):
 
 def record_programs(trainer):
     """Compiles the train step ahead of time; returns the list that receives the HLO texts."""
-    programs, compiled, jitted = [], {}, trainer.train_step
+    programs, compiled, jitted = [], {}, trainer.train_steps[0]
 
     def step(state, teacher, batch, arrays):
         arguments = state, teacher, batch, arrays
@@ -58,7 +58,7 @@ def record_programs(trainer):
             programs.append(compiled[teacher is None].as_text())
         return compiled[teacher is None](*arguments)
 
-    trainer.train_step = step
+    trainer.train_steps = [step] * len(trainer.stages)
     return programs
 
 

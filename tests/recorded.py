@@ -11,7 +11,7 @@ import numpy as np
 from simcis_jax.continual.pseudo_labels import merge_targets
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods.simcis import SimCIS
-from simcis_jax.training.train_step import MATCHING, SAMPLING
+from simcis_jax.methods.step import MATCHING, SAMPLING, Step
 from simcis_jax.types import StageArrays, Targets, VirtualQueries
 
 NUM_CLASSES, SLOTS = 150, 8
@@ -136,28 +136,31 @@ class PublishedSimCIS(SimCIS):
 
     drawn: VirtualQueries | None = None
 
-    def virtual_queries(self, memory, stage, keys):
+    def virtual_queries(self, step):
         """The recorded virtual queries, if there are any."""
         return self.drawn
 
-    def pseudo_labelled(self, targets, teacher, stage):
+    def pseudo_labelled(self, step):
         """Pseudo-labels of all classes except the first unseen one, as in the published code."""
-        num_past = jnp.sum(stage.past)
+        past = step.stage.past
         return merge_targets(
-            teacher,
-            targets,
-            jnp.ones_like(stage.past),
+            step.teacher,
+            step.batch.targets,
+            jnp.ones_like(past),
             rule=self.rule,
-            rejected=jnp.arange(len(stage.past)) == num_past,
+            rejected=jnp.arange(len(past)) == jnp.sum(past),
         )
 
-    def targets(self, targets, teacher, stage):
+    def targets(self, step):
         """No pseudo-labels for an image with ground truth of a class outside the stage."""
-        outside = (targets.valid & ~stage.current[targets.labels]).any(axis=1)
+        truth = step.batch.targets
+        if step.teacher is None:
+            return truth
+        outside = (truth.valid & ~step.stage.current[truth.labels]).any(axis=1)
         return jax.tree.map(
             lambda truth, merged: jax.vmap(jnp.where)(outside, truth, merged),
-            targets,
-            self.pseudo_labelled(targets, teacher, stage),
+            truth,
+            self.pseudo_labelled(step),
         )
 
 
@@ -187,7 +190,8 @@ def drawn_queries(golden):
 def stored(method, student, targets, golden):
     """What the recorded step stores in the bank, except virtual queries that were matched."""
     matches = Matches(jnp.asarray(matched_queries(golden, 'store'))[None], jnp.zeros((), jnp.int32))
-    features, labels = map(np.asarray, method.stored_queries(student, targets, matches))
+    step = Step(student=student, targets=targets, matches=matches)
+    features, labels = map(np.asarray, method.store(step))
     images, queries = np.nonzero(labels >= 0)  # Ordered by image, then query.
     return {
         'store/image': images,

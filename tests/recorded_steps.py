@@ -6,6 +6,7 @@ pseudo-labels, matches, losses, gradients and the AdamW update are computed here
 
 import functools
 from types import SimpleNamespace
+from unittest import mock
 
 import golden_weights
 import jax
@@ -31,8 +32,9 @@ from simcis_jax.continual import virtual_query
 from simcis_jax.losses.matcher import LossWeights, matching_cost
 from simcis_jax.losses.point_sampling import sample_features, sample_slots
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
-from simcis_jax.model.masked_decoder import DecoderOutputs
-from simcis_jax.training.train_step import MATCHING, SAMPLING
+from simcis_jax.methods.base import Method
+from simcis_jax.methods.step import MATCHING, SAMPLING, Step
+from simcis_jax.types import Batch
 
 SAMPLED = PointSampling(num_points=NUM_POINTS)
 
@@ -207,6 +209,13 @@ def loss_arrays(start, targets, terms, extra):
     return found | {'loss/total': sum(weighted.values())}
 
 
+def extra_terms(start, teacher, student):
+    """The terms of the method besides the basic ones, weighted and summed over the images."""
+    with mock.patch.object(Method, 'losses', lambda *_: {}):
+        terms = start.method.losses(Step(teacher=teacher, student=student))
+    return {name: term.weight * term.sum for name, term in terms.items()}
+
+
 def compute_step(case):
     """A recorded step computed part by part, up to its losses."""
     start = prepare(case)
@@ -224,10 +233,10 @@ def compute_step(case):
             'teacher/pred_boxes': teacher.boxes[-1],
             'teacher/pred_masks': found['dec/layer8/masks'],
         }
+        step = Step(stage=start.stage, batch=Batch(image, start.truth), teacher=teacher)
         merge, choose = map(jax.jit, (start.method.pseudo_labelled, start.method.targets))
-        pseudo_labelled = jax.device_get(merge(start.truth, teacher, start.stage))
-        targets = jax.device_get(choose(start.truth, teacher, start.stage))
-        arrays['collect/psd_num'] = start.method.statistics(targets, start.stage)
+        pseudo_labelled, targets = jax.device_get((merge(step), choose(step)))
+        arrays['collect/psd_num'] = start.method.statistics(step.replace(targets=targets))
         if start.drawn is not None:
             positions['replay_positions'] = teacher.selection.positions
     arrays |= target_arrays(start, targets, pseudo_labelled)
@@ -244,10 +253,9 @@ def compute_step(case):
         start.weights,
         SAMPLED,
     )
-    extra = {}
-    if teacher is not None:
-        replayed = DecoderOutputs(found.get('dec/distill/layer8/logits', np.zeros(1))[None], 0, 0)
-        extra = start.method.losses(student, replayed, teacher)
+    replayed = found.get('dec/distill/layer8/logits', np.zeros(1))[None]
+    student = student.replace(replayed_class_logits=replayed)
+    extra = extra_terms(start, teacher, student)
     arrays |= cost_arrays(start, student, found, (targets, pseudo_labelled))
     arrays |= assignment_arrays(start, matches)
     arrays |= loss_arrays(start, targets, terms, extra)

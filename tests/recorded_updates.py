@@ -15,8 +15,8 @@ from simcis_jax.port.torch_weights import to_torch
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.train_step import TrainState, make_train_step
-from simcis_jax.types import Batch
+from simcis_jax.training.train_step import make_train_step
+from simcis_jax.types import Batch, TrainState
 
 
 def compute_update(case):

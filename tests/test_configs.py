@@ -1,5 +1,6 @@
 """Every config is complete, and the published settings have the published values."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 
 from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
+from simcis_jax.method_choice import resolve
+from simcis_jax.methods import METHODS
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 SHARED = {'common', 'ade'}  # Imported by other configs.
@@ -44,18 +47,39 @@ def load(name):
     return importlib.import_module(f'simcis_jax.configs.{name}')
 
 
+def config_of(name, method='simcis'):
+    """The settings of a run with this config and method."""
+    config = load(name).get_config()
+    config.method.name = method
+    return settings.from_config(resolve(config.to_dict()))
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_a_config_is_complete_and_its_docstring_has_its_command(name):
-    config = settings.from_config(load(name).get_config().to_dict())
+    config = config_of(name)
     assert config.training.batch_size >= 1
     docstring = load(name).__doc__
     assert f'python -m simcis_jax.main --config={name}' in docstring
     assert f'--workdir=runs/{name}' in docstring
 
 
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('name', NAMES)
+def test_every_method_can_be_chosen(name, method):
+    assert type(config_of(name, method).method) is METHODS[method]
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_futcr_has_the_settings_of_simcis_but_for_one(name):
+    simcis, futcr = (dataclasses.asdict(config_of(name, x).method) for x in ('simcis', 'futcr'))
+    differing = {key for key in simcis if simcis[key] != futcr[key]}
+    assert differing == ({'decoder_kl_weight'} if name == 'ade_cps_100_10' else set())
+    assert futcr['decoder_kl_weight'] == 2.0 or name.endswith('_50')
+
+
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_published_settings_have_the_published_values(name):
-    config = settings.from_config(load(name).get_config().to_dict())
+    config = config_of(name)
     method = config.method
     values = (
         config.protocol.base,

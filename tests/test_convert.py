@@ -247,7 +247,10 @@ def test_a_resnet_of_another_depth_is_an_error(tmp_path, state):
         (['import', '--source=model.pth', '--bank=malicious.pth', '--out=stage_1'], 'posix.system'),
         (['export', '--checkpoint=nowhere', '--out=x.pth'], '--checkpoint=nowhere must be'),
         (['export', '--checkpoint=done/stage_1', '--out=x.pt'], 'must end in one of .pth'),
-        (['export', '--checkpoint=done/stage_1', '--out=x.pth', '--bank=b'], 'has no query bank'),
+        (
+            ['export', '--checkpoint=done/stage_1', '--out=x.pth', '--bank=b'],
+            'has no memory of a method; leave out --bank',
+        ),
     ],
 )
 def test_invalid_input_is_a_one_line_error_and_leaves_no_output(

@@ -1,15 +1,19 @@
 """Links, commands, config keys and messages in README and docs/ exist."""
 
 import ast
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
+from tiny import tiny_config
 
 from simcis_jax import settings
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.training.metrics_log import read_metrics
+from simcis_jax.training.trainer import Trainer
+from simcis_jax.training.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / 'docs').glob('*.md'))
@@ -64,14 +68,14 @@ def test_every_page_is_in_the_navigation_and_readme_leads_to_most():
 
 @pytest.mark.parametrize('path', TEXTS, ids=relative)
 def test_config_keys_in_texts_exist(path):
-    known = {
-        f'{group}.{key}' for group, keys in settings.default_config().items() for key in keys
-    } | {'method.distillation_weight'}  # Defined by the example in methods.md.
+    # The second is defined by the example in methods.md.
+    known = {*settings.DECLARED, 'method.logit_distillation.distillation_weight'}
     text = path.read_text()
     groups = '|'.join(settings.default_config())
-    keys = set(re.findall(r'--config\.(\w+\.\w+)', text))
-    keys |= set(re.findall(rf'`((?:{groups})\.\w+)[`=]', text))
-    assert {key for key in keys if key not in ('GROUP.KEY', 'evaluation.json')} <= known
+    keys = set(re.findall(r'--config\.(\w+\.[\w.]*\w)', text))
+    keys |= set(re.findall(rf'`((?:{groups})\.[\w.]+)[`=]', text))
+    placeholders = {'GROUP.KEY', 'evaluation.json', 'method.NAME', *settings.GROUPS}
+    assert keys - placeholders <= known
 
 
 @pytest.mark.parametrize('path', TEXTS, ids=relative)
@@ -134,24 +138,47 @@ def test_links_that_leave_docs_are_rewritten_for_the_site():
     assert rewrite('[a](results/b.png)', ROOT / 'experiments' / 'README.md') == '[a](images/b.png)'
 
 
-def test_the_example_of_a_method_computes_its_loss():
+@pytest.fixture(scope='module')
+def example():
+    """The method in methods.md, and its code."""
     page = (ROOT / 'docs' / 'methods.md').read_text()
     (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
     namespace = {'__name__': 'example'}
     exec(compile(code, 'methods.md', 'exec'), namespace)
-    method = namespace['LogitDistillation'](distillation_weight=2.0)
+    return namespace['LogitDistillation'], code
 
-    class Outputs:
-        def __init__(self, logits):
-            self.class_logits = jnp.asarray([logits])
 
-    logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
-    same = method.losses(Outputs(logits), None, Outputs(logits))['distillation']
-    other = method.losses(Outputs(logits[::-1]), None, Outputs(logits))['distillation']
-    np.testing.assert_allclose(same, 0, atol=1e-5)
-    assert other > 0.1
-    readme = (ROOT / 'README.md').read_text()
-    assert code[code.index('@dataclasses') :] in readme  # README and page show the same example.
+def test_readme_shows_the_example_of_a_method(example):
+    _, code = example
+    assert code[code.index('@dataclasses') :] in (ROOT / 'README.md').read_text()
+
+
+def test_the_example_of_a_method_runs_through_three_stages(example, tmp_path):
+    method, _ = example
+    config = tiny_config(
+        **{
+            'method.name': 'pseudo_label',
+            'model.encoder_layers': 0,
+            'model.decoder_layers': 1,
+            'evaluation.tasks': ('semantic',),
+        }
+    ).to_dict()
+    values = dataclasses.replace(
+        settings.from_config(config), method=method(distillation_weight=0.5)
+    )
+    with Workdir(tmp_path, config) as workdir:
+        results = Trainer(values, workdir).run()
+    assert [stage['stage'] for stage in results['stages']] == [1, 2, 3]
+    records = read_metrics(tmp_path / 'metrics.jsonl')
+    assert ['distillation' in record for record in records] == [
+        record['stage'] > 1 for record in records
+    ]
+    later = [record for record in records if record['stage'] > 1]
+    weights = LossWeights().by_term() | {'distillation': 0.5}
+    assert len(later) > 1 and all(record['distillation'] > 0 for record in later)
+    # The total is over both decoder outputs, the log of the basic terms over the last.
+    for record in later:
+        assert record['total'] > sum(w * record[name] for name, w in weights.items())
 
 
 def test_the_hooks_of_a_method_are_all_in_the_page():

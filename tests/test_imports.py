@@ -21,16 +21,22 @@ ALLOWED = {
     'model': {'errors', 'declare', 'precision', 'types'},
     'losses': {'errors', 'declare', 'precision', 'types', 'model'},
     'continual': {'errors', 'loops', 'types', 'model'},
-    'methods': {'errors', 'declare', 'types', 'model', 'losses', 'continual'},
-    'settings_relations': {'declare', 'model', 'methods'},
+    'port': {'errors', 'types', 'runtime', 'model'},
+    'methods': {
+        'errors', 'declare', 'precision', 'types', 'model', 'losses', 'continual', 'port',
+    },
+    'config_groups': set(),
+    'method_choice': {'errors', 'config_groups', 'declare', 'methods'},
+    'settings_relations': {'model'},
     'settings': {
-        'errors', 'declare', 'model', 'losses', 'continual', 'methods', 'settings_relations',
+        'errors', 'config_groups', 'declare', 'model', 'losses', 'continual', 'method_choice',
+        'methods', 'settings_relations',
     },
     'settings_reference': {'declare', 'settings'},
     'data': {'errors', 'types', 'runtime'},
-    'port': {'errors', 'types', 'runtime', 'model'},
     'evaluation': {
-        'errors', 'loops', 'precision', 'types', 'runtime', 'model', 'continual', 'settings',
+        'errors', 'loops', 'precision', 'types', 'runtime', 'model', 'continual', 'methods',
+        'settings',
         'data',
     },
     'training': {
@@ -38,10 +44,12 @@ ALLOWED = {
         'port', 'evaluation',
     },
     'prediction': {
-        'errors', 'types', 'runtime', 'model', 'continual', 'settings', 'data', 'evaluation',
-        'training',
+        'errors', 'types', 'runtime', 'model', 'continual', 'methods', 'settings', 'data',
+        'evaluation', 'training',
     },
-    'reporting': {'errors', 'runtime', 'settings', 'data', 'evaluation', 'training'},
+    'reporting': {
+        'errors', 'types', 'runtime', 'methods', 'settings', 'data', 'evaluation', 'training',
+    },
 }  # fmt: skip
 
 

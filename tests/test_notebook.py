@@ -14,8 +14,10 @@ import pytest
 from shrunken_params import shrunken_params
 from tiny import tiny_config
 
+from simcis_jax.config_groups import flat
 from simcis_jax.configs import shapes_cps_8_2
 from simcis_jax.port import torch_files, torch_weights
+from simcis_jax.settings import GROUPS
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 ROOT = Path(__file__).parent.parent
@@ -36,13 +38,10 @@ def read_notebook(last=None, **parameters):
 
 def tiny_changes():
     """Values that turn the built-in config into the tiny one, by dotted key."""
-    config, tiny = shapes_cps_8_2.get_config(), tiny_config()
-    return {
-        f'{group}.{key}': tiny[group][key]
-        for group in config
-        for key, value in config[group].items()
-        if tiny[group][key] != value
-    }
+    config, tiny = (
+        flat(values.to_dict(), GROUPS) for values in (shapes_cps_8_2.get_config(), tiny_config())
+    )
+    return {key: value for key, value in tiny.items() if config[key] != value}
 
 
 @pytest.fixture

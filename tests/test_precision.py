@@ -18,8 +18,8 @@ from simcis_jax.model import deformable_attention
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.train_step import TrainState, make_train_step
-from simcis_jax.types import Batch, Categories, StageArrays, Targets
+from simcis_jax.training.train_step import make_train_step
+from simcis_jax.types import Batch, Categories, StageArrays, Targets, TrainState
 
 FLOAT32, BFLOAT16 = jnp.dtype('float32'), jnp.dtype('bfloat16')
 HIGHEST = (lax.Precision.HIGHEST,) * 2
@@ -149,7 +149,7 @@ class Shapes:
     'dtype, has_teacher', [('float32', True), ('bfloat16', True), ('bfloat16', False)]
 )
 def test_products_of_a_train_step(dtype, has_teacher):
-    shapes = Shapes(**{'model.dtype': dtype, 'method.decoder_kl_weight': 1.0})
+    shapes = Shapes(**{'model.dtype': dtype, 'method.simcis.decoder_kl_weight': 1.0})
     teacher = shapes.state.params if has_teacher else None
     found = check(shapes.step(), shapes.state, teacher, shapes.batch, shapes.stage)
     in_float32 = {'pixel_decoder.py', 'heads.py', 'resize.py', 'matcher.py', 'segmentation.py'}
@@ -162,7 +162,9 @@ def test_products_of_an_evaluation(dtype):
     changes = {'model.dtype': dtype, 'evaluation.tasks': ('panoptic', 'semantic', 'instance')}
     shapes = Shapes(**changes)
     tasks = make_tasks(CATEGORIES, shapes.settings.evaluation)
-    predict = make_predictor(shapes.model, shapes.mesh, list(tasks.values()))
+    predict = make_predictor(
+        shapes.model, shapes.mesh, list(tasks.values()), shapes.settings.method
+    )
     sizes = np.full((IMAGES, 2), SIZE, np.int32)
     batch = EvaluationBatch(shapes.batch.image, sizes, sizes, (SIZE, SIZE), (0, 1), [])
     found = check(

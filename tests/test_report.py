@@ -120,7 +120,7 @@ def page(root):
 def test_the_page_has_every_section_and_links_to_it(page):
     sections = [s['id'] for s in page.all('section')]
     assert sections == [
-        'scores-pq', 'forgetting-pq', 'classes-pq', 'pictures', 'curves', 'bank', 'timing',
+        'scores-pq', 'forgetting-pq', 'classes-pq', 'pictures', 'curves', 'memory', 'timing',
         'settings',
     ]  # fmt: skip
     assert [a['href'] for a in page.all('a')] == [f'#{name}' for name in sections]
@@ -150,7 +150,7 @@ def test_numbers_of_the_run_appear(page):
 @pytest.mark.parametrize('stages', [(1, 2, 3), (1,)])
 def test_the_bank_is_shown_with_class_names_also_of_unscored_classes(tmp_path, stages):
     page = page_of(write_run(tmp_path / 'run', stages, log=False, pictures=False))
-    rows = {row[0]: row[1:3] for row in page.rows('bank')[1:]}  # No query of the dog is stored.
+    rows = {row[0]: row[1:3] for row in page.rows('memory')[1:]}  # No query of the dog is stored.
     assert rows == {'sky': ['6 of 6', '1234'], HOSTILE: ['3 of 6', '0'], 'car': ['6 of 6', '17']}
 
 

@@ -12,6 +12,9 @@ from simcis_jax import data, main, settings_reference
 from simcis_jax.declare import Setting
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.evaluator import make_tasks
+from simcis_jax.method_choice import resolve
+from simcis_jax.methods import METHODS
+from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings import (
@@ -25,16 +28,23 @@ from simcis_jax.settings import (
 )
 from simcis_jax.types import Categories
 
-SETTINGS = {
-    f'{group}.{name}': setting for group, keys in DECLARED.items() for name, setting in keys.items()
-}
+SETTINGS = DECLARED
+
+
+def chosen(key):
+    """The change that chooses the method to which a key belongs, if it belongs to one."""
+    _, *method, _ = key.split('.')
+    return {'method.name': method[0]} if method else {}
 
 
 def config_with(changes):
     config = default_config()
     for key, value in changes.items():
-        group, name = key.split('.')
-        config[group][name] = value
+        *groups, name = key.split('.')
+        target = config
+        for group in groups:
+            target = target[group]
+        target[name] = value
     return config
 
 
@@ -89,7 +99,8 @@ REFUSED = [(key, value) for key, setting in SETTINGS.items() for value in refuse
 
 @pytest.mark.parametrize(('key', 'value'), REFUSED)
 def test_a_value_that_violates_its_declaration_is_refused(key, value):
-    assert faults_of({key: value}) == [f'{key}={value!r} must be {SETTINGS[key].requirement()}.']
+    faults = faults_of(chosen(key) | {key: value})
+    assert faults == [f'{key}={value!r} must be {SETTINGS[key].requirement()}.']
 
 
 @pytest.mark.parametrize('key', [key for key, x in SETTINGS.items() if x.rule.at_least is not None])
@@ -99,7 +110,7 @@ def test_the_lower_bound_is_allowed(key):
     if isinstance(default, tuple) or key == 'protocol.order':
         least = (least,) * max(1, len(default) if isinstance(default, tuple) else 1)
     only = f'{key}={least!r} must be {SETTINGS[key].requirement()}.'
-    assert only not in faults_of({key: least})
+    assert only not in faults_of(chosen(key) | {key: least})
 
 
 @pytest.mark.parametrize(
@@ -163,7 +174,56 @@ def test_relations_of_an_invalid_value_are_not_checked():
 )
 def test_learned_queries_exclude_losses_that_need_selected_features(method, keys):
     lines = faults_of({'model.queries': 'learned', 'method.name': method})
-    assert [line.split('=')[0] for line in lines] == [f'method.{key}' for key in keys]
+    assert [line.split('=')[0] for line in lines] == [f'method.{method}.{key}' for key in keys]
+
+
+CHOSEN = {
+    'finetune': set(), 'pseudo_label': {'pseudo_label'}, 'simcis': {'simcis'}, 'futcr': {'futcr'},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_run_has_the_keys_of_its_method_only(name):
+    """And those of a config file for other methods do not matter."""
+    config = config_with({'method.name': name, 'data.size': 320})
+    for other in CHOSEN.keys() - {'finetune', name}:
+        config['method'][other]['pseudo_label_score'] = 0.9
+    resolved = resolve(config)
+    assert set(resolved['method']) == {'name'} | CHOSEN[name]
+    assert resolved['data'] == config['data'] and resolved.keys() == config.keys()
+    values = from_config(resolved)
+    assert values == from_config(config_with({'method.name': name, 'data.size': 320}))
+    assert values.method == METHODS[name]()
+    assert resolve(resolved) == resolved
+
+
+@pytest.mark.parametrize('name', ['finetune', 'pseudo_label', 'futcr'])
+def test_a_change_of_a_method_that_is_not_chosen_is_refused(name):
+    key = 'method.simcis.csl_weight'
+    message = (
+        f"^{key} belongs to another method than method.name='{name}', which does not read it; "
+        "leave it out, or set method.name='simcis'.$"
+    )
+    config = config_with({'method.name': name, key: 99.0})
+    with pytest.raises(InputError, match=message):
+        from_config(config)
+    with pytest.raises(InputError, match=message):
+        resolve(config, ['training.seed', key])
+    assert faults_of({'method.name': name, key: 2.0}) == []  # The default.
+    assert faults_of({'method.name': 'simcis', key: 99.0}) == []
+
+
+def test_methods_do_not_share_a_field_of_the_same_name():
+    changes = {'method.name': 'pseudo_label', 'method.pseudo_label.pseudo_label_score': 0.1}
+    assert from_config(config_with(changes)).method == PseudoLabel(pseudo_label_score=0.1)
+    assert from_config(default_config()).method == SimCIS()
+
+
+def test_an_unknown_key_of_a_method_is_refused():
+    (line,) = faults_of({'method.simcis.csl_wieght': 1.0})
+    assert line.startswith("config key 'method.simcis.csl_wieght' is unknown; did you mean 'meth")
+    (line,) = faults_of({'method.plop': {'weight': 1.0}})
+    assert line.startswith("config key 'method.plop' is unknown")
 
 
 def test_an_unknown_group_is_refused():
@@ -260,7 +320,7 @@ def test_every_key_of_a_config_is_declared():
         for owner in owners:
             names = {field.name for field in dataclasses.fields(owner)}
             names -= {'num_classes', 'parent', 'name'} if owner is Mask2Former else set()
-            assert names <= {key.split('.')[1] for key in SETTINGS}, owner
+            assert names <= {key.rpartition('.')[2] for key in SETTINGS}, owner
 
 
 @pytest.mark.parametrize('key', SETTINGS)

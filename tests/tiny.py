@@ -1,9 +1,13 @@
 """The config of the built-in run in miniature."""
 
+from ml_collections import ConfigDict
+
 from simcis_jax.configs import shapes_cps_8_2
+from simcis_jax.method_choice import resolve
 
 
-def tiny_config(**changes):
+def get_config():
+    """The config as a file, so that this one also works as --config."""
     config = shapes_cps_8_2.get_config()
     config.model.update(num_queries=12, hidden_dim=32, encoder_layers=1, decoder_layers=2)
     config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
@@ -19,8 +23,11 @@ def tiny_config(**changes):
     config.evaluation.update(
         tasks=('panoptic', 'semantic', 'instance'), batch_size=4, num_pictures=2
     )
-    config.update_from_flattened_dict(changes)
     return config
 
 
-get_config = tiny_config  # This file also works as --config.
+def tiny_config(**changes):
+    """The config of a run with these changes."""
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    return ConfigDict(resolve(config.to_dict(), changes))

@@ -8,9 +8,10 @@ only. The memories of all stages are therefore determined by the stages and a ra
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from simcis_jax.continual.protocol import labelled_classes, stage_images
 from simcis_jax.continual.stages import Stage
@@ -28,6 +29,21 @@ def union(*images: Labelled) -> dict[int, frozenset[int]]:
         for index, classes in labelled.items():
             merged[index] = merged[index] | classes if index in merged else classes
     return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayPool:
+    """The images from which the memory of a stage is chosen."""
+
+    stage: Stage  # The stage that has just ended.
+    kept: Labelled  # The images that it replayed.
+    new: Labelled  # The images of the stage, with its labels only.
+    ranks: Sequence[int]  # Of all images of the data set, a random permutation.
+
+    @property
+    def candidates(self) -> dict[int, frozenset[int]]:
+        """All of them; an image in both sets has the labels of both."""
+        return union(self.kept, self.new)
 
 
 def class_balanced(candidates: Labelled, ranks: Sequence[int]) -> Iterator[int]:
@@ -66,6 +82,7 @@ def image_memories(
     num_images: int = 0,
     num_bytes: float = 0,
     bytes_of: Callable[[int, frozenset[int]], int] | None = None,
+    order: Callable[[ReplayPool], Iterable[int]] | None = None,
 ) -> list[dict[int, frozenset[int]]]:
     """The memory that each stage replays; that of the first stage is empty.
 
@@ -78,6 +95,7 @@ def image_memories(
         num_bytes: maximum size of a memory in bytes; 0 = unlimited.
         bytes_of: size in bytes of an image, given its index and labelled classes; required if
             `num_bytes` is not 0.
+        order: candidates of a pool, the preferred ones first; None = `class_balanced`.
 
     Raises:
         InputError: a memory is too small for one image.
@@ -87,9 +105,10 @@ def image_memories(
         labelled = frozenset(labelled_classes(stage, setting))
         images = stage_images(image_classes, stage, setting).tolist()
         new = {i: labelled.intersection(image_classes[i]) for i in images}
-        candidates = union(memories[-1], new)
+        pool = ReplayPool(stage, memories[-1], new, ranks)
+        candidates = pool.candidates
         memory, used = {}, 0
-        for index in class_balanced(candidates, ranks):
+        for index in order(pool) if order else class_balanced(candidates, ranks):
             if num_bytes:
                 used += bytes_of(index, candidates[index])
             # Stop at the first image that does not fit: skipping it would favour small images.

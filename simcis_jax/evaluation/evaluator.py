@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ from simcis_jax.evaluation.tasks import (
     SemanticTask,
     Task,
 )
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.methods.base import Method
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 from simcis_jax.runtime.progress import Progress
@@ -74,16 +75,18 @@ class Evaluator:
         model: the network.
         categories: its classes.
         settings: sizes, thresholds and tasks.
+        method: the continual method; None = fine-tuning.
         mask_unseen: predict seen classes only.
         mesh: devices to use; None = all of this process.
     """
 
     def __init__(
         self,
-        model: Mask2Former,
+        model: nn.Module,
         categories: Categories,
         settings: EvaluationSettings,
         *,
+        method: Method | None = None,
         mask_unseen: bool = True,
         mesh: Mesh | None = None,
     ):
@@ -91,7 +94,9 @@ class Evaluator:
         self.mask_unseen = mask_unseen
         self.mesh = parallel.make_local_mesh() if mesh is None else mesh
         self.tasks = make_tasks(categories, settings)
-        self.predict = shared(make_predictor, model, self.mesh, tuple(self.tasks.values()))
+        self.predict = shared(
+            make_predictor, model, self.mesh, tuple(self.tasks.values()), method or Method()
+        )
         # Rows of a batch of one process: as many on each device.
         num_devices = jax.process_count() * self.mesh.size
         self.num_rows = -(-settings.batch_size // num_devices) * self.mesh.size

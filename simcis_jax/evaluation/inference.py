@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax import Array
 from jax.sharding import Mesh
@@ -13,17 +14,19 @@ from jax.sharding import Mesh
 from simcis_jax.data.evaluation_batches import EvaluationBatch
 from simcis_jax.evaluation.postprocess import resized_masks
 from simcis_jax.evaluation.tasks import ImagePredictions, Task
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.methods.base import Method
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 
 
-def make_network(model: Mask2Former, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+def make_network(
+    model: nn.Module, mesh: Mesh, method: Method
+) -> Callable[..., tuple[Array, Array]]:
     """Compiles `network(params, seen, image, size)`: class and mask logits of the last layer."""
 
     def network(params, seen, image, size):
         predictions = model.apply({'params': params}, image, seen, size=size)
-        return predictions.class_logits[-1], predictions.mask_logits(-1)
+        return method.class_logits(predictions, seen), predictions.mask_logits(-1)
 
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(
@@ -32,7 +35,7 @@ def make_network(model: Mask2Former, mesh: Mesh) -> Callable[..., tuple[Array, A
 
 
 def make_predictor(
-    model: Mask2Former, mesh: Mesh, tasks: Sequence[Task]
+    model: nn.Module, mesh: Mesh, tasks: Sequence[Task], method: Method
 ) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
     """Compiles `predict(params, seen, batch)`: one result per task, as arrays [B, *canvas, ...].
 
@@ -41,7 +44,7 @@ def make_predictor(
     [C] bool are predicted; None = all.
     """
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
-    network = shared(make_network, model, mesh)
+    network = shared(make_network, model, mesh, method)
 
     def infer(padded, canvas, seen, *images):
         def one(class_logits, coarse_masks, size, original_size):

@@ -1,19 +1,33 @@
 """The hooks of a continual method. By default they do nothing, which is plain fine-tuning.
 
 A method is a frozen dataclass: its fields, made by `declare`, are its config keys, its hooks are
-pure functions. The trainer and the train step call the hooks without knowing which method it is.
+pure functions. Trainer, train step, evaluation and the other commands call the hooks without
+knowing which method it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
+import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.losses.segmentation import Matches
-from simcis_jax.model.masked_decoder import DecoderOutputs
-from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
+from simcis_jax.continual.image_memory import ReplayPool, class_balanced
+from simcis_jax.continual.stages import Stage
+from simcis_jax.losses.segmentation import Matches, match_targets, segmentation_losses
+from simcis_jax.methods.step import MATCHING, SAMPLING, Step, Term
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.types import (
+    MemoryFormat,
+    Predictions,
+    StageArrays,
+    Targets,
+    TrainState,
+    VirtualQueries,
+)
 
 Memory = Any  # A pytree that the method carries from step to step and from stage to stage.
 
@@ -22,69 +36,144 @@ Memory = Any  # A pytree that the method carries from step to step and from stag
 class Method:
     """Fine-tuning: every stage trains on its own labels, with nothing against forgetting."""
 
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether, from stage 2 on, the model of the previous stage runs on every batch."""
-        return False
+    # Whether, from stage 2 on, the model of the previous stage runs on every batch.
+    uses_teacher: ClassVar[bool] = False
+    # Whether stage 1 is not plain fine-tuning, so that runs of other methods cannot start from it.
+    changes_first_stage: ClassVar[bool] = False
+    # How the memory is read from files of the published code, written to them and reported.
+    memory_format: ClassVar[MemoryFormat | None] = None
 
-    @property
-    def replays_teacher_queries(self) -> bool:
-        """Whether the student also decodes the tokens that the teacher selected."""
-        return False
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Fields that do not fit the rest of the config, each with what it must be, in words.
+
+        Args:
+            values: of the other groups, by 'group.key'; a value that is at fault is missing.
+        """
+        return iter(())
+
+    # Model and parameters
+
+    def make_model(self, stages: Sequence[Stage], settings: Mapping[str, Any]) -> nn.Module:
+        """The network for all classes of the stages, given the config group `model`."""
+        return Mask2Former(num_classes=len(stages[-1].seen), **settings)
+
+    def trainable(self, path: str, stage: Stage) -> bool:
+        """Whether a stage trains the parameter at a path such as 'heads/class_head/dense/bias'.
+
+        The others have no optimizer state.
+        """
+        return True
+
+    # Stages
 
     def init_memory(self, num_classes: int, hidden_dim: int) -> Memory:
         """The memory before the first stage."""
         return ()
-
-    def replayed(self, memory: Memory) -> dict[str, int]:
-        """What a stage replays from the memory, as numbers for its `replay.json`."""
-        return {}
 
     @property
     def uses_statistics(self) -> bool:
         """Whether `statistics` are gathered over all images before a stage with a teacher."""
         return False
 
-    def statistics(self, targets: Targets, stage: StageArrays) -> Any:
-        """Statistics of a batch of merged targets; those of all batches are summed."""
+    def statistics(self, step: Step) -> Any:
+        """Statistics of a batch, from teacher and targets; those of all batches are summed."""
         return ()
 
-    def begin_stage(self, memory: Memory, statistics: Any) -> Memory:
-        """The memory a stage starts with, given the summed `statistics` of its images."""
-        return memory
+    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
+        """The state at step 0 of every stage; the optimizer state is made from its parameters.
 
-    def virtual_queries(
-        self, memory: Memory, stage: StageArrays, keys: Array
-    ) -> VirtualQueries | None:
-        """Extra queries for the decoder; `keys` [B] holds one random key per image."""
+        Args:
+            state: parameters and memory of the stage before, or the initial ones.
+            stage: the stage that begins.
+            statistics: summed over the images of the stage; None if none were gathered.
+        """
+        return state
+
+    def end_stage(self, state: TrainState, stage: StageArrays) -> TrainState:
+        """The state after the last step of a stage; called once, before it is saved."""
+        return state
+
+    def replay_order(self, pool: ReplayPool) -> Iterator[int]:
+        """The images of the pool in the order in which the next stage prefers to replay them."""
+        return class_balanced(pool.candidates, pool.ranks)
+
+    # The train step, in this order
+
+    def targets(self, step: Step) -> Targets:
+        """What the images are trained on; by default the ground truth."""
+        return step.batch.targets
+
+    def totals(self, step: Step) -> dict[str, Array]:
+        """Numbers [] that loss terms are divided by, from teacher and targets of the step."""
+        return {
+            'image': jnp.int32(len(step.targets.labels)),
+            'target': jnp.sum(step.targets.valid),
+        }
+
+    def virtual_queries(self, step: Step) -> VirtualQueries | None:
+        """Queries to decode besides those of the network; they attend to nothing."""
         return None
 
-    def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
-        """The targets to train on, given the ground truth; called only if there is a teacher."""
-        return targets
+    def predict(self, step: Step, **inputs: Any) -> Predictions:
+        """The predictions of the student.
 
-    def losses(
-        self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
-    ) -> dict[str, Array]:
-        """Extra loss terms [], weighted, summed over images; divided by the global batch size.
-
-        `student.selection.token_logits` [B, Q, C] are of the tokens that the teacher selected.
+        Args:
+            step: with the parameters of the student.
+            **inputs: further arguments of the network, for methods that extend this hook.
         """
+        virtual = None if step.virtual is None else step.virtual.queries
+        return step.model.apply(
+            {'params': step.params}, step.batch.image, step.selecting, virtual, **inputs
+        )
+
+    def match(self, step: Step) -> Matches:
+        """The query of each target, in every decoder output."""
+        return match_targets(
+            step.student,
+            step.targets,
+            step.keys(MATCHING),
+            weights=step.weights,
+            num_points=step.sampling.num_points,
+        )
+
+    def losses(self, step: Step) -> dict[str, Term]:
+        """The loss terms by name; by default class, mask, dice, box and GIoU."""
+        sums = segmentation_losses(
+            step.student,
+            step.targets,
+            step.matches,
+            step.keys(SAMPLING),
+            virtual_labels=None if step.virtual is None else step.virtual.labels,
+            sampling=step.sampling,
+        )
+        weights = step.weights.by_term()
+        return {name: Term(sums[name], weights[name], per='target') for name in sums}
+
+    def store(self, step: Step) -> Any:
+        """What the step gives to `update_memory`: a pytree of arrays [B, ...]."""
+        return ()
+
+    def update_memory(self, memory: Memory, stored: Any, finite: Array) -> Memory:
+        """The memory after a step.
+
+        Args:
+            memory: before the step.
+            stored: of `store`, with the images of the global batch, in order.
+            finite: [] bool; False if the step has inf or NaN, and must not change the memory.
+        """
+        return memory
+
+    # Inference and reports
+
+    def class_logits(self, predictions: Predictions, seen: Array | None) -> Array:
+        """The class logits [B, Q, C] from which segments are made.
+
+        Args:
+            predictions: of a batch of images.
+            seen: [C] bool, the classes that may be predicted; None = all.
+        """
+        return predictions.class_logits[-1]
+
+    def replayed(self, memory: Memory) -> dict[str, int]:
+        """What a stage replays from the memory, as numbers for its `replay.json`."""
         return {}
-
-    def stored_queries(
-        self, student: Predictions, targets: Targets, matches: Matches
-    ) -> tuple[Array, Array] | None:
-        """Query features [B, Q, D] and labels [B, Q] for `update_memory`; None = no update.
-
-        Label -1 = not to be stored.
-        """
-        return None
-
-    def update_memory(self, memory: Memory, queries: Array, labels: Array) -> Memory:
-        """The memory after a step; queries [B, Q, D], labels [B, Q] of the global batch.
-
-        Queries with label -1 must not change the memory and may be NaN; in a step that is not
-        finite, all labels are -1.
-        """
-        return memory

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
 from simcis_jax.declare import declare
 from simcis_jax.methods.base import Method
-from simcis_jax.types import Predictions, StageArrays, Targets
+from simcis_jax.methods.step import Step
+from simcis_jax.types import Targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +24,7 @@ class PseudoLabel(Method):
     )
     merge_classes: bool = declare(False, 'One pseudo-label per class: semantic segmentation.')
 
-    @property
-    def uses_teacher(self) -> bool:
-        """See `Method`."""
-        return True
+    uses_teacher: ClassVar[bool] = True
 
     @property
     def rule(self) -> PseudoLabelRule:
@@ -37,6 +36,8 @@ class PseudoLabel(Method):
             merge_classes=self.merge_classes,
         )
 
-    def targets(self, targets: Targets, teacher: Predictions, stage: StageArrays) -> Targets:
+    def targets(self, step: Step) -> Targets:
         """Ground truth, then the teacher's confident segments of past classes."""
-        return merge_targets(teacher, targets, stage.past, rule=self.rule)
+        if step.teacher is None:
+            return step.batch.targets
+        return merge_targets(step.teacher, step.batch.targets, step.stage.past, rule=self.rule)

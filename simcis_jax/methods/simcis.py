@@ -11,6 +11,8 @@ on top of pseudo-labels. QPA is part of the model (`model.queries`). CSL is swit
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,11 @@ from simcis_jax.losses.consistent_selection import (
     consistent_selection_loss,
     distribution_divergence,
 )
-from simcis_jax.losses.segmentation import Matches, query_labels
+from simcis_jax.losses.segmentation import query_labels
+from simcis_jax.methods.bank_format import BANK
 from simcis_jax.methods.pseudo_label import PseudoLabel
-from simcis_jax.model.masked_decoder import DecoderOutputs
-from simcis_jax.types import Predictions, StageArrays, Targets, VirtualQueries
+from simcis_jax.methods.step import REPLAY, Step, Term
+from simcis_jax.types import MemoryFormat, Predictions, StageArrays, TrainState, VirtualQueries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,30 +50,44 @@ class SimCIS(PseudoLabel):
         0.5, 'Exponent of equation 9; 0 = sample all classes equally often.', at_least=0
     )
 
-    @property
-    def replays_teacher_queries(self) -> bool:
-        """See `Method`."""
-        return self.decoder_kl_weight > 0
+    memory_format: ClassVar[MemoryFormat] = BANK
+
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What needs selected queries must be off without them."""
+        queries = values.get('model.queries', 'selected')
+        for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight'):
+            if queries != 'selected' and getattr(self, key):
+                yield key, f'0 with model.queries={queries!r}, which selects no pixel features'
 
     # CSL
 
-    def losses(
-        self, student: Predictions, replayed: DecoderOutputs | None, teacher: Predictions
-    ) -> dict[str, Array]:
+    def predict(self, step: Step) -> Predictions:
+        """Also the class logits where the teacher selects and, for the KL, those after decoding."""
+        if step.teacher is None:
+            return super().predict(step)
+        selected = step.teacher.selection.positions
+        if self.decoder_kl_weight == 0:
+            return super().predict(step, scored_positions=selected)
+        student, replayed = super().predict(
+            step, scored_positions=selected, replay_positions=selected
+        )
+        return student.replace(replayed_class_logits=replayed.class_logits)
+
+    def losses(self, step: Step) -> dict[str, Term]:
         """CSL and, if its weight is positive, KL divergence after the decoder."""
-        terms = {}
-        if self.csl_weight > 0:
-            terms['csl'] = self.csl_weight * consistent_selection_loss(
-                student.selection.token_logits,
-                teacher.class_logits[0],
-                self.csl_temperature,
+        terms, teacher, student = super().losses(step), step.teacher, step.student
+        if teacher is not None and self.csl_weight > 0:
+            csl = consistent_selection_loss(
+                student.selection.token_logits, teacher.class_logits[0], self.csl_temperature
             )
-        if replayed is not None:
-            terms['decoder_kl'] = self.decoder_kl_weight * distribution_divergence(
-                jax.lax.stop_gradient(teacher.class_logits[-1]),
-                replayed.class_logits[-1],
+            terms['csl'] = Term(self.csl_weight * csl)
+        if teacher is not None and self.decoder_kl_weight > 0:
+            divergence = distribution_divergence(
+                teacher.class_logits[-1],
+                student.replayed_class_logits[-1],
                 self.decoder_kl_temperature,
             )
+            terms['decoder_kl'] = Term(self.decoder_kl_weight * divergence)
         return terms
 
     # VQ
@@ -79,47 +96,54 @@ class SimCIS(PseudoLabel):
         """An empty query bank."""
         return virtual_query.create(num_classes, self.bank_size, hidden_dim)
 
+    @property
+    def uses_statistics(self) -> bool:
+        """See `Method`; sampling needs to know which classes are rare."""
+        return self.num_virtual_queries > 0
+
+    def statistics(self, step: Step) -> Array:
+        """Number of pseudo-labels [C] of each past class."""
+        past = step.stage.past
+        counts = jax.nn.one_hot(step.targets.labels, len(past)).sum(axis=(0, 1))
+        return jnp.where(past, counts, 0.0)
+
+    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
+        """Keeps the stored queries and replaces the counts by those of the new stage."""
+        if statistics is None:
+            return state
+        return state.replace(memory=state.memory.replace(counts=statistics))
+
+    def virtual_queries(self, step: Step) -> VirtualQueries | None:
+        """Samples stored queries of past classes, rare classes more often."""
+        if step.teacher is None:
+            return None
+
+        def draw(key):
+            past, count, alpha = step.stage.past, self.num_virtual_queries, self.sampling_alpha
+            return virtual_query.sample(step.memory, key, past, count, alpha=alpha)
+
+        return VirtualQueries(*jax.vmap(draw)(step.keys(REPLAY)))
+
+    def store(self, step: Step) -> tuple[Array, Array]:
+        """The selected queries [B, Q, D] and labels [B, Q] from the matching of the last layer."""
+        queries = step.student.selection.queries
+        labels = jax.vmap(lambda matched, labels: query_labels(matched, labels, queries.shape[1]))
+        return queries, labels(step.matches.queries[-1], step.targets.labels)
+
+    def update_memory(
+        self, memory: QueryBank, stored: tuple[Array, Array], finite: Array
+    ) -> QueryBank:
+        """Stores the matched queries image by image, best selected first."""
+        queries, labels = stored
+        # Storing nothing keeps the memory; choosing between two memories would copy it.
+        labels = jnp.where(finite, labels, -1)
+        return virtual_query.enqueue(
+            memory, queries.reshape(-1, queries.shape[-1]), labels.reshape(-1)
+        )
+
     def replayed(self, memory: QueryBank) -> dict[str, int]:
         """The number of stored queries and the bytes of the bank; nothing if none are replayed."""
         if self.num_virtual_queries == 0:
             return {}
         number, num_bytes = virtual_query.stored(memory)
         return {'queries': number, 'query_bytes': num_bytes}
-
-    @property
-    def uses_statistics(self) -> bool:
-        """See `Method`; sampling needs to know which classes are rare."""
-        return self.num_virtual_queries > 0
-
-    def statistics(self, targets: Targets, stage: StageArrays) -> Array:
-        """Number of pseudo-labels [C] of each past class."""
-        num_classes = stage.past.shape[0]
-        counts = jax.nn.one_hot(targets.labels, num_classes).sum(axis=(0, 1))
-        return jnp.where(stage.past, counts, 0.0)
-
-    def begin_stage(self, memory: QueryBank, statistics: Array) -> QueryBank:
-        """Keeps the stored queries and replaces the counts by those of the new stage."""
-        return memory.replace(counts=statistics)
-
-    def virtual_queries(self, memory: QueryBank, stage: StageArrays, keys: Array) -> VirtualQueries:
-        """Samples stored queries of past classes, rare classes more often."""
-
-        def draw(key):
-            return virtual_query.sample(
-                memory, key, stage.past, self.num_virtual_queries, alpha=self.sampling_alpha
-            )
-
-        return VirtualQueries(*jax.vmap(draw)(keys))
-
-    def stored_queries(
-        self, student: Predictions, targets: Targets, matches: Matches
-    ) -> tuple[Array, Array]:
-        """The selected queries [B, Q, D] and labels [B, Q] from the matching of the last layer."""
-        num_queries = student.selection.queries.shape[1]
-        labels = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
-        return student.selection.queries, labels(matches.queries[-1], targets.labels)
-
-    def update_memory(self, memory: QueryBank, queries: Array, labels: Array) -> QueryBank:
-        """Stores the queries image by image, best selected first."""
-        hidden_dim = queries.shape[-1]
-        return virtual_query.enqueue(memory, queries.reshape(-1, hidden_dim), labels.reshape(-1))

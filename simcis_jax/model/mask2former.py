@@ -140,7 +140,8 @@ class Mask2Former(nn.Module):
                 f'The network needs image sides that are multiples of {stride}, got '
                 f'{height}x{width}; pad the image or change data.size.'
             )
-        maps, mask_features = self.pixel_decoder(self.resnet(normalize(image, size)))
+        backbone_maps = self.resnet(normalize(image, size))
+        maps, mask_features = self.pixel_decoder(backbone_maps)
         memory = decoder_memory(maps, self.level_embedding, mask_features)
         if virtual_queries is None:
             virtual_queries = jnp.zeros((batch_size, 0, self.hidden_dim))
@@ -168,6 +169,11 @@ class Mask2Former(nn.Module):
             virtual_class_logits=outputs.class_logits[:, :, self.num_queries :],
             mask_features=mask_features,
             selection=Selection(token_logits, positions, queries),
+            queries=outputs.queries,
+            features={
+                'backbone': tuple(x.astype(jnp.float32) for x in backbone_maps),
+                'pixel_decoder': tuple(maps),
+            },
         )
         if replay_positions is None:
             return predictions

@@ -34,6 +34,7 @@ class DecoderOutputs:
     class_logits: Array  # [L, B, Q + V, C]
     mask_embeddings: Array  # [L, B, Q, D]
     boxes: Array  # [L, B, Q, 4]
+    queries: Array | None = None  # [L, B, Q, D] before the norm of the heads.
 
 
 def decoder_memory(
@@ -150,7 +151,7 @@ class MaskedDecoder(nn.Module):
         both = jnp.concatenate([queries, virtual_queries], axis=1)
         class_logits, mask_embeddings = self.heads(both)
         mask_embeddings = mask_embeddings[:, :num_queries]
-        predictions = [(class_logits, mask_embeddings, boxes)]
+        predictions = [(class_logits, mask_embeddings, boxes, queries)]
         if stop_gradient:
             queries = jax.lax.stop_gradient(queries)
         for i, layer in enumerate(self.layers):
@@ -170,5 +171,5 @@ class MaskedDecoder(nn.Module):
             )
             mask_embeddings = mask_embeddings[:, :num_queries]
             boxes = jax.nn.sigmoid(self.heads.box_head(queries) + inverse_sigmoid(boxes))
-            predictions.append((class_logits, mask_embeddings, boxes))
+            predictions.append((class_logits, mask_embeddings, boxes, queries))
         return DecoderOutputs(*(jnp.stack(x) for x in zip(*predictions, strict=True)))

@@ -31,7 +31,7 @@ FILES = (
     (rb'GGUF', 'a GGUF file', 'give PyTorch weights'),
 )  # fmt: skip
 
-OURS = 'a model of the published SimCIS code, or ImageNet weights of a ResNet-50 or -101'
+OURS = 'a model of the published code, or ImageNet weights of a ResNet-50 or -101'
 BACKBONE = 'only its ResNet can be used: --config.training.init_backbone=FILE'
 RESNET = 'only ResNet-50 and -101 can be used'
 

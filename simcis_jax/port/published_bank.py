@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from simcis_jax.errors import InputError, reading
 from simcis_jax.port import foreign, torch_files
 from simcis_jax.port.pickles import Call, Global
+from simcis_jax.runtime.files import write_atomically
 
 FACTORY = Global('continual.trainer', 'deque_factory')
 
@@ -128,3 +130,42 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
 def counts_text(counts: np.ndarray) -> str:
     """The content of psd_distribution.json for counts [C]."""
     return json.dumps(counts.tolist())
+
+
+def read_memory(paths: Mapping[str, str], empty: Any) -> Any:
+    """A query bank from the files `bank` and `counts`; without one, its part stays empty.
+
+    Args:
+        paths: of the files that exist.
+        empty: the `QueryBank` of the model before training.
+
+    Raises:
+        InputError: a file has another content, or does not fit the model.
+        FileError: a file cannot be read.
+    """
+    num_classes, _, hidden_dim = empty.queries.shape
+    memory = empty
+    if 'bank' in paths:
+        queries, written = read_bank(paths['bank'], num_classes)
+        if queries.shape[2] != hidden_dim:
+            raise InputError(
+                f'{paths["bank"]} has queries of dimension {queries.shape[2]}, the model of '
+                f'{hidden_dim}; give the bank of this model.'
+            )
+        memory = memory.replace(queries=queries, written=written)
+    if 'counts' in paths:
+        memory = memory.replace(counts=read_counts(paths['counts'], num_classes))
+    return memory
+
+
+def write_memory(paths: Mapping[str, str], memory: Mapping[str, Any]) -> None:
+    """Writes the arrays of a query bank to the files `bank` and `counts`, as far as given.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    queries, written, counts = (np.asarray(memory[key]) for key in ('queries', 'written', 'counts'))
+    if 'bank' in paths:
+        write_bank(paths['bank'], queries, written)
+    if 'counts' in paths:
+        write_atomically(Path(paths['counts']), counts_text(counts))

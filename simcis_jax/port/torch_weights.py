@@ -178,8 +178,8 @@ def _check_complete(expected: Collection[str], given: Collection[str], what: str
             problems.append(f'{len(names)} {what} {problem}: {", ".join(few)}{more}')
     if problems:
         raise InputError(
-            f'{"; ".join(problems)}; only a complete SimCIS model with ResNet-50 or -101 can be '
-            'converted.'
+            f'{"; ".join(problems)}; only a complete published model with ResNet-50 or -101 can '
+            'be converted.'
         )
 
 

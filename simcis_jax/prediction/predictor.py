@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from simcis_jax.data.evaluation_batches import canvas_side, pad_batch
 from simcis_jax.errors import InputError, UserError
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.inference import make_predictor
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.methods.base import Method
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings, Settings
@@ -66,15 +67,17 @@ class Predictor:
         categories: the classes of the model.
         seen: [C] bool, the classes that may be predicted; None = all of them.
         evaluation: image sizes, thresholds and batch size.
+        method: the continual method; None = fine-tuning.
     """
 
     def __init__(
         self,
         params: Any,
-        model: Mask2Former,
+        model: nn.Module,
         categories: Categories,
         seen: np.ndarray | None,
         evaluation: EvaluationSettings,
+        method: Method | None = None,
     ):
         mesh = parallel.make_local_mesh()
         self.categories, self.seen, self.evaluation = categories, seen, evaluation
@@ -82,7 +85,8 @@ class Predictor:
         self._params = parallel.put_replicated(mesh, params)
         self._seen = None if seen is None else jnp.asarray(seen)
         both = dataclasses.replace(evaluation, tasks=('panoptic', 'semantic'))
-        self._predict = make_predictor(model, mesh, tuple(make_tasks(categories, both).values()))
+        tasks = tuple(make_tasks(categories, both).values())
+        self._predict = make_predictor(model, mesh, tasks, method or Method())
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.
@@ -215,13 +219,14 @@ def load(
             f'{len(stages)} stages.'
         )
     seen = stages[folder.number - 1].seen
-    model = Mask2Former(num_classes=len(known), **values.model)
+    model = values.method.make_model(stages, values.model)
     return Predictor(
         _params(folder, model, values),
         model,
         known,
         np.isin(np.arange(len(known)), seen) if values.protocol.mask_unseen else None,
         values.evaluation,
+        values.method,
     )
 
 
@@ -251,7 +256,7 @@ def _categories(recorded: Path, given: str | Path | None, values: Settings) -> C
     return source.categories
 
 
-def _params(folder: StageFolder, model: Mask2Former, values: Settings) -> Any:
+def _params(folder: StageFolder, model: nn.Module, values: Settings) -> Any:
     """The newest parameters in a folder, replicated on the devices of this process."""
     size = values.data.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)

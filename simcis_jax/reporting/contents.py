@@ -1,10 +1,9 @@
-"""Sections of the report: pictures, query bank and settings."""
+"""Sections of the report: pictures, the method's memory and settings."""
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import cv2
 
 from simcis_jax.errors import FileError
-from simcis_jax.reporting import statistics
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
-from simcis_jax.reporting.run_folder import Bank, RunFolder
+from simcis_jax.reporting.run_folder import Memory, RunFolder
 
 MOST_PICTURES = 12
 PICTURE_WIDTH = 1000  # Maximum, in pixels.
@@ -72,65 +70,32 @@ def picture_uri(path: Path) -> tuple[str, int, int]:
     return 'data:image/jpeg;base64,' + base64.b64encode(data).decode('ascii'), *size
 
 
-def bank(stored: Bank) -> Element:
-    """The contents of the query bank."""
-    size = stored.queries.shape[1]
-    found = statistics.stored_classes(stored.queries, stored.written)
-    # Least separated first.
-    found.sort(key=lambda c: c.nearest[0][1] / max(c.spread, 1e-9) if c.nearest else math.inf)
-    rows = []
-    for c in found:
-        nearest = ', '.join(
-            f'{stored.names[label]} {distance:.2f}' for label, distance in c.nearest
-        )
-        ratio = f'{c.nearest[0][1] / c.spread:.2f}' if c.nearest and c.spread > 0 else '–'
-        rows.append(
-            [
-                stored.names[c.label],
-                f'{c.num_entries} of {size}',
-                f'{stored.counts[c.label]:.0f}',
-                f'{c.spread:.2f}',
-                ratio,
-                Cell(nearest or '–', 'text'),
-            ]
-        )
+def memory(stored: Memory) -> Element:
+    """The contents of the method's memory."""
+    shown = stored.table
+    *numbers, text = shown.columns
+    rows = [[*row[:-1], Cell(row[-1], 'text')] for row in shown.rows]
     return section(
-        'Query bank',
-        'bank',
-        note(
-            f'After step {stored.step} of stage {stored.stage}. Pseudo-labels: number counted '
-            'before the stage; classes with fewer are replayed more often. Spread: mean distance '
-            'of the stored queries to their mean. Separation: distance of this mean to the '
-            'nearest mean of another class, divided by the spread; a small value means that '
-            'replay can confuse the two classes.'
-        ),
-        table(
-            'Stored queries per class, least separated first',
-            [
-                'class',
-                'entries',
-                'pseudo-labels',
-                'spread',
-                'separation',
-                Cell('nearest classes', 'text'),
-            ],
-            rows,
-            class_='bank',
-        )
+        shown.title,
+        'memory',
+        note(f'After step {stored.step} of stage {stored.stage}. {shown.note}'),
+        table(shown.caption, [*numbers, Cell(text, 'text')], rows, class_='memory')
         if rows
-        else note('The query bank is empty.'),
+        else note('It is empty.'),
     )
 
 
-def settings(config: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Mapping]) -> Element:
+def settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Element:
     """All settings; those that differ from the defaults come first."""
 
-    def flat(groups: Mapping[str, Mapping]) -> dict[str, str]:
-        return {
-            f'{group}.{key}': json.dumps(value, ensure_ascii=False).strip('"')
-            for group, keys in groups.items()
-            for key, value in keys.items()
-        }
+    def flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
+        found = {}
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                found |= flat(value, f'{prefix}{name}.')
+            else:
+                found[prefix + name] = json.dumps(value, ensure_ascii=False).strip('"')
+        return found
 
     used, known = flat(config), flat(defaults)
     different = [key for key in used if used[key] != known.get(key)]

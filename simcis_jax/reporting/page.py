@@ -24,7 +24,7 @@ def make_page(run: RunFolder) -> str:
         sections = (scores.by_group, scores.forgetting, scores.by_class)
         parts += [make(run, kind) for make in sections]
     parts += [contents.pictures(run), training.curves(run)]
-    parts += [contents.bank(run.bank) if run.bank else None, training.timing(run)]
+    parts += [contents.memory(run.memory) if run.memory else None, training.timing(run)]
     parts.append(contents.settings(run.config, default_config()))
     parts = [part for part in parts if part is not None]
     links = [element('a', part[0].text, href=f'#{part.get("id")}') for part in parts]

@@ -7,26 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.errors import InputError
+from simcis_jax.methods import METHODS
+from simcis_jax.methods.base import Method
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import stage_folders
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.workdir import StageFolder
+from simcis_jax.types import MemoryTable
 
 
 @dataclasses.dataclass(frozen=True)
-class Bank:
-    """The query bank of a checkpoint."""
+class Memory:
+    """The method's memory in a checkpoint."""
 
     stage: int
     step: int
-    queries: np.ndarray  # [C, K, D]
-    written: np.ndarray  # [C] number of queries ever written.
-    counts: np.ndarray  # [C] pseudo-labels counted before the stage.
-    names: tuple[str, ...]  # Class names by label.
+    table: MemoryTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +32,11 @@ class RunFolder:
     """The content of a run folder."""
 
     name: str
-    config: Mapping[str, Mapping[str, Any]]
+    config: Mapping[str, Any]
     records: Sequence[Mapping[str, float]]  # Lines of metrics.jsonl, in order.
     reports: Sequence[Mapping[str, Any]]  # Evaluations of the finished stages, in order.
     pictures: Mapping[int, Path]  # Stage -> file, for the finished stages.
-    bank: Bank | None
+    memory: Memory | None
 
 
 def read_run(workdir: str | Path) -> RunFolder:
@@ -74,23 +72,21 @@ def read_run(workdir: str | Path) -> RunFolder:
         pictures={
             f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
         },
-        bank=_newest_bank(folders),
+        memory=_newest_memory(folders, METHODS.get(config.get('method', {}).get('name'), Method)),
     )
 
 
-def _newest_bank(folders: Sequence[StageFolder]) -> Bank | None:
-    """The query bank of the newest checkpoint that has a memory; None if there is no bank."""
+def _newest_memory(folders: Sequence[StageFolder], method: type[Method]) -> Memory | None:
+    """The memory in the newest checkpoint that has one; None if the method has no table of it."""
+    if method.memory_format is None:
+        return None
     for folder in reversed(folders):
         if not folder.newest_checkpoint:
             continue
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if not checkpoints.has('memory'):
                 continue
-            memory = checkpoints.read('memory')
-            step = checkpoints.latest_step
-        if not {'queries', 'written', 'counts'} <= set(memory):
-            return None  # The memory of another method is not a bank.
-        arrays = {name: np.asarray(memory[name]) for name in ('queries', 'written', 'counts')}
+            memory, step = checkpoints.read('memory'), checkpoints.latest_step
         names = read_categories(folder.root.parent / 'categories.json').names
-        return Bank(folder.number, step, names=names, **arrays)
+        return Memory(folder.number, step, method.memory_format.table(memory, names))
     return None

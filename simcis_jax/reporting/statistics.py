@@ -1,11 +1,9 @@
-"""Statistics computed from a run: forgetting, changes per class, and the query bank."""
+"""Statistics computed from a run: forgetting and changes per class."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 Score = float | None
 
@@ -102,42 +100,3 @@ def class_changes(
     ]
     found = [c for c in found if c.learned is not None or c.last is not None]
     return sorted(found, key=lambda c: (c.change is None, c.change or 0.0))
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredClass:
-    """Statistics of the stored queries of a class."""
-
-    label: int
-    num_entries: int
-    spread: float  # Mean distance of the queries to their mean.
-    nearest: tuple[tuple[int, float], ...]  # (label, distance of means) of other classes.
-
-
-def stored_classes(
-    queries: np.ndarray, written: np.ndarray, num_nearest: int = 3
-) -> list[StoredClass]:
-    """Statistics of the classes of a query bank that have queries. Distances are Euclidean.
-
-    Args:
-        queries: [C, K, D] float, a ring buffer of K queries per class.
-        written: [C] int, number of queries ever written.
-        num_nearest: number of other classes to list, nearest first.
-    """
-    labels = np.flatnonzero(written)
-    entries = [queries[label, : written[label]].astype(np.float64) for label in labels]
-    means = np.array([kept.mean(axis=0) for kept in entries])
-    found = []
-    for position, (label, kept) in enumerate(zip(labels, entries, strict=True)):
-        distances = np.linalg.norm(means - means[position], axis=1)
-        distances[position] = np.inf
-        order = np.argsort(distances, kind='stable')[: min(num_nearest, len(labels) - 1)]
-        found.append(
-            StoredClass(
-                label=int(label),
-                num_entries=len(kept),
-                spread=float(np.linalg.norm(kept - means[position], axis=1).mean()),
-                nearest=tuple((int(labels[i]), float(distances[i])) for i in order),
-            )
-        )
-    return found

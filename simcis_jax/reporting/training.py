@@ -11,22 +11,10 @@ from simcis_jax.reporting.charts import Span
 from simcis_jax.reporting.elements import Element, element, note, section, table
 from simcis_jax.reporting.run_folder import RunFolder
 from simcis_jax.runtime.progress import duration
+from simcis_jax.training.metrics_log import is_loss
 
-# These metrics come first, in this order; others follow alphabetically.
-FIRST = (
-    'val_pq',
-    'val_miou',
-    'val_ap',
-    'total',
-    'class',
-    'mask',
-    'dice',
-    'box',
-    'giou',
-    'csl',
-    'decoder_kl',
-    'learning_rate',
-)
+# These metrics come first, in this order; the other losses follow, then the measures.
+FIRST = ('val_pq', 'val_miou', 'val_ap', 'total', 'class', 'mask', 'dice', 'box', 'giou')
 LOGARITHMIC = ('learning_rate', 'gradient_norm')
 EXPLAINED = {
     'targets': 'segments per image, including pseudo-labels',
@@ -48,8 +36,8 @@ def curves(run: RunFolder) -> Element | None:
     """Charts of all logged metrics."""
     names = list(dict.fromkeys(name for record in run.records for name in record))
     names = [name for name in names if name not in ('stage', 'step')]
-    order = [name for name in FIRST if name in names]
-    names = order + sorted(set(names) - set(order))
+    order = [*FIRST, *sorted(filter(is_loss, names)), 'learning_rate', *sorted(names)]
+    names = [name for name in dict.fromkeys(order) if name in names]
     spans = stage_spans(run.records)
     figures, constant = [], []
     for name in names:

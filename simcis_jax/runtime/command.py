@@ -105,6 +105,11 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return values['config'].value
 
 
+def changed_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys 'GROUP.KEY' that `--config.GROUP.KEY=VALUE` arguments change."""
+    return [text.removeprefix(CONFIG_FLAG).partition('=')[0] for text in overrides]
+
+
 def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
     """Sets up the process and runs a command; a `UserError` ends it with one line and status 1.
 

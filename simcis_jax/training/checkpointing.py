@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from simcis_jax.errors import FileError, InputError
 from simcis_jax.training import manifest
-from simcis_jax.training.train_step import TrainState
+from simcis_jax.types import TrainState
 
 policies = ocp.checkpoint_managers
 UNFINISHED = '.orbax-checkpoint-tmp'  # Part of a checkpoint folder's name while it is written.

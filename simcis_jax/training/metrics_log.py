@@ -10,6 +10,18 @@ from pathlib import Path
 from simcis_jax.errors import InputError, reading
 from simcis_jax.runtime.files import write_atomically
 
+# What is measured besides the losses; scores begin with `val_`.
+MEASURES = {
+    'stage', 'step', 'learning_rate', 'gradient_norm', 'targets', 'dropped_segments',
+    'nonfinite_costs', 'skipped_steps', 'steps_per_second', 'images_per_second', 'data_wait',
+    'checkpoint_seconds', 'evaluation_seconds', 'memory_in_use_gib', 'memory_peak_gib',
+}  # fmt: skip
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is the total loss or one of its terms, be it of any method."""
+    return name not in MEASURES and not name.startswith('val_')
+
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
     """The records of a metrics.jsonl in order; empty if there is no such file.

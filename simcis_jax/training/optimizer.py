@@ -6,7 +6,8 @@ The backbone has a lower learning rate; norms and embeddings have no weight deca
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -23,11 +24,16 @@ BACKBONE = re.compile(r'^resnet/')
 NOT_DECAYED = re.compile(r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/')
 
 
-def parameter_groups(params: Mapping) -> Mapping:
-    """The group of every parameter: 'frozen', or ('backbone' | 'other', has weight decay)."""
+def parameter_groups(params: Mapping, frozen: Collection[str] = ()) -> Mapping:
+    """The group of every parameter: 'frozen', or ('backbone' | 'other', has weight decay).
+
+    Args:
+        params: arrays or their shapes.
+        frozen: paths of parameters that are frozen besides those of frozen norms.
+    """
 
     def group(path: str):
-        if FROZEN.search(path):
+        if FROZEN.search(path) or path in frozen:
             return 'frozen'
         return 'backbone' if BACKBONE.search(path) else 'other', not NOT_DECAYED.search(path)
 
@@ -35,20 +41,31 @@ def parameter_groups(params: Mapping) -> Mapping:
     return flax.traverse_util.unflatten_dict({p: group(p) for p in flat}, sep='/')
 
 
-def count_parameters(params: Mapping) -> tuple[int, int]:
+def without_gradient(params: Mapping, frozen: Collection[str]) -> Any:
+    """The parameters; for those with a path in `frozen`, no gradient is computed."""
+    if not frozen:
+        return params
+    flat = flax.traverse_util.flatten_dict(params, sep='/')
+    flat |= {path: jax.lax.stop_gradient(flat[path]) for path in frozen}
+    return flax.traverse_util.unflatten_dict(flat, sep='/')
+
+
+def count_parameters(params: Mapping, frozen: Collection[str] = ()) -> tuple[int, int]:
     """Number of trainable parameters, and of all parameters."""
-    groups = flax.traverse_util.flatten_dict(parameter_groups(params))
+    groups = flax.traverse_util.flatten_dict(parameter_groups(params, frozen))
     sizes = {path: x.size for path, x in flax.traverse_util.flatten_dict(params).items()}
     trainable = sum(size for path, size in sizes.items() if groups[path] != 'frozen')
     return trainable, sum(sizes.values())
 
 
-def make_optimizer(params: Mapping, settings: OptimizerSettings) -> optax.GradientTransformation:
-    """AdamW with gradient clipping, at a learning rate of 1.
+def make_optimizer(
+    params: Mapping, settings: OptimizerSettings, frozen: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """AdamW with gradient clipping, at a learning rate of 1; frozen parameters have no state.
 
     The caller multiplies the updates by `learning_rate`, which depends on the stage.
     """
-    groups = parameter_groups(params)
+    groups = parameter_groups(params, frozen)
     is_group = lambda x: isinstance(x, str | tuple)  # noqa: E731
 
     def where(predicate):

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax import Array
 from jax.sharding import Mesh
 
+from simcis_jax.continual.stages import Stage
 from simcis_jax.methods.base import Method
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime.compilation import shared
 from simcis_jax.settings import Settings
 from simcis_jax.training import accumulation
 from simcis_jax.training.train_step import make_statistics_step, make_train_step
 
 
-def train_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
+def train_step_of(
+    settings: Settings, model: nn.Module, mesh: Mesh, frozen: frozenset[str] = frozenset()
+) -> Callable:
     """The train step of a config; see `make_train_step`.
 
     Raises:
@@ -37,10 +41,18 @@ def train_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callabl
         num_microbatches=accumulation.count_microbatches(
             training.batch_size, mesh.size, training.microbatch_size
         ),
+        frozen=frozen,
     )
 
 
-def statistics_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Callable:
+def frozen_parameters(settings: Settings, model: nn.Module, stage: Stage) -> frozenset[str]:
+    """The paths of the parameters that the method does not train in a stage."""
+    params, _ = jax.eval_shape(initialize_of(settings, model), jax.random.key(0))
+    paths = flatten_dict(params, sep='/')
+    return frozenset(path for path in paths if not settings.method.trainable(path, stage))
+
+
+def statistics_step_of(settings: Settings, model: nn.Module, mesh: Mesh) -> Callable:
     """The class statistics of a batch; see `make_statistics_step`."""
     return shared(
         make_statistics_step,
@@ -51,12 +63,12 @@ def statistics_step_of(settings: Settings, model: Mask2Former, mesh: Mesh) -> Ca
     )
 
 
-def initialize_of(settings: Settings, model: Mask2Former) -> Callable[[Array], tuple[Any, Any]]:
+def initialize_of(settings: Settings, model: nn.Module) -> Callable[[Array], tuple[Any, Any]]:
     """`initialize(key)`: random parameters and the method's memory before the first stage."""
     return shared(_make_initialize, model, settings.method, settings.data.size)
 
 
-def _make_initialize(model: Mask2Former, method: Method, size: int) -> Callable[[Array], tuple]:
+def _make_initialize(model: nn.Module, method: Method, size: int) -> Callable[[Array], tuple]:
     def initialize(key: Array) -> tuple[Any, Any]:
         image = jnp.zeros((1, size, size, 3), jnp.uint8)
         params = model.init(jax.random.fold_in(key, 0), image)['params']

@@ -16,8 +16,8 @@ from simcis_jax.runtime.progress import duration
 from simcis_jax.settings import SCORES, Settings
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.metrics_log import MetricsLog
-from simcis_jax.training.train_step import TrainState
 from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.types import TrainState
 
 # Settings that change which steps, images and pictures there are, but not the scores.
 NOT_SCORING = ('every', 'num_images', 'batch_size', 'num_pictures')

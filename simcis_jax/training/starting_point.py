@@ -67,7 +67,7 @@ def finished_stage(
         _check_classes(folder, categories)
         params, memory = jax.eval_shape(lambda: initialize(num_known))
         checkpoints.check('params', params, 'model.* to the values of its run')
-        checkpoints.check('memory', memory, 'method.bank_size to the value of its run')
+        checkpoints.check('memory', memory, 'method.* to the values of its run')
     return folder
 
 

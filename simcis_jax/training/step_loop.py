@@ -12,16 +12,12 @@ from simcis_jax.runtime.interruption import Interrupted, StopRequest
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import TrainingSettings
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.metrics_log import MetricsLog
+from simcis_jax.training.metrics_log import MetricsLog, is_loss
 from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.stage_evaluation import EvaluationInStage
 from simcis_jax.training.step_clock import StepClock
 from simcis_jax.training.step_profile import StepProfile
-from simcis_jax.training.train_step import TrainState
-from simcis_jax.types import Batch
-
-# Metrics on the progress line; the log has all of them.
-SHOWN = ('total', 'class', 'mask', 'dice', 'box', 'giou', 'csl', 'decoder_kl')
+from simcis_jax.types import Batch, TrainState
 
 
 def run_steps(
@@ -31,6 +27,7 @@ def run_steps(
     *,
     stage: int,
     num_steps: int,
+    finish: Callable[[TrainState], TrainState],
     steps_after: int,
     training: TrainingSettings,
     checkpoints: StageCheckpoints,
@@ -40,7 +37,7 @@ def run_steps(
     nonfinite: NonfiniteSteps,
     stop: StopRequest,
 ) -> TrainState:
-    """Trains from the step of `state` to the last step of the stage.
+    """Trains from the step of `state` to the last step of the stage, then calls `finish` once.
 
     The device has one step to do while the next is prepared. So the measured speed is that of
     finished steps.
@@ -80,9 +77,12 @@ def run_steps(
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
             if log is not None:
                 log.write(step, numbers | clock.numbers())
-            numbers = {n: v for n, v in numbers.items() if n in SHOWN}
+            # The progress line shows the losses only.
+            numbers = {name: value for name, value in numbers.items() if is_loss(name)}
         if step > first + 1:
             progress.advance(numbers=numbers)
+        if step == num_steps:  # Before it is saved, so that a resumed stage is not finished twice.
+            state = finish(state)
         evaluates, stop_requested = evaluation.is_due(step), stop.after_step()
         if (
             step % training.checkpoint_every == 0

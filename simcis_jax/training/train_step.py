@@ -1,11 +1,11 @@
-"""The train state and the train step, a pure function shared by all methods."""
+"""The train step, a pure function shared by all methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,61 +13,36 @@ from jax import Array
 from jax.sharding import Mesh
 
 from simcis_jax.losses.matcher import LossWeights
-from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
-from simcis_jax.methods.base import Memory, Method
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.methods.base import Method
+from simcis_jax.methods.step import Step
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import OptimizerSettings
 from simcis_jax.training import accumulation
-from simcis_jax.training.optimizer import learning_rate, make_optimizer
-from simcis_jax.types import Batch, Predictions, StageArrays, Targets
-
-# Independent random streams per image.
-MATCHING, SAMPLING, REPLAY = range(3)
+from simcis_jax.training.optimizer import learning_rate, make_optimizer, without_gradient
+from simcis_jax.types import Batch, Predictions, StageArrays, TrainState
 
 
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a train step changes."""
-
-    step: Array  # [] int32, number of finished steps of this stage.
-    params: Any
-    opt_state: Any
-    memory: Memory
-    key: Array  # Random key of the stage.
-    skipped: Array  # [] int32, steps of this stage that were skipped as non-finite.
-
-
-def image_keys(key: Array, step: Array, rows: Array, stream: int) -> Array:
-    """Random keys [B] of the images at rows [B] of the global batch, for one stream."""
-    key = jax.random.fold_in(jax.random.fold_in(key, step), stream)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-
-
-def merged_targets(
-    teacher: Predictions | None, targets: Targets, stage: StageArrays, method: Method
-) -> Targets:
-    """The targets of the method, without gradient; the ground truth if there is no teacher."""
-    if teacher is None:
-        return targets
-    return jax.lax.stop_gradient(method.targets(targets, teacher, stage))
-
-
-def teacher_predictions(
-    model: Mask2Former, teacher_params: Any, batch: Batch, stage: StageArrays, mask_unseen: bool
-) -> Predictions | None:
+def teacher_predictions(step: Step, teacher_params: Any) -> Predictions | None:
     """The teacher's predictions for a batch, without gradient; None if there is no teacher.
 
     The teacher was trained on the past classes; with `mask_unseen`, only these select its queries.
     """
     if teacher_params is None:
         return None
-    selecting = stage.past if mask_unseen else None
-    return jax.lax.stop_gradient(model.apply({'params': teacher_params}, batch.image, selecting))
+    selecting = step.stage.past if step.mask_unseen else None
+    teacher = step.model.apply({'params': teacher_params}, step.batch.image, selecting)
+    return jax.lax.stop_gradient(teacher)
+
+
+def with_targets(step: Step, method: Method, teacher_params: Any) -> Step:
+    """The step with the teacher's predictions and the targets of the method, without gradient."""
+    step = step.replace(teacher=teacher_predictions(step, teacher_params))
+    return step.replace(targets=jax.lax.stop_gradient(method.targets(step)))
 
 
 def make_train_step(
-    model: Mask2Former,
+    model: nn.Module,
     method: Method,
     mesh: Mesh,
     *,
@@ -76,6 +51,7 @@ def make_train_step(
     optimizer: OptimizerSettings,
     mask_unseen: bool = True,
     num_microbatches: int = 1,
+    frozen: frozenset[str] = frozenset(),
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
@@ -92,86 +68,74 @@ def make_train_step(
         optimizer: settings of AdamW and its schedule.
         mask_unseen: whether only seen classes select queries; in the published code all do.
         num_microbatches: gradient accumulation steps per device, to save memory.
+        frozen: paths of the parameters that the method does not train.
     """
 
     def step(state: TrainState, teacher_params: Any, batch: Batch, stage: StageArrays):
         num_images = batch.image.shape[0]
-        batch_size = num_images * mesh.size
+        start = Step(
+            model=model,
+            weights=weights,
+            sampling=sampling,
+            mask_unseen=mask_unseen,
+            stage=stage,
+            memory=state.memory,
+            key=jax.random.fold_in(state.key, state.step),
+        )
+
+        # Losses are divided by sums over the global batch, so these are computed first.
+        def prepare(part):
+            batch, rows = part
+            step = with_targets(start.replace(batch=batch, rows=rows), method, teacher_params)
+            return method.totals(step), (step.teacher, step.targets)
+
         rows = parallel.first_row(num_images) + jnp.arange(num_images)
+        parts = accumulation.split((batch, rows), num_microbatches)
+        totals, prepared = accumulation.accumulate(prepare, parts)
+        totals = jax.lax.psum(totals, parallel.AXIS)
 
-        def add_targets(batch: Batch) -> tuple[Predictions | None, Targets]:
-            teacher = teacher_predictions(model, teacher_params, batch, stage, mask_unseen)
-            return teacher, merged_targets(teacher, batch.targets, stage, method)
-
-        # The number of targets in the global batch normalises the losses, so it is computed first.
-        microbatches = accumulation.split((batch, rows), num_microbatches)
-        teachers, targets = accumulation.map_microbatches(add_targets, microbatches[0])
-        num_targets = jax.lax.psum(jnp.sum(targets.valid), parallel.AXIS)
-
-        def loss_fn(params, batch, rows, teacher, targets):
-            def keys(stream):
-                return image_keys(state.key, state.step, rows, stream)
-
-            virtual = None
-            if teacher is not None:
-                virtual = method.virtual_queries(state.memory, stage, keys(REPLAY))
-            replay = teacher is not None and method.replays_teacher_queries
-            # All seen classes select queries of the student.
-            student = model.apply(
-                {'params': params},
-                batch.image,
-                stage.seen if mask_unseen else None,
-                None if virtual is None else virtual.queries,
-                scored_positions=None if teacher is None else teacher.selection.positions,
-                replay_positions=teacher.selection.positions if replay else None,
+        def loss_fn(params, part, prepared):
+            (batch, rows), (teacher, targets) = part, prepared
+            step = start.replace(
+                batch=batch,
+                rows=rows,
+                teacher=teacher,
+                targets=targets,
+                totals=totals,
+                params=without_gradient(params, frozen),
             )
-            student, replayed = student if replay else (student, None)
-            matches = match_targets(
-                student,
-                targets,
-                keys(MATCHING),
-                weights=weights,
-                num_points=sampling.num_points,
-            )
-            terms = segmentation_losses(
-                student,
-                targets,
-                matches,
-                keys(SAMPLING),
-                virtual_labels=None if virtual is None else virtual.labels,
-                sampling=sampling,
-            )
-            normaliser = jnp.maximum(num_targets, 1)
-            terms = {name: term / normaliser for name, term in terms.items()}
-            weight_of = weights.by_term()
-            weighted = sum(weight_of[name] * term.sum() for name, term in terms.items())
-            extra = {} if teacher is None else method.losses(student, replayed, teacher)
-            extra = {name: term / batch_size for name, term in extra.items()}
-            total = weighted + sum(extra.values())
+            step = step.replace(virtual=method.virtual_queries(step))
+            step = step.replace(student=method.predict(step))
+            step = step.replace(matches=method.match(step))
+            terms = method.losses(step)
+            losses = {
+                name: term.sum / jnp.where(totals[term.per] > 0, totals[term.per], 1)
+                for name, term in terms.items()
+            }
+            total = sum(terms[name].weight * loss.sum() for name, loss in losses.items())
             # Log the terms of the last layer, which are comparable across numbers of layers.
-            metrics = {name: term[-1] for name, term in terms.items()} | extra
-            metrics |= {'total': total, 'nonfinite_costs': matches.num_nonfinite}
-            return total, (metrics, method.stored_queries(student, targets, matches))
+            metrics = {name: jnp.ravel(loss)[-1] for name, loss in losses.items()}
+            metrics |= {'total': total, 'nonfinite_costs': step.matches.num_nonfinite}
+            return total, (metrics, method.store(step))
 
-        def gradients_of(microbatch):
-            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(
-                state.params, *microbatch
-            )
+        def gradients_of(part):
+            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(state.params, *part)
             return (gradients, metrics), stored
 
-        sums, stored = accumulation.accumulate(gradients_of, (*microbatches, teachers, targets))
+        sums, stored = accumulation.accumulate(gradients_of, (parts, prepared))
         gradients, metrics = jax.lax.psum(sums, parallel.AXIS)
         rate = learning_rate(state.step, stage.num_steps, stage.learning_rate, optimizer)
-        updates, opt_state = make_optimizer(state.params, optimizer).update(
+        updates, opt_state = make_optimizer(state.params, optimizer, frozen).update(
             gradients, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, updates))
 
+        _, targets = prepared
         metrics |= {
             'dropped_segments': jax.lax.psum(jnp.sum(targets.dropped), parallel.AXIS),
             'learning_rate': rate,
             'gradient_norm': optax.tree.norm(gradients),
-            'targets': num_targets / batch_size,
+            'targets': totals['target'] / totals['image'],
         }
         finite = jnp.stack([jnp.isfinite(value) for value in metrics.values()]).all()
         skipped = state.skipped + jnp.int32(~finite)
@@ -180,17 +144,12 @@ def make_train_step(
             (params, opt_state),
             (state.params, state.opt_state),
         )
-        memory = state.memory
-        if stored is not None:
-            queries, labels = jax.tree.map(parallel.gather_rows, accumulation.join(stored))
-            # Storing nothing keeps the memory; choosing between two memories would copy it.
-            labels = jnp.where(finite, labels, -1)
-            memory = method.update_memory(memory, queries, labels)
+        stored = jax.tree.map(parallel.gather_rows, accumulation.join(stored))
         state = state.replace(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
-            memory=memory,
+            memory=method.update_memory(state.memory, stored, finite),
             skipped=skipped,
         )
         return state, metrics | {'skipped_steps': skipped}
@@ -206,7 +165,7 @@ def make_train_step(
 
 
 def make_statistics_step(
-    model: Mask2Former, method: Method, mesh: Mesh, *, mask_unseen: bool = True
+    model: nn.Module, method: Method, mesh: Mesh, *, mask_unseen: bool = True
 ) -> Callable[[Any, Batch, Array, StageArrays], Any]:
     """Compiles `statistics(teacher_params, batch, real, stage)`: `Method.statistics` of a batch.
 
@@ -215,10 +174,11 @@ def make_statistics_step(
     """
 
     def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):
-        teacher = teacher_predictions(model, teacher_params, batch, stage, mask_unseen)
-        targets = merged_targets(teacher, batch.targets, stage, method)
-        targets = targets.replace(labels=jnp.where(real[:, None], targets.labels, -1))
-        return jax.lax.psum(method.statistics(targets, stage), parallel.AXIS)
+        start = Step(model=model, mask_unseen=mask_unseen, stage=stage, batch=batch)
+        step = with_targets(start, method, teacher_params)
+        labels = jnp.where(real[:, None], step.targets.labels, -1)
+        step = step.replace(targets=step.targets.replace(labels=labels))
+        return jax.lax.psum(method.statistics(step), parallel.AXIS)
 
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(

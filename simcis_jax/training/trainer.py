@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,6 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation import continual
 from simcis_jax.evaluation.evaluator import Evaluator
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
 from simcis_jax.runtime.progress import Progress
@@ -20,7 +20,7 @@ from simcis_jax.settings import Settings
 from simcis_jax.training import data_checks, programs, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps
-from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.optimizer import count_parameters, make_optimizer
 from simcis_jax.training.stage_data import (
     check_images,
     num_steps_of,
@@ -32,9 +32,8 @@ from simcis_jax.training.stage_data import (
 from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
 from simcis_jax.training.step_loop import run_steps
 from simcis_jax.training.step_profile import StepProfile
-from simcis_jax.training.train_step import TrainState
 from simcis_jax.training.workdir import Workdir
-from simcis_jax.types import StageArrays
+from simcis_jax.types import StageArrays, TrainState
 
 
 class Trainer:
@@ -51,11 +50,17 @@ class Trainer:
         data_checks.check_scorable(self.val_source, settings.evaluation.tasks)
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
-        self.model = Mask2Former(num_classes=len(self.categories), **settings.model)
-        self.train_step = programs.train_step_of(settings, self.model, self.mesh)
+        self.model = settings.method.make_model(self.stages, settings.model)
+        self.frozen = [programs.frozen_parameters(settings, self.model, s) for s in self.stages]
+        make_step = functools.partial(programs.train_step_of, settings, self.model, self.mesh)
+        self.train_steps = [make_step(frozen) for frozen in self.frozen]
         self.statistics_step = programs.statistics_step_of(settings, self.model, self.mesh)
         evaluator = Evaluator(
-            self.model, self.categories, settings.evaluation, mask_unseen=protocol.mask_unseen
+            self.model,
+            self.categories,
+            settings.evaluation,
+            method=settings.method,
+            mask_unseen=protocol.mask_unseen,
         )
         self.evaluation = StageEvaluation(
             evaluator, self.val_source, self.stages, settings, workdir
@@ -167,11 +172,16 @@ class Trainer:
         arrays = parallel.put_replicated(self.mesh, arrays)
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
-        use_teacher = previous is not None and self.settings.method.uses_teacher
-        teacher = previous.params if use_teacher else None
+        if self.frozen[stage.index]:
+            params, _ = jax.eval_shape(self.initialize)
+            trained, total = count_parameters(params, self.frozen[stage.index])
+            print(f'stage {stage.number} trains {trained:,} of {total:,} parameters', flush=True)
+        method = self.settings.method
+        teacher = previous.params if previous is not None and method.uses_teacher else None
+        train_step = self.train_steps[stage.index]
 
         folder = self.workdir.stage(stage.number)
-        queries = {} if previous is None else self.settings.method.replayed(previous.memory)
+        queries = {} if previous is None else method.replayed(previous.memory)
         if folder.writes and (memory or queries):
             replayed = replay.contents(self.train_source, memory, queries)
             folder.write_replay(replayed)
@@ -182,7 +192,9 @@ class Trainer:
             print(line, flush=True)
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
-                shapes = jax.eval_shape(lambda: self.new_state(stage, previous))
+                shapes = jax.eval_shape(
+                    lambda: self.with_optimizer(stage, self.new_state(stage, previous))
+                )
                 state = checkpoints.restore(parallel.replicated_like(self.mesh, shapes))
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
             else:
@@ -199,7 +211,7 @@ class Trainer:
             parallel.wait_for_all('records')
             with self.workdir.metrics_log(stage.number, first) as log, self.stop:
                 state = run_steps(
-                    lambda state, batch: self.train_step(
+                    lambda state, batch: train_step(
                         state, teacher, parallel.put_batch(self.mesh, batch), arrays
                     ),
                     state,
@@ -208,6 +220,9 @@ class Trainer:
                     num_steps=num_steps,
                     steps_after=sum(
                         num_steps_of(later, self.settings) for later in self.stages[stage.number :]
+                    ),
+                    finish=lambda state: parallel.put_replicated(
+                        self.mesh, method.end_stage(state, arrays)
                     ),
                     training=training,
                     checkpoints=checkpoints,
@@ -229,16 +244,21 @@ class Trainer:
         teacher: Any,
         arrays: StageArrays,
     ) -> TrainState:
-        """The state at the start of a stage: previous parameters and memory, new optimizer."""
+        """The state at the start of a stage, as the method makes it of that of the stage before."""
         state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
         if previous is None and self.settings.training.init_backbone:
             params = starting_point.with_backbone(
                 state.params, self.settings.training.init_backbone
             )
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
-        method = self.settings.method
-        if teacher is None or not method.uses_statistics:
-            return state
+        method, statistics = self.settings.method, None
+        if teacher is not None and method.uses_statistics:
+            statistics = self.statistics_of(stage, teacher, arrays)
+        state = self.with_optimizer(stage, method.begin_stage(state, arrays, statistics))
+        return parallel.put_replicated(self.mesh, state)
+
+    def statistics_of(self, stage: Stage, teacher: Any, arrays: StageArrays) -> Any:
+        """The statistics of the method, summed over the images of a stage."""
         num_images, batches = statistics_batches(self.train_source, stage, self.settings)
         progress = Progress(f'stage {stage.number} class statistics', num_images, 'images')
         total = None
@@ -247,19 +267,23 @@ class Trainer:
             counts = self.statistics_step(teacher, batch, real_rows, arrays)
             total = counts if total is None else jax.tree.map(jnp.add, total, counts)
             progress.advance(int(real.sum()))
-        return state.replace(memory=method.begin_stage(state.memory, total))
+        return total
 
     def new_state(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """The state at step 0 of a stage, before class statistics are gathered."""
+        """The state before a stage, without optimizer state."""
         training = self.settings.training
         key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
         if previous is None:
             params, memory = self.initialize()
         else:
             params, memory = previous.params, previous.memory
-        optimizer = make_optimizer(params, self.settings.optimizer)
-        opt_state = jax.jit(optimizer.init)(params)
-        return TrainState(jnp.int32(0), params, opt_state, memory, key, jnp.int32(0))
+        return TrainState(jnp.int32(0), params, None, memory, key, jnp.int32(0))
+
+    def with_optimizer(self, stage: Stage, state: TrainState) -> TrainState:
+        """The state with that of the optimizer at step 0 of a stage."""
+        frozen = self.frozen[stage.index]
+        optimizer = make_optimizer(state.params, self.settings.optimizer, frozen)
+        return state.replace(opt_state=jax.jit(optimizer.init)(state.params))
 
     def finished_state(self, stage: Stage) -> TrainState:
         """Parameters and memory of a finished stage from its checkpoint; other fields are None."""

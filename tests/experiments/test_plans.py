@@ -76,8 +76,11 @@ def test_runs_of_one_config_have_one_folder_in_all_experiments():
 def test_the_components_are_switched_one_by_one():
     runs = {r.variant.label: r for r in plan(components, 'ade20k').runs if 'cps' in r.setting}
     full = runs['SimCIS']
-    assert differing(runs['+ QPA + CSL'], full) == {'method.num_virtual_queries'}
-    assert differing(runs['+ QPA + VQ'], full) == {'method.csl_weight', 'method.decoder_kl_weight'}
+    assert differing(runs['+ QPA + CSL'], full) == {'method.simcis.num_virtual_queries'}
+    assert differing(runs['+ QPA + VQ'], full) == {
+        'method.simcis.csl_weight',
+        'method.simcis.decoder_kl_weight',
+    }
     assert differing(runs['+ QPA'], full) == {'method.name'}
     learned = runs['pseudo-labels, learned queries']
     assert differing(learned, full) == {'method.name', 'model.queries'}

@@ -59,7 +59,7 @@ def test_a_folder_with_a_run_of_another_config_is_refused(sweep_folder):
     ('changes', 'shares'),
     [
         ({'method.name': 'finetune'}, True),
-        ({'method.csl_weight': 0.0, 'method.num_virtual_queries': 0}, True),
+        ({'method.simcis.csl_weight': 0.0, 'method.simcis.num_virtual_queries': 0}, True),
         ({'protocol.increment': 1}, True),
         ({'training.steps_per_class': 3}, True),
         ({'training.base_steps': 7}, False),
@@ -68,7 +68,7 @@ def test_a_folder_with_a_run_of_another_config_is_refused(sweep_folder):
         ({'model.stop_gradient': False}, False),
         ({'optimizer.milestones': (0.8, 0.9)}, False),
         ({'protocol.order': 'descending'}, False),
-        ({'method.bank_size': 81}, False),
+        ({'method.simcis.bank_size': 81}, False),
     ],
 )
 def test_a_first_stage_is_shared_if_its_training_is_the_same(
@@ -102,8 +102,8 @@ def test_runs_with_the_largest_bank_come_first(tmp_path):
     names = ('finetune', 'small', 'large')
     variants = [
         Variant('finetune', {'method.name': 'finetune'}),
-        Variant('small', {'method.bank_size': 2}),
-        Variant('large', {'method.bank_size': 9}),
+        Variant('small', {'method.simcis.bank_size': 2}),
+        Variant('large', {'method.simcis.bank_size': 9}),
     ]
     runs = [tiny_run(tmp_path, variant) for variant in variants]
     assert [run.variant.label for run in runs] == list(names)
@@ -125,7 +125,7 @@ def test_another_method_is_trained_after_the_shared_stage(sweep_folder, finished
 def test_a_smaller_bank_starts_from_a_copy_that_is_evaluated_again(
     sweep_folder, finished, monkeypatch
 ):
-    changes = {'method.bank_size': 3, 'evaluation.tasks': ('panoptic',)}
+    changes = {'method.simcis.bank_size': 3, 'evaluation.tasks': ('panoptic',)}
     run = tiny_run(sweep_folder, Variant('', changes))
     stage = first_stages.find(run.config, sweep_folder)
     target = first_stages.adapt(stage, run.config, run.folder.name)

@@ -7,12 +7,13 @@ import pytest
 
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.segmentation import Matches
-from simcis_jax.methods import METHODS, make_method
+from simcis_jax.methods import METHODS, base, make_method
 from simcis_jax.methods.base import Method
+from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
-from simcis_jax.model.masked_decoder import DecoderOutputs
-from simcis_jax.types import Predictions, Selection, StageArrays, Targets
+from simcis_jax.methods.step import Step
+from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets, TrainState
 
 SETS, IMAGES, QUERIES, CLASSES, WIDTH, SLOTS = 2, 2, 4, 5, 3, 3
 
@@ -51,9 +52,41 @@ STAGE = StageArrays(
 )
 
 
+KEY = jax.random.key(0)
+
+
+def step_of(student=None, teacher=None, truth=NO_TARGETS, **fields):
+    """A step as hooks get it; the targets are the ground truth unless given."""
+    batch = Batch(image=jnp.zeros((IMAGES, 16, 16, 3), jnp.uint8), targets=truth)
+    fields = {'targets': truth, 'key': KEY, 'rows': jnp.arange(IMAGES)} | fields
+    return Step(stage=STAGE, batch=batch, student=student, teacher=teacher, **fields)
+
+
+def state_of(memory):
+    return TrainState(jnp.int32(0), {}, None, memory, KEY, jnp.int32(0))
+
+
+BASIC = {name: jnp.ones(SETS) for name in ('class', 'mask', 'dice', 'box', 'giou')}
+
+
+@pytest.fixture(autouse=True)
+def basic_terms(monkeypatch):
+    """The basic terms have their own tests, and take long without compilation."""
+    monkeypatch.setattr(base, 'segmentation_losses', lambda *_, **__: BASIC)
+
+
+def added(method, step):
+    """The loss terms that the method adds to the basic ones, weighted."""
+    terms = method.losses(step)
+    assert terms.keys() >= BASIC.keys()
+    return {name: t.weight * t.sum for name, t in terms.items() if name not in BASIC}
+
+
 def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
-    assert made == {'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS}
+    assert made == {
+        'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
+    }  # fmt: skip
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
@@ -61,12 +94,9 @@ def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
         make_method('plop')
 
 
-def test_settings_reach_the_method_and_those_of_others_are_ignored():
-    settings = dict(csl_weight=7.0, pseudo_label_score=0.5)
-    method = make_method('simcis', **settings)
+def test_settings_reach_the_method():
+    method = make_method('simcis', csl_weight=7.0, pseudo_label_score=0.5)
     assert method.csl_weight == 7.0 and method.rule.score_threshold == 0.5
-    assert make_method('pseudo_label', **settings) == PseudoLabel(pseudo_label_score=0.5)
-    assert make_method('finetune', **settings) == Method()
 
 
 def test_a_bank_is_not_replayed_without_virtual_queries():
@@ -90,28 +120,47 @@ def test_merging_classes_ranks_by_probability():
 
 
 def test_fine_tuning_changes_nothing():
-    method, memory, truth = Method(), object(), NO_TARGETS
-    student = teacher = predictions()
-    assert (
-        not method.uses_teacher
-        and not method.uses_statistics
-        and not method.replays_teacher_queries
+    method, memory = Method(), object()
+    step, state = step_of(predictions(), predictions(1)), state_of(memory)
+    assert not method.uses_teacher and not method.uses_statistics
+    assert method.init_memory(CLASSES, WIDTH) == method.statistics(step) == method.store(step) == ()
+    assert method.begin_stage(state, STAGE, None) is method.end_stage(state, STAGE) is state
+    assert method.virtual_queries(step) is None
+    assert method.targets(step) is step.batch.targets
+    assert method.update_memory(memory, (), jnp.array(True)) is memory
+    assert method.class_logits(step.student, None) is not None
+    np.testing.assert_array_equal(
+        method.class_logits(step.student, None), step.student.class_logits[-1]
     )
-    assert method.init_memory(CLASSES, WIDTH) == ()
-    assert method.statistics(truth, STAGE) == ()
-    assert method.begin_stage(memory, ()) is memory
-    assert method.virtual_queries(memory, STAGE, jax.random.split(jax.random.key(0))) is None
-    assert method.targets(truth, teacher, STAGE) is truth
-    assert method.losses(student, None, teacher) == {}
-    assert method.stored_queries(student, truth, None) is None
-    assert method.update_memory(memory, jnp.zeros((1, 1, 3)), jnp.zeros((1, 1))) is memory
+    assert added(method, step) == {} and method.trainable('any/path', None)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_without_teacher_the_targets_are_the_ground_truth(name):
+    method, step = make_method(name), step_of(predictions())
+    assert method.targets(step) is step.batch.targets
+    assert method.virtual_queries(step) is None
+    state = state_of(method.init_memory(CLASSES, WIDTH))
+    assert method.begin_stage(state, STAGE, None) is state
+
+
+def test_the_basic_terms_are_weighted_and_divided_by_the_number_of_targets():
+    method, step = Method(), step_of(predictions())
+    terms = method.losses(step)
+    weights = {name: (term.weight, term.per) for name, term in terms.items()}
+    assert weights == {
+        'class': (4.0, 'target'), 'mask': (5.0, 'target'), 'dice': (5.0, 'target'),
+        'box': (5.0, 'target'), 'giou': (2.0, 'target'),
+    }  # fmt: skip
+    truth = targets([[4, 1, -1], [4, -1, -1]])
+    assert method.totals(step_of(truth=truth)) == {'image': IMAGES, 'target': 3}
 
 
 def test_pseudo_labelling_only_adds_targets():
-    method = PseudoLabel()
+    method, step = PseudoLabel(), step_of(predictions(), predictions())
     assert method.uses_teacher and not method.uses_statistics
-    assert method.virtual_queries((), STAGE, jax.random.split(jax.random.key(0))) is None
-    assert method.losses(predictions(), None, predictions()) == {}
+    assert method.virtual_queries(step) is None
+    assert added(method, step) == {}
 
 
 @pytest.mark.parametrize('method', [PseudoLabel(), SimCIS()])
@@ -127,34 +176,38 @@ def test_pseudo_labels_are_past_classes(method):
         mask_embeddings=jnp.broadcast_to(jnp.eye(4), (SETS, IMAGES, 4, 4)),
         mask_features=jnp.broadcast_to(columns[None, None], (IMAGES, 4, 4, 4)),
     )
-    merged = method.targets(NO_TARGETS, teacher, STAGE)
+    merged = method.targets(step_of(teacher=teacher))
     np.testing.assert_array_equal(np.sort(merged.labels, axis=1), [[-1, 0, 2]] * IMAGES)
 
 
 def test_csl_is_weighted_and_can_be_switched_off():
-    student, teacher = predictions(0), predictions(1)
-    once = SimCIS(csl_weight=1.0).losses(student, None, teacher)
-    thrice = SimCIS(csl_weight=3.0).losses(student, None, teacher)
+    step = step_of(predictions(0), predictions(1))
+    once = added(SimCIS(csl_weight=1.0), step)
+    thrice = added(SimCIS(csl_weight=3.0), step)
     assert once.keys() == {'csl'} and once['csl'] > 0
     np.testing.assert_allclose(thrice['csl'], 3 * once['csl'], rtol=1e-6)
-    assert SimCIS(csl_weight=0.0).losses(student, None, teacher) == {}
+    assert added(SimCIS(csl_weight=0.0), step) == {}
 
 
 def test_csl_compares_the_students_tokens_with_the_teachers_initial_queries():
     student, teacher = predictions(0), predictions(1)
     logits = teacher.class_logits.at[0].set(student.selection.token_logits)
     agreeing = teacher.replace(class_logits=logits)
-    np.testing.assert_allclose(SimCIS().losses(student, None, agreeing)['csl'], 0, atol=1e-5)
+    np.testing.assert_allclose(added(SimCIS(), step_of(student, agreeing))['csl'], 0, atol=1e-5)
 
 
 def test_decoder_kl_compares_final_logits_and_passes_no_gradient_to_the_teacher():
     method = SimCIS(csl_weight=0.0, decoder_kl_weight=2.0, decoder_kl_temperature=3.0)
-    assert method.replays_teacher_queries and not SimCIS().replays_teacher_queries
     student, teacher = predictions(0), predictions(1)
 
     def loss(replayed_logits, teacher_logits):
-        sets = DecoderOutputs(replayed_logits, None, None)
-        terms = method.losses(student, sets, teacher.replace(class_logits=teacher_logits))
+        terms = added(
+            method,
+            step_of(
+                student.replace(replayed_class_logits=replayed_logits),
+                jax.lax.stop_gradient(teacher.replace(class_logits=teacher_logits)),
+            ),
+        )
         assert terms.keys() == {'decoder_kl'}
         return terms['decoder_kl']
 
@@ -168,16 +221,16 @@ def test_decoder_kl_compares_final_logits_and_passes_no_gradient_to_the_teacher(
 
 def test_statistics_count_the_targets_of_past_classes():
     labels = targets([[0, 0, 3], [2, 0, -1]])
-    np.testing.assert_array_equal(SimCIS().statistics(labels, STAGE), [3, 0, 1, 0, 0])
+    np.testing.assert_array_equal(SimCIS().statistics(step_of(targets=labels)), [3, 0, 1, 0, 0])
 
 
 def test_a_stage_keeps_the_queries_and_gets_its_own_counts():
     method = SimCIS(bank_size=2)
     memory = method.update_memory(
-        method.init_memory(CLASSES, WIDTH), jnp.ones((1, 1, WIDTH)), jnp.array([[1]])
+        method.init_memory(CLASSES, WIDTH), (jnp.ones((1, 1, WIDTH)), jnp.array([[1]])), True
     )
     memory = memory.replace(counts=jnp.full(CLASSES, 9.0))
-    begun = method.begin_stage(memory, jnp.arange(5.0))
+    begun = method.begin_stage(state_of(memory), STAGE, jnp.arange(5.0)).memory
     np.testing.assert_array_equal(begun.counts, np.arange(5))
     np.testing.assert_array_equal(begun.queries, memory.queries)
     np.testing.assert_array_equal(begun.written, memory.written)
@@ -190,12 +243,12 @@ def test_statistics_are_needed_only_with_virtual_queries():
 def test_virtual_queries_are_stored_queries_of_past_classes():
     method = SimCIS(num_virtual_queries=3, bank_size=2)
     memory = method.init_memory(CLASSES, WIDTH)
-    keys = jax.random.split(jax.random.key(0), IMAGES)
-    virtual = method.virtual_queries(memory, STAGE, keys)
+    step = step_of(teacher=predictions(), memory=memory)
+    virtual = method.virtual_queries(step)
     assert virtual.queries.shape == (IMAGES, 3, WIDTH) and (virtual.labels == -1).all()
     queries = jnp.broadcast_to(jnp.arange(5.0)[None, :, None], (1, 5, WIDTH))
-    memory = method.update_memory(memory, queries, jnp.array([[0, 1, 2, 3, 4]]))
-    virtual = method.virtual_queries(memory, STAGE, keys)
+    memory = method.update_memory(memory, (queries, jnp.array([[0, 1, 2, 3, 4]])), True)
+    virtual = method.virtual_queries(step.replace(memory=memory))
     np.testing.assert_array_equal(virtual.queries[..., 0], virtual.labels)
     assert virtual.labels.min() >= 0 and virtual.labels.max() <= 2
     assert (virtual.labels[0] != virtual.labels[1]).any()  # Each image has its own sample.
@@ -209,9 +262,9 @@ def test_exactly_the_matched_queries_are_stored():
         jnp.array([[[3, 2, 1], [3, 2, 1]], [[2, 0, 1], [3, 1, 2]]]), jnp.zeros((), jnp.int32)
     )
     truth = targets([[4, 1, -1], [4, -1, -1]])
-    queries, labels = method.stored_queries(student, truth, matches)
+    queries, labels = method.store(step_of(student, truth=truth, matches=matches))
     np.testing.assert_array_equal(labels, [[1, -1, 4, -1], [-1, -1, -1, 4]])
-    memory = method.update_memory(method.init_memory(CLASSES, WIDTH), queries, labels)
+    memory = method.update_memory(method.init_memory(CLASSES, WIDTH), (queries, labels), True)
     features = student.selection.queries
     np.testing.assert_array_equal(memory.written, [0, 1, 0, 0, 2])
     np.testing.assert_array_equal(memory.queries[1, 0], features[0, 0])
@@ -223,20 +276,20 @@ def test_the_bank_does_not_depend_on_how_images_are_grouped():
     method = SimCIS(bank_size=2)
     queries = jax.random.normal(jax.random.key(0), (4, QUERIES, WIDTH))
     labels = jax.random.randint(jax.random.key(1), (4, QUERIES), -1, CLASSES)
-    together = method.update_memory(method.init_memory(CLASSES, WIDTH), queries, labels)
+    together = method.update_memory(method.init_memory(CLASSES, WIDTH), (queries, labels), True)
     apart = virtual_query.create(CLASSES, 2, WIDTH)
     for image in range(4):
-        apart = method.update_memory(apart, queries[image][None], labels[image][None])
+        apart = method.update_memory(apart, (queries[image][None], labels[image][None]), True)
     jax.tree.map(np.testing.assert_array_equal, together, apart)
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_a_step_that_stores_no_query_keeps_the_memory(name):
-    method = make_method(name)
-    keys = jax.random.split(jax.random.key(0))
-    memory = method.init_memory(CLASSES, WIDTH)
-    queries = jax.random.normal(keys[0], (IMAGES, QUERIES, WIDTH))
-    labels = jax.random.randint(keys[1], (IMAGES, QUERIES), 0, CLASSES)
-    memory = method.update_memory(memory, queries, labels)
-    kept = method.update_memory(memory, jnp.full_like(queries, jnp.nan), jnp.full_like(labels, -1))
+def test_a_step_that_is_not_finite_keeps_the_memory(name):
+    method, student = make_method(name), predictions()
+    matches = Matches(jnp.array([[[3, 2, 1], [2, 0, 1]]] * SETS), jnp.zeros((), jnp.int32))
+    step = step_of(student, truth=targets([[4, 1, -1], [4, -1, -1]]), matches=matches)
+    stored = method.store(step)
+    memory = method.update_memory(method.init_memory(CLASSES, WIDTH), stored, jnp.array(True))
+    nans = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == float else x, stored)
+    kept = method.update_memory(memory, nans, jnp.array(False))
     jax.tree.map(np.testing.assert_array_equal, kept, memory)

@@ -87,7 +87,7 @@ def test_the_format_is_recognized_by_the_content(tmp_path, state):
         (
             ['model.pixel_level_module.encoder.embeddings.norm.weight', 'class_predictor.weight',
              'model.pixel_level_module.encoder.layers.0.relative_position_bias_table'],
-            'a Mask2Former of Hugging Face', 'give a model of the published SimCIS code',
+            'a Mask2Former of Hugging Face', 'give a model of the published code',
         ),
         (
             ['backbone.conv1.weight', 'backbone.layer1.0.conv1.weight',

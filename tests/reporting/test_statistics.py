@@ -1,6 +1,4 @@
-"""Forgetting and the query bank, against numbers by hand, the evaluation and loops."""
-
-import math
+"""Forgetting, against numbers by hand and the evaluation."""
 
 import numpy as np
 import pytest
@@ -62,31 +60,3 @@ def test_the_matrix_agrees_with_the_groups_of_the_evaluation():
     for i, stage in enumerate(stages):
         for j, counts in enumerate(all_counts[i:], start=i):
             assert matrix[i][j] == pytest.approx(pq_scores(counts, stage.current)['pq'])
-
-
-def test_bank_statistics_agree_with_a_loop():
-    rng = np.random.default_rng(1)
-    queries = rng.normal(size=(5, 4, 3)).astype(np.float32)
-    written = np.array(
-        [2, 0, 9, 4, 1]
-    )  # Class 1 is empty; class 2 has overwritten its ring buffer.
-    found = statistics.stored_classes(queries, written, num_nearest=2)
-    assert [(c.label, c.num_entries) for c in found] == [(0, 2), (2, 4), (3, 4), (4, 1)]
-    means = {}
-    for c in found:
-        entries = [[float(x) for x in queries[c.label, k]] for k in range(c.num_entries)]
-        means[c.label] = [sum(column) / len(entries) for column in zip(*entries, strict=True)]
-        spread = sum(math.dist(entry, means[c.label]) for entry in entries) / len(entries)
-        assert c.spread == pytest.approx(spread, abs=1e-6)
-    for c in found:
-        others = {k: math.dist(means[c.label], means[k]) for k in means if k != c.label}
-        nearest = sorted(others.items(), key=lambda item: item[1])[:2]
-        assert [label for label, _ in c.nearest] == [label for label, _ in nearest]
-        np.testing.assert_allclose([d for _, d in c.nearest], [d for _, d in nearest], rtol=1e-6)
-
-
-def test_a_bank_of_one_class_has_no_neighbours_and_an_empty_one_no_classes():
-    queries = np.ones((2, 3, 4), np.float32)
-    (only,) = statistics.stored_classes(queries, np.array([0, 1]))
-    assert (only.label, only.spread, only.nearest) == (1, 0.0, ())
-    assert statistics.stored_classes(queries, np.zeros(2, int)) == []

@@ -11,7 +11,7 @@ import pytest
 from simcis_jax.continual import virtual_query
 from simcis_jax.training import manifest
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
-from simcis_jax.training.train_step import TrainState
+from simcis_jax.types import TrainState
 
 PARAMS = {'layer': {'kernel': np.arange(4096, dtype=np.float32).reshape(64, 64)}}
 

@@ -10,21 +10,17 @@ from tiny import tiny_config
 
 from simcis_jax import settings
 from simcis_jax.continual import virtual_query
+from simcis_jax.methods.step import MATCHING, METHOD, REPLAY, SAMPLING, Step
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import (
-    MATCHING,
-    REPLAY,
-    SAMPLING,
-    TrainState,
-    image_keys,
     make_statistics_step,
     make_train_step,
     teacher_predictions,
 )
-from simcis_jax.types import Batch, StageArrays, Targets
+from simcis_jax.types import Batch, StageArrays, Targets, TrainState
 
 CLASSES, SIZE, IMAGES = 8, 32, 4
 PAST, CURRENT = (0, 1, 3, 6), (4, 5)  # Most tokens look like class 2, which is not seen yet.
@@ -53,10 +49,10 @@ class Update:
                 **{
                     'model.hidden_dim': 16,
                     'model.decoder_layers': 1,
-                    'method.decoder_kl_weight': 2.0,
-                    'method.pseudo_label_score': 0.0,
-                    'method.pseudo_label_overlap': 0.0,
-                    'method.num_virtual_queries': 3,
+                    'method.simcis.decoder_kl_weight': 2.0,
+                    'method.simcis.pseudo_label_score': 0.0,
+                    'method.simcis.pseudo_label_overlap': 0.0,
+                    'method.simcis.num_virtual_queries': 3,
                 }
                 | changes
             ).to_dict()
@@ -122,12 +118,12 @@ class Update:
 
 
 def test_random_keys_differ_between_images_steps_and_streams():
-    def numbers(step, stream, rows=(0, 1, 2, 3), key=5):
-        keys = image_keys(jax.random.key(key), jnp.int32(step), jnp.array(rows), stream)
-        return np.asarray(jax.random.key_data(keys))
+    def numbers(step, stream, rows=(0, 1, 2, 3)):
+        step = Step(key=jax.random.fold_in(jax.random.key(5), step), rows=jnp.array(rows))
+        return np.asarray(jax.random.key_data(step.keys(stream)))
 
-    drawn = [numbers(step, stream) for step in (0, 1, 2) for stream in (MATCHING, SAMPLING, REPLAY)]
-    drawn.append(numbers(0, MATCHING, key=6))
+    streams = MATCHING, SAMPLING, REPLAY, METHOD, METHOD + 1
+    drawn = [numbers(step, stream) for step in (0, 1, 2) for stream in streams]
     drawn = np.concatenate(drawn)
     assert len(np.unique(drawn, axis=0)) == len(drawn)
     # They depend on the row in the global batch, not on the device.
@@ -178,8 +174,8 @@ def test_the_query_bank_is_updated_in_place():
     changes = {
         'model.encoder_layers': 0,
         'model.decoder_layers': 0,
-        'method.decoder_kl_weight': 0.0,
-        'method.bank_size': 200_000,
+        'method.simcis.decoder_kl_weight': 0.0,
+        'method.simcis.bank_size': 200_000,
     }
     large = Update(**changes)
     compiled = large.step(1).lower(*large.arguments()).compile()
@@ -189,10 +185,10 @@ def test_the_query_bank_is_updated_in_place():
 
 def test_past_classes_select_the_queries_of_the_teacher(update):
     def positions(mask_unseen):
-        predictions = teacher_predictions(
-            update.model, update.teacher, update.batch, update.stage, mask_unseen
+        step = Step(
+            model=update.model, mask_unseen=mask_unseen, stage=update.stage, batch=update.batch
         )
-        return predictions.selection.positions
+        return teacher_predictions(step, update.teacher).selection.positions
 
     by_past, by_seen, by_all = (
         update.predict(update.teacher, selecting).selection.positions

@@ -1,0 +1,54 @@
+"""Config keys in nested groups, such as `method.simcis.csl_weight` in the group `method.simcis`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+
+def group_of(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    """The values of a group; empty if the config lacks it, or has something else there."""
+    for name in group.split('.'):
+        config = config.get(name)
+        if not isinstance(config, Mapping):
+            return {}
+    return config
+
+
+def flat(config: Mapping[str, Any], groups: Collection[str]) -> dict[str, Any]:
+    """The values of a config by 'group.key'; what is not one of the groups is a value."""
+    found = {}
+
+    def add(values: Mapping[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            if prefix + name in groups and isinstance(value, Mapping):
+                add(value, f'{prefix}{name}.')
+            else:
+                found[prefix + name] = value
+
+    add(config, '')
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with these values by 'group.key'."""
+    config = {}
+    for key, value in values.items():
+        *groups, name = key.split('.')
+        target = config
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[name] = value
+    return config
+
+
+def unknown_keys(
+    config: Mapping[str, Any], known: Collection[str], groups: Collection[str]
+) -> Iterator[str]:
+    """One line per key, or group, that is not known, with the nearest known key."""
+    for key in flat(config, groups):
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            hint = f'did you mean {near[0]!r}?' if near else f'known groups: {", ".join(groups)}'
+            yield f'config key {key!r} is unknown; {hint}'
