@@ -261,11 +261,9 @@ class Settings:
 def from_config(config: Mapping[str, Any]) -> Settings:
     """Validates a config and converts it; missing keys get their defaults.
 
-    A key of a method that is not chosen must have its default; see `method_choice`.
-
     Raises:
-        InputError: keys are unknown, or values are not allowed or contradict each other. The
-            message has one line per fault.
+        InputError: keys are unknown, change a method that is not chosen (see `method_choice`), or
+            have values that are not allowed or contradict each other. There is a line per fault.
     """
     faults = list(unknown_keys(config, DECLARED, GROUPS))
     given, values = flat(config, GROUPS), {}

@@ -203,7 +203,7 @@ class Trainer:
                 # The stage begins with these parameters and its first step donates them.
                 teacher = jax.tree.map(jnp.copy, teacher)
                 state = self.begin_stage(stage, previous, teacher, arrays)
-                if teacher is not None and self.settings.method.uses_statistics:
+                if teacher is not None and method.uses_statistics:
                     checkpoints.save(0, state)  # Gathering the statistics takes long.
             training = self.settings.training
             first = int(state.step)
@@ -238,11 +238,7 @@ class Trainer:
         return state.replace(step=None, opt_state=None, key=None, skipped=None)
 
     def begin_stage(
-        self,
-        stage: Stage,
-        previous: TrainState | None,
-        teacher: Any,
-        arrays: StageArrays,
+        self, stage: Stage, previous: TrainState | None, teacher: Any, arrays: StageArrays
     ) -> TrainState:
         """The state at the start of a stage, as the method makes it of that of the stage before."""
         state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
