@@ -48,6 +48,14 @@ def error_of(*arguments):
             ],
             'training.batch_size=0 must be a whole number, at least 1.',
         ),
+        (
+            [
+                '--config=configs/shapes_cps_8_2.py',
+                '--config.method.name=finetune',
+                '--config.method.simcis.csl_weight=99',
+            ],
+            "method.simcis.csl_weight belongs to another method than method.name='finetune'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_folder(arguments, message, tmp_path):

@@ -21,6 +21,7 @@ from experiments import (
     stop_gradient,
 )
 from simcis_jax import settings
+from simcis_jax.config_groups import flat
 from simcis_jax.continual import virtual_query
 
 EXPERIMENTS = {
@@ -42,13 +43,9 @@ def plan(module, data, *arguments):
 
 
 def differing(run, other):
-    """Dotted keys whose values differ."""
-    return {
-        f'{group}.{key}'
-        for group, values in run.config.items()
-        for key, value in values.items()
-        if value != other.config[group][key]
-    }
+    """Dotted keys whose values differ, among those that both runs have."""
+    ours, theirs = (flat(x.config, settings.GROUPS) for x in (run, other))
+    return {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]}
 
 
 @pytest.mark.parametrize(('name', 'data'), CASES)
@@ -208,6 +205,10 @@ def test_a_custom_config_replaces_the_settings(config):
         (['--data=shapes', '--variants=Sim,nothing', '--settings=shapes'], 'is none of'),
         (['--data=shapes', '--variants=nothing'], '--variants=nothing matches no variant'),
         (['--data=shapes', '--config.protocol.increment=3'], 'must be one of'),
+        (
+            ['--data=shapes', '--config.method.futcr.contrast_weight=1'],
+            'method.futcr.contrast_weight belongs to a method that no run chooses; leave it out.',
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):
@@ -284,3 +285,14 @@ def test_runs_with_the_same_first_stage_share_it():
     chosen = '--settings=ade_cps_100_5,ade_cps_100_10,ade_cps_100_50'
     assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=SimCIS') == 2
     assert stage_1_runs(compare_methods, 'ade20k', chosen, '--variants=joint') == 2
+
+
+def test_a_method_that_changes_stage_1_shares_it_with_none():
+    arguments = ['--settings=shapes_cps_8_2', '--variants=SimCIS', '--seeds=0']
+    keys = [
+        first_stages.first_stage_key(
+            plan(compare_methods, 'shapes', *arguments, *more).runs[0].config
+        )
+        for more in ([], ['--config.method.name=futcr'], ['--config.method.name=finetune'])
+    ]
+    assert keys[0] == keys[2] != keys[1]
