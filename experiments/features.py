@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
+from experiments.first_stages import method_of
 from experiments.sweep import Run
 from simcis_jax.data import open_source
 from simcis_jax.data.augment import resized_crop, resized_shape
-from simcis_jax.data.category_list import read_categories, read_json
+from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 
-def make_network(run: Run) -> Mask2Former:
+def make_network(run: Run) -> nn.Module:
     """The network that a run trains."""
-    num_classes = len(read_json(run.folder / 'categories.json', list))
-    return Mask2Former(num_classes=num_classes, **run.config['model'])
+    return method_of(run.config).make_model(run.stages, run.config['model'])
 
 
 def load_params(run: Run, stage: int) -> Any:
