@@ -117,7 +117,9 @@ class Workload:
     def backbone(self) -> tuple[Callable, tuple]:
         """Image -> feature maps."""
         image = normalize(self.batch.image)
-        return lambda p: self.apply(p, lambda m: m.resnet(image)), (self.params_of('resnet'),)
+        return lambda p: self.apply(p, lambda m: m.backbone_maps(image)), (
+            self.params_of('resnet'),
+        )
 
     def pixel_decoder(self) -> tuple[Callable, tuple]:
         """Backbone maps -> encoded maps and mask features."""

@@ -1,7 +1,10 @@
-"""The command that converts models from and to the published PyTorch code.
+"""The command that converts models from and to PyTorch: SimCIS and the original Mask2Former.
 
     python -m simcis_jax.convert import --source=model_final.pth --out=converted/stage_1
     python -m simcis_jax.convert export --checkpoint=runs/a/stage_1 --out=model_final.pth
+
+An original Mask2Former is exported to a folder of transformers if --out has no suffix. It need not
+be imported: training.init_from and simcis_jax.predict read it as it is.
 
 PyTorch is not needed, and code in a pickle is never run.
 """
@@ -16,31 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError, writing
 from simcis_jax.methods import METHODS
-from simcis_jax.model.resnet import BACKBONES
-from simcis_jax.port import state_dicts, torch_weights
+from simcis_jax.port import hugging_face, names, state_dicts, torch_weights
+from simcis_jax.port.architecture import backbone_name
 from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
 
 SUFFIXES = ('.pth', '.safetensors')
-
-
-def backbone_name(resnet: dict[str, Any]) -> str:
-    """The name of the backbone with these parameters.
-
-    Raises:
-        InputError: it is neither ResNet-50 nor ResNet-101.
-    """
-    blocks = tuple(sum(name.startswith(f'res{stage}_') for name in resnet) for stage in range(2, 6))
-    for name, settings in BACKBONES.items():
-        if settings['blocks'] == blocks:
-            return name
-    raise InputError(
-        f'a ResNet with {blocks} blocks in its stages is neither ResNet-50 nor ResNet-101.'
-    )
 
 
 # Flag -> what its file holds, for the files in which published code keeps the memory of a method.
@@ -84,22 +73,27 @@ def import_model(source: str, out: str, **files: str | None) -> str:
     folder = StageFolder(Path(out))
     if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
         raise InputError(f'{out} exists already; choose a new folder.')
+    if hugging_face.is_folder_of_model(source):
+        raise _needs_no_conversion(source)
     state = state_dicts.read_state(source)
     files = {flag: path for flag, path in files.items() if path}
     if not any(key.startswith('sem_seg_head.') for key in state):
         if files:
             raise InputError(f'{source} is only a backbone; leave out {_flags(files)}.')
-        params = state_dicts.to_params(source, state, backbone_only=True)
-        words, memory = f'{backbone_name(params["resnet"])} backbone', None
+        params = state_dicts.backbone_params(source, state)
+        words, memory = f'{backbone_name(params)} backbone', None
         usage = f'--config.training.init_backbone={out}'
     else:
         if not folder.number:
             raise InputError(
                 f'--out={out} must end in stage_N, N being the last trained stage (1 = base).'
             )
-        params = state_dicts.to_params(source, state)
-        num_classes, hidden_dim = state[f'{torch_weights.PREDICTOR}.class_embed.weight'].shape
-        name, memory = backbone_name(params['resnet']), None
+        layout = state_dicts.layout_of(state)
+        if layout is not names.PUBLISHED:
+            raise _needs_no_conversion(source)
+        params = state_dicts.to_params(source, state, layout)
+        num_classes, hidden_dim = state[f'{names.PREDICTOR}.class_embed.weight'].shape
+        name, memory = backbone_name(params), None
         words = f'{name}, {num_classes} classes'
         usage = f'--config.training.init_from={out} --config.model.backbone={name}'
         if files:
@@ -125,7 +119,8 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
 
     Args:
         checkpoint: folder stage_N, or a run's work directory for its newest finished stage.
-        out: file to write: .pth, which the published code loads, or .safetensors.
+        out: file to write: .pth, which the published code loads, or .safetensors; or a new folder
+            of transformers, for an original Mask2Former.
         **files: path by flag of `MEMORY_FLAGS`; None = not written.
 
     Returns:
@@ -135,8 +130,10 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
         InputError: there is no checkpoint, or the published code has no such model.
         FileError: a file cannot be written.
     """
-    if Path(out).suffix not in SUFFIXES:
-        raise InputError(f'--out={out} must end in one of {", ".join(SUFFIXES)}.')
+    if Path(out).suffix not in ('', *SUFFIXES):
+        raise InputError(
+            f'--out={out} must end in one of {", ".join(SUFFIXES)}, or be a folder without suffix.'
+        )
     folder = find_stage(checkpoint, '--checkpoint')
     files = {flag: path for flag, path in files.items() if path}
     with StageCheckpoints(folder.checkpoints) as checkpoints:
@@ -144,7 +141,10 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
             raise InputError(f'{checkpoint} has no memory of a method; leave out {_flags(files)}.')
         params = checkpoints.read('params')
         memory = checkpoints.read('memory') if files else {}
-    state = torch_weights.to_torch(params)
+    if not Path(out).suffix:
+        number = hugging_face.write(out, params, _class_names(folder, params))
+        return f'{out}: {number} arrays from {folder.root}'
+    state = torch_weights.to_torch(params, _layout_of(params))
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
         raise InputError(
@@ -154,6 +154,28 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
     if files:
         METHODS[method_with(files)].memory_format.write(files, memory)
     return f'{out}: {len(state)} arrays from {folder.root}'
+
+
+def _needs_no_conversion(source: str) -> InputError:
+    return InputError(
+        f'{source} holds an original Mask2Former, which needs no conversion; use it with '
+        f'--config.training.init_from={source}.'
+    )
+
+
+def _layout_of(params: Mapping[str, Any]) -> names.Layout:
+    if 'positions' in params.get('learned_queries', {}):
+        return names.MASK2FORMER['swin' if 'swin' in params else 'resnet']
+    return names.PUBLISHED
+
+
+def _class_names(folder: StageFolder, params: Mapping[str, Any]) -> Sequence[str]:
+    """The class names of the run of a stage, or numbers if it is not part of a run."""
+    path = folder.root.parent / 'categories.json'
+    if path.is_file():
+        return read_categories(path).names
+    num_classes = params['heads']['class_head']['dense']['bias'].shape[0] - 1
+    return [f'class {label}' for label in range(num_classes)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -168,7 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             'File .pth, .pkl or .safetensors.',
             'New folder stage_N.',
         ),
-        ('export', export_model, 'checkpoint', 'Folder stage_N.', 'File .pth or .safetensors.'),
+        (
+            'export',
+            export_model,
+            'checkpoint',
+            'Folder stage_N.',
+            'File .pth or .safetensors; or a folder of transformers.',
+        ),
     ):
         subparser = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
         subparser.set_defaults(convert=convert)

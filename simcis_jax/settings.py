@@ -104,6 +104,12 @@ class OptimizerSettings:
     backbone_multiplier: float = declare(
         0.1, 'Learning rate of the backbone relative to that of the rest.', at_least=0
     )
+    decay: str = declare(
+        'steps',
+        "How the learning rate of a stage decays: at 'steps', or 'polynomial' to 0 with the power "
+        '0.9, as in the original Mask2Former on ADE20K.',
+        choices=('steps', 'polynomial'),
+    )
     milestones: tuple[float, ...] = declare(
         (0.85, 0.95),
         'Fractions of a stage at which the learning rate decays.',
@@ -143,7 +149,10 @@ class TrainingSettings:
         0, 'Images used to count pseudo-labels before a stage; 0 = all.', at_least=0
     )
     init_from: str = declare(
-        '', 'Folder stage_N of another run or a converted model to continue from.', path=True
+        '',
+        'Folder stage_N of another run or a converted model to continue from; or a pretrained '
+        'Mask2Former to start from: a folder of transformers, or a file of detectron2.',
+        path=True,
     )
     init_backbone: str = declare(
         '', 'File of ImageNet weights for the backbone: torchvision, timm or detectron2.', path=True
@@ -207,10 +216,17 @@ class EvaluationSettings:
         at_least=0,
         at_most=1,
     )
+    semantic_rule: str = declare(
+        'segments',
+        "What gives a pixel its class: the confident query that wins it, or the 'soft_sum' of all "
+        'queries, as in the original Mask2Former.',
+        choices=('segments', 'soft_sum'),
+    )
     semantic_resize: str = declare(
         'logits',
-        "What semantic inference resizes to the stored image size; published: 'labels'.",
-        choices=('logits', 'labels'),
+        "What semantic inference resizes to the stored image size; published: 'labels', and "
+        "'scores' of the original Mask2Former.",
+        choices=('logits', 'labels', 'scores'),
     )
     num_instances: int = declare(
         100,

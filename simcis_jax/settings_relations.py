@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from simcis_jax.model.resnet import coarsest_stride
+from simcis_jax.model.backbones import BACKBONES, coarsest_stride
 
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
@@ -51,6 +51,36 @@ def _short_is_shorter(short_side: int, max_side: int) -> str | None:
     return f'at most evaluation.max_side={max_side}' if short_side > max_side else None
 
 
+def _needed_to_select(needed: bool | str) -> Callable[[bool | str, str], str | None]:
+    """Selected queries are placed by their boxes and ranked by the probabilities of each class."""
+
+    def requirement(value: bool | str, queries: str) -> str | None:
+        if queries == 'selected' and value != needed:
+            return f"{needed!r} with model.queries='selected'"
+        return None
+
+    return requirement
+
+
+def _no_prior_of_softmax(class_prior: float | None, head: str) -> str | None:
+    if class_prior is not None and head == 'softmax':
+        return "None with model.head='softmax', whose probabilities add up to 1"
+    return None
+
+
+def _depth_of_swin(stochastic_depth: float, backbone: str) -> str | None:
+    if stochastic_depth and BACKBONES[backbone].family != 'swin':
+        return f'0 with model.backbone={backbone!r}, which is no Swin transformer'
+    return None
+
+
+def _part_of_the_rule(resized: str, rule: str) -> str | None:
+    result = 'scores' if rule == 'soft_sum' else 'labels'
+    if resized not in ('logits', result):
+        return f"'logits' or {result!r} with evaluation.semantic_rule={rule!r}"
+    return None
+
+
 def _best_is_evaluated(keep_best: str, every: int, tasks: tuple[str, ...]) -> str | None:
     task = {'pq': 'panoptic', 'miou': 'semantic', 'ap': 'instance'}.get(keep_best)
     if task and not every:
@@ -65,6 +95,11 @@ RELATIONS = {
     ('data.size', 'model.backbone'): _whole_coarsest_map,
     ('model.hidden_dim', 'model.num_heads'): _equal_heads,
     ('model.hidden_dim',): _equal_norm_groups,
+    ('model.boxes', 'model.queries'): _needed_to_select(True),
+    ('model.head', 'model.queries'): _needed_to_select('sigmoid'),
+    ('model.class_prior', 'model.head'): _no_prior_of_softmax,
+    ('model.stochastic_depth', 'model.backbone'): _depth_of_swin,
+    ('evaluation.semantic_resize', 'evaluation.semantic_rule'): _part_of_the_rule,
     ('evaluation.short_side', 'evaluation.max_side'): _short_is_shorter,
     ('training.keep_best', 'evaluation.every', 'evaluation.tasks'): _best_is_evaluated,
 }

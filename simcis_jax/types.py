@@ -115,12 +115,14 @@ class Predictions:
     In a compiled program, fields that nobody reads cost nothing.
     """
 
-    class_logits: Array  # [L, B, Q, C]
+    class_logits: Array  # [L, B, Q, C]; [L, B, Q, C + 1] with the softmax head.
     mask_embeddings: Array  # [L, B, Q, D]
-    boxes: Array  # [L, B, Q, 4] cx, cy, w, h in [0, 1].
+    boxes: Array | None  # [L, B, Q, 4] cx, cy, w, h in [0, 1]; None = the queries have none.
     virtual_class_logits: Array  # [L, B, V, C]
     mask_features: Array  # [B, h, w, D]
     selection: Selection
+    # What the class logits mean, see `model.class_heads`.
+    head: str = flax.struct.field(pytree_node=False, default='sigmoid')
     queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
     # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.
     features: dict[str, tuple[Array, ...]] | None = None

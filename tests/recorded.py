@@ -62,11 +62,7 @@ def matched_queries(golden, name):
 
 
 def recorded_key(golden):
-    """A random key with which a train step draws the points of the recorded step.
-
-    The key data is the sequence of values folded in: step, stream, image, then decoder output, slot
-    and draw where there are several. Every draw is looked up by this sequence.
-    """
+    """A random key with which a train step draws the points of the recorded step."""
     num_targets = sum(len(golden[f'targets/b{image}/labels']) for image in (0, 1))
     matching = np.zeros((2, len(SETS), NUM_POINTS, 2), np.float32)
     candidates = np.zeros((2, len(SETS), SLOTS, 3 * NUM_POINTS, 2), np.float32)
@@ -83,6 +79,20 @@ def recorded_key(golden):
             for slot in slots_of(golden, image, name)[golden[f'assign/{name}/b{image}'][1]]:
                 candidates[image, i, slot], uniform[image, i, slot] = over[pair], rand[pair]
                 pair += 1
+    return key_of_draws(matching, candidates, uniform)
+
+
+def key_of_draws(matching, candidates, uniform):
+    """A random key with which the losses draw these points.
+
+    The key data is the sequence of values folded in: step, stream, image, then decoder output, slot
+    and draw where there are several. Every draw is looked up by this sequence.
+
+    Args:
+        matching: [B, L, P, 2] points of the matching.
+        candidates: [B, L, T, 3 P, 2] points among which the uncertain ones are chosen.
+        uniform: [B, L, T, P / 4, 2] further points.
+    """
     tables = {
         matching.shape[1:]: (MATCHING, matching),
         candidates.shape[3:]: (SAMPLING, candidates),

@@ -14,7 +14,8 @@ from shrunken_params import shrunken_params
 
 from simcis_jax import convert
 from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
-from simcis_jax.port.torch_weights import BACKBONE, to_flax, to_torch
+from simcis_jax.port.names import BACKBONE
+from simcis_jax.port.torch_weights import to_flax, to_torch
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.starting_point import with_backbone
 
@@ -193,7 +194,7 @@ def test_a_pretrained_backbone_can_be_imported(tmp_path, state, kind):
     else:
         write_pickle(path, detectron2 if kind == 'detectron2' else state)
     expected = to_flax(state)['resnet']
-    assert_same_bits(state_dicts.read_backbone(path), expected)
+    assert_same_bits(state_dicts.read_backbone(path), {'resnet': expected})
     if kind != 'published':
         usage = convert.import_model(path, tmp_path / 'imagenet')
         assert 'training.init_backbone' in usage
@@ -224,10 +225,10 @@ def test_a_resnet_of_another_depth_is_an_error(tmp_path, state):
         for key, x in deeper.items()
         if '.res4.5.' in key
     }
-    assert to_flax(deeper, BACKBONE)
+    assert to_flax(deeper, BACKBONE['resnet'])
     state_dicts.write_state(tmp_path / 'x.pth', deeper)
     with pytest.raises(
-        ValueError, match=r'\(3, 4, 36, 3\) blocks .* neither ResNet-50 nor ResNet-101'
+        ValueError, match=r'\(3, 4, 36, 3\) blocks .* none of the backbones resnet50, resnet101'
     ):
         convert.import_model(tmp_path / 'x.pth', tmp_path / 'out')
 

@@ -136,6 +136,11 @@ def test_the_lower_bound_is_allowed(key):
         ({'data.size': 600}, 'data.size=600 must be a multiple of 32, the coarsest stride of'),
         ({'model.num_heads': 5}, 'model.hidden_dim=256 must be a multiple of model.num_heads=5.'),
         ({'evaluation.max_side': 500}, 'short_side=640 must be at most evaluation.max_side=500.'),
+        ({'model.boxes': False}, "model.boxes=False must be True with model.queries='selected'."),
+        ({'model.head': 'softmax'}, "model.head='softmax' must be 'sigmoid' with model.queries"),
+        ({'model.stochastic_depth': 0.3}, "must be 0 with model.backbone='resnet50', which is no"),
+        ({'evaluation.semantic_rule': 'soft_sum', 'evaluation.semantic_resize': 'labels'},
+         "evaluation.semantic_resize='labels' must be 'logits' or 'scores' with evaluation.seman"),
     ],
 )  # fmt: skip
 def test_one_fault_gives_one_line(changes, fault):
@@ -162,6 +167,13 @@ def test_all_faults_are_reported_at_once():
         'data.max_segments=200 must be',
     ):
         assert sum(line.startswith(start) for line in lines) == 1
+
+
+def test_a_prior_needs_independent_classes():
+    plain = {'model.queries': 'learned', 'model.head': 'softmax', 'method.name': 'finetune'}
+    (line,) = faults_of(plain | {'model.class_prior': 0.1})
+    assert line.startswith("model.class_prior=0.1 must be None with model.head='softmax'")
+    assert not faults_of(plain | {'model.boxes': False, 'model.attention_order': 'cross_first'})
 
 
 def test_relations_of_an_invalid_value_are_not_checked():

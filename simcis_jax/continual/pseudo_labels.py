@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
+from simcis_jax.model.class_heads import likeliest_classes
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
 
@@ -23,7 +24,8 @@ class PseudoLabelRule:
 
     score_threshold: float = 0.35  # The best class probability of a query must be above this.
     overlap_threshold: float = 0.8  # A query must win more than this share of its mask.
-    temperature: float | None = 0.06  # Of the ranking score's softmax; None ranks by probability.
+    # Of the softmax that ranks the queries of a sigmoid head; None ranks them by probability.
+    temperature: float | None = 0.06
     merge_classes: bool = False  # One target per class instead of one per query (semantic).
 
 
@@ -47,19 +49,24 @@ def _confident_segments(
     allowed: Array,
     rejected: Array | None,
     rule: PseudoLabelRule,
+    head: str,
 ) -> tuple[Array, Array, Array, Array]:
     """Which queries to keep and which pixels they win: (keep, labels, scores [Q], winner [H, W]).
 
     The winner of a pixel that is labelled or outside the winning mask is -1.
     """
-    probabilities = jnp.where(allowed, jax.nn.sigmoid(class_logits), 0.0)
-    labels = jnp.argmax(probabilities, axis=-1)
-    best = probabilities.max(axis=-1)
-    keep = best > rule.score_threshold
+    if head == 'softmax':
+        best, labels, is_object = likeliest_classes(class_logits, allowed)
+        keep = is_object & (best > rule.score_threshold)
+    else:
+        probabilities = jnp.where(allowed, jax.nn.sigmoid(class_logits), 0.0)
+        labels = jnp.argmax(probabilities, axis=-1)
+        best = probabilities.max(axis=-1)
+        keep = best > rule.score_threshold
     if rejected is not None:
         keep &= ~rejected[labels]
     scores = best
-    if rule.temperature is not None:
+    if head == 'sigmoid' and rule.temperature is not None:
         scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
@@ -116,24 +123,26 @@ def add_pseudo_labels(
     *,
     rule: PseudoLabelRule,
     rejected: Array | None = None,
+    head: str = 'sigmoid',
 ) -> Targets:
     """Adds the teacher's confident segments of one image to its targets.
 
     Args:
-        class_logits: [Q, C] of the teacher's last decoder layer.
+        class_logits: [Q, C] of the teacher's last decoder layer; [Q, C + 1] of the softmax head.
         mask_logits: [Q, h, w] of the same.
         targets: ground truth of the image (no batch axis), in the first of its T slots.
         allowed: [C] bool, classes the teacher may predict.
         rule: which predictions to keep.
         rejected: [C] bool; queries whose best class is one of these are dropped. The published code
             allows all classes and rejects the first unseen one.
+        head: the class head of the teacher, see `model.class_heads`.
 
     Returns:
         Targets with the same T slots: ground truth first, then pseudo-labels. Segments beyond the
         last slot are dropped and counted.
     """
     keep, labels, scores, winner = _confident_segments(
-        class_logits, mask_logits, targets.segment_map == 0, allowed, rejected, rule
+        class_logits, mask_logits, targets.segment_map == 0, allowed, rejected, rule, head
     )
     num_slots = targets.labels.shape[0]
     num_truth = jnp.sum(targets.labels >= 0)
@@ -189,6 +198,7 @@ def merge_targets(
             allowed,
             rule=rule,
             rejected=rejected,
+            head=teacher.head,
         )
 
     images = (teacher.class_logits[-1], teacher.mask_logits(-1), targets)

@@ -53,6 +53,7 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
             settings.semantic_threshold,
             settings.overlap_threshold,
             settings.semantic_resize,
+            settings.semantic_rule,
         ),
         'instance': InstanceTask(categories, settings.num_instances),
     }

@@ -56,7 +56,7 @@ def make_predictor(
                 output_shape=canvas,
             )
             predictions = ImagePredictions(
-                class_logits, coarse_masks, masks, size, original_size, padded
+                class_logits, coarse_masks, masks, size, original_size, padded, model.head
             )
             return tuple(task.infer(predictions, seen) for task in tasks)
 

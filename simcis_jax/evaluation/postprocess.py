@@ -1,7 +1,8 @@
 """From class and mask logits to panoptic, semantic and instance segmentations.
 
 All functions take one image, have static shapes and can be jitted and vmapped. Mask logits of -inf
-mark pixels outside the image: no query wins them and they are not counted.
+mark pixels outside the image: no query wins them and they are not counted. `head` says what the
+class logits mean, see `model.class_heads`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
+from simcis_jax.model.class_heads import class_probabilities, likeliest_classes
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 
@@ -123,24 +125,27 @@ def panoptic_inference(
     object_mask_threshold: float,
     overlap_threshold: float = 0.8,
     temperature: float = 0.06,
+    head: str = 'sigmoid',
 ) -> PanopticSegmentation:
     """The panoptic segmentation of class logits [Q, C] and mask logits [Q, H, W].
 
     Queries with a class probability above `object_mask_threshold` compete for every pixel by class
-    score times mask probability. A query is dropped if it wins fewer pixels than
+    score times mask probability. Of the softmax head, the score is the probability, and queries of
+    "no object" do not compete. A query is dropped if it wins fewer pixels than
     `overlap_threshold` times the size of its mask. Stuff segments of one class are merged.
 
     Args:
-      class_logits: [Q, C].
+      class_logits: [Q, C], or [Q, C + 1] of the softmax head.
       masks: [Q, H, W], at the size of the result.
       is_thing: [C] bool.
       seen: [C] bool, classes that may be predicted; None = all.
       rejected: [C] bool, queries whose best class is one of these are dropped; None = none.
       object_mask_threshold: a query is kept if its best class probability is above this.
       overlap_threshold: smallest ratio of pixels won to pixels inside the mask of the query.
-      temperature: of the softmax over class probabilities that gives the class score.
+      temperature: of the softmax over the sigmoid head's probabilities that gives the class score.
+      head: the class head.
     """
-    confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
+    confidence, scores, labels, allowed = _classify(class_logits, head, seen, rejected, temperature)
     kept = allowed & (confidence > object_mask_threshold)
     winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     kept &= (num_segment > 0) & (num_won / jnp.maximum(num_mask, 1) >= overlap_threshold)
@@ -169,18 +174,19 @@ def semantic_inference(
     object_mask_threshold: float = 0.4,
     overlap_threshold: float = 0.8,
     temperature: float = 0.06,
+    head: str = 'sigmoid',
 ) -> Array:
     """Label map [H, W] int32 of class logits [Q, C] and mask logits [Q, H, W]; C = unassigned.
 
     As `panoptic_inference`, except that the overlap test works in both directions: a query that
     wins many more pixels than its mask has, because no other query competes, is dropped as well.
     """
-    confidence, scores, labels, allowed = _classify(class_logits, seen, rejected, temperature)
+    confidence, scores, labels, allowed = _classify(class_logits, head, seen, rejected, temperature)
     kept = allowed & (confidence >= object_mask_threshold)
     winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     smaller, larger = jnp.minimum(num_won, num_mask), jnp.maximum(num_won, num_mask)
     kept &= (num_segment > 0) & (smaller / jnp.maximum(larger, 1) >= overlap_threshold)
-    unassigned = class_logits.shape[1]
+    unassigned = class_logits.shape[1] - (head == 'softmax')
     return jnp.where(inside & kept[winner], labels[winner], unassigned).astype(jnp.int32)
 
 
@@ -191,16 +197,17 @@ def instance_inference(
     is_thing: Array,
     seen: Array | None = None,
     num_instances: int = 100,
+    head: str = 'sigmoid',
 ) -> InstanceSegmentation:
-    """The instances of class logits [Q, C] and mask logits [Q, H, W].
+    """The instances of class logits [Q, C], or [Q, C + 1], and mask logits [Q, H, W].
 
     The `num_instances` pairs of query and class with the highest class probability are taken; those
     of stuff classes are then dropped, so there may be fewer instances. The score of an instance is
     its class probability times the mean mask probability inside its mask. Only classes `seen` [C]
     bool are predicted; None = all.
     """
-    num_classes = class_logits.shape[1]
-    probabilities = jax.nn.sigmoid(_seen_only(class_logits, seen)).ravel()
+    probabilities = class_probabilities(class_logits, head, seen)
+    num_classes, probabilities = probabilities.shape[1], probabilities.ravel()
     best, pairs = jax.lax.top_k(probabilities, min(num_instances, probabilities.size))
     queries, labels = pairs // num_classes, pairs % num_classes
 
@@ -225,9 +232,12 @@ def _seen_only(class_logits: Array, seen: Array | None) -> Array:
 
 
 def _classify(
-    class_logits: Array, seen: Array | None, rejected: Array | None, temperature: float
+    class_logits: Array, head: str, seen: Array | None, rejected: Array | None, temperature: float
 ) -> tuple[Array, Array, Array, Array]:
     """Best class probability, class score, label, and whether the query is allowed, each [Q]."""
+    if head == 'softmax':
+        scores, labels, allowed = likeliest_classes(class_logits, seen)
+        return scores, scores, labels, allowed if rejected is None else allowed & ~rejected[labels]
     logits = _seen_only(class_logits.astype(jnp.float32), seen)
     labels = jnp.argmax(logits, axis=1).astype(jnp.int32)
     probabilities = jax.nn.sigmoid(logits)

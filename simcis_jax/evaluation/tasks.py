@@ -31,6 +31,7 @@ from simcis_jax.evaluation.postprocess import (
     resized_labels,
     semantic_inference,
 )
+from simcis_jax.evaluation.soft_sum import class_scores, resized_scores, strongest_class
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Categories
 
@@ -39,12 +40,13 @@ from simcis_jax.types import Categories
 class ImagePredictions:
     """The predictions of the network for one image, and the sizes of that image."""
 
-    class_logits: Array  # [Q, C]
+    class_logits: Array  # [Q, C]; [Q, C + 1] with the softmax head.
     coarse_masks: Array  # [Q, h, w] mask logits of the padded input, at stride 4.
     masks: Array  # [Q, H, W] mask logits of the original image; -inf beyond it.
     size: Array  # [2] int32, height and width of the image inside the padded input.
     original_size: Array  # [2] int32, height and width of the original image inside H, W.
     padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+    head: str = flax.struct.field(pytree_node=False, default='sigmoid')  # The class head.
 
 
 class Task(Protocol):
@@ -100,6 +102,7 @@ class PanopticTask:
             seen=seen,
             object_mask_threshold=self.object_mask_threshold,
             overlap_threshold=self.overlap_threshold,
+            head=predictions.head,
         )
 
     def zeros(self) -> PanopticCounts:
@@ -155,28 +158,31 @@ class SemanticTask:
     categories: Categories
     object_mask_threshold: float
     overlap_threshold: float
-    resize: str  # What is resized to the original image: 'logits', or 'labels' as published.
+    resize: str  # What is resized to the original image: 'logits', 'labels' or 'scores'.
+    rule: str = 'segments'  # What decides the label of a pixel; 'soft_sum' as in Mask2Former.
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> Array:
         """Labels [H, W] int32; C = unassigned."""
         masks = predictions.masks
-        if self.resize == 'labels':
+        if self.resize != 'logits':
             masks = resize(predictions.coarse_masks, predictions.padded_size)
+        inputs = dict(seen=seen, head=predictions.head)
+        sizes = dict(size=predictions.size, original_size=predictions.original_size)
+        sizes['output_shape'] = predictions.masks.shape[1:]
+        if self.rule == 'soft_sum':
+            scores = class_scores(predictions.class_logits, masks, **inputs)
+            return strongest_class(
+                resized_scores(scores, **sizes) if self.resize == 'scores' else scores
+            )
         label_map = semantic_inference(
             predictions.class_logits,
             masks,
-            seen=seen,
             object_mask_threshold=self.object_mask_threshold,
             overlap_threshold=self.overlap_threshold,
+            **inputs,
         )
         if self.resize == 'labels':
-            label_map = resized_labels(
-                label_map,
-                num_labels=len(self.categories) + 1,
-                size=predictions.size,
-                original_size=predictions.original_size,
-                output_shape=predictions.masks.shape[1:],
-            )
+            return resized_labels(label_map, num_labels=len(self.categories) + 1, **sizes)
         return label_map
 
     def zeros(self) -> PixelCounts:
@@ -237,6 +243,7 @@ class InstanceTask:
             is_thing=jnp.asarray(self.categories.is_thing),
             seen=seen,
             num_instances=self.num_instances,
+            head=predictions.head,
         )
         return PackedInstances(packed_edges(instances.masks), instances.labels, instances.scores)
 

@@ -12,20 +12,22 @@ from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
+from simcis_jax.losses.classification import class_cost
 from simcis_jax.precision import einsum
-
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the five terms, both in the matching cost and in the loss."""
+    """Weights of the terms, both in the matching cost and in the loss."""
 
-    classification: float = declare(4.0, 'Weight of the focal loss of the classes.', at_least=0)
+    classification: float = declare(4.0, 'Weight of the loss of the classes.', at_least=0)
     mask: float = declare(5.0, 'Weight of the cross-entropy of the masks.', at_least=0)
     dice: float = declare(5.0, 'Weight of the dice loss of the masks.', at_least=0)
     box: float = declare(5.0, 'Weight of the L1 loss of the boxes.', at_least=0)
     giou: float = declare(2.0, 'Weight of the GIoU loss of the boxes.', at_least=0)
+    no_object: float = declare(
+        0.1, 'Weight of a query without a target in the class loss of the softmax head.', at_least=0
+    )
 
     def by_term(self) -> dict[str, float]:
         """The weight of each loss term, by the name of the term."""
@@ -36,14 +38,6 @@ class LossWeights:
             'box': self.box,
             'giou': self.giou,
         }
-
-
-def class_cost(logits: Array, labels: Array) -> Array:
-    """Focal cost [Q, T] of assigning target t to query q; logits [Q, C], labels [T]."""
-    p = jax.nn.sigmoid(logits)
-    positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)
-    negative = -(1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * jnp.log(1 - p + 1e-8)
-    return (positive - negative)[:, labels]
 
 
 @jax.custom_jvp
@@ -74,30 +68,35 @@ def dice_cost(logits: Array, truth: Array) -> Array:
 def matching_cost(
     class_logits: Array,
     mask_logits: Array,
-    boxes: Array,
+    boxes: Array | None,
     labels: Array,
     truth: Array,
     target_boxes: Array,
     weights: LossWeights,
+    head: str = 'sigmoid',
 ) -> Array:
     """Cost [Q, T] of one decoder output on one image.
 
     Args:
-        class_logits: [Q, C], boxes: [Q, 4].
+        class_logits: [Q, C], or [Q, C + 1] of the softmax head.
+        boxes: [Q, 4]; None = the cost has no terms of boxes.
         mask_logits: [P, Q] at P sampled points.
         labels: [T]; -1 = padding, whose column is undefined.
         truth: [P, T] masks of the targets at the same points.
         target_boxes: [T, 4].
-        weights: of the five terms.
+        weights: of the terms.
+        head: the class head, see `model.class_heads`.
     """
-    l1 = jnp.abs(boxes[:, None] - target_boxes[None]).sum(axis=-1)
-    return (
-        weights.classification * class_cost(class_logits, labels)
+    cost = (
+        weights.classification * class_cost(class_logits, labels, head)
         + weights.mask * mask_cost(mask_logits, truth)
         + weights.dice * dice_cost(mask_logits, truth)
-        + weights.box * l1
-        - weights.giou * generalized_iou(boxes[:, None], target_boxes[None])
     )
+    if boxes is None:
+        return cost
+    l1 = jnp.abs(boxes[:, None] - target_boxes[None]).sum(axis=-1)
+    giou = generalized_iou(boxes[:, None], target_boxes[None])
+    return cost + weights.box * l1 - weights.giou * giou
 
 
 def match(cost: Array, valid: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The Mask2Former losses on every decoder output: class, mask, dice, box and GIoU.
+"""The Mask2Former losses on every decoder output: class, mask, dice and, of boxes, L1 and GIoU.
 
 Losses are computed per image and decoder output and summed over the images of a device; the caller
 divides them by a normaliser that is summed over all devices.
@@ -12,20 +12,13 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
 from simcis_jax.declare import declare
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.chunks import stack_chunks, sum_chunks
-from simcis_jax.losses.matcher import (
-    FOCAL_ALPHA,
-    FOCAL_GAMMA,
-    LossWeights,
-    match,
-    matching_cost,
-    softplus,
-)
+from simcis_jax.losses.classification import class_loss
+from simcis_jax.losses.matcher import LossWeights, match, matching_cost, softplus
 from simcis_jax.losses.point_sampling import (
     sample_features,
     sample_map,
@@ -83,7 +76,9 @@ def match_targets(
         # Masks are linear in the features: sampling those samples all masks at once.
         mask_logits = einsum('pd,qd->pq', sample_features(features, points), embeddings)
         truth = sample_slots(segment_map, points, len(labels))
-        return matching_cost(class_logits, mask_logits, boxes, labels, truth, true_boxes, weights)
+        return matching_cost(
+            class_logits, mask_logits, boxes, labels, truth, true_boxes, weights, predictions.head
+        )
 
     predictions = jax.lax.stop_gradient(predictions)
     shared = predictions.mask_features, targets.segment_map, targets.labels, targets.boxes
@@ -102,13 +97,6 @@ def match_targets(
     over_outputs = jax.vmap(jax.vmap(match), in_axes=(0, None))
     queries, num_nonfinite = over_outputs(costs, targets.valid)
     return Matches(queries, num_nonfinite.sum())
-
-
-def focal_loss(logits: Array, labels: Array) -> Array:
-    """Sigmoid focal loss [] of logits [N, C] and labels [N], summed; label -1 = no class."""
-    truth = jax.nn.one_hot(labels, logits.shape[-1])
-    loss = optax.losses.sigmoid_focal_loss(logits, truth, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
-    return loss.sum()
 
 
 def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
@@ -200,8 +188,9 @@ def segmentation_losses(
     *,
     virtual_labels: Array | None = None,
     sampling: PointSampling,
+    no_object_weight: float = 0.1,
 ) -> dict[str, Array]:
-    """The five loss terms, each [L]: summed over the images, unweighted and not normalised.
+    """The loss terms, each [L]: summed over the images, unweighted and not normalised.
 
     Args:
         predictions: L decoder outputs of B images.
@@ -211,16 +200,25 @@ def segmentation_losses(
         virtual_labels: [B, V] classes of the virtual queries, which contribute to the class loss
             only; -1 = ignored.
         sampling: of points on the masks.
+        no_object_weight: weight of unmatched queries in the class loss of the softmax head.
+
+    Returns:
+        'class', 'mask', 'dice' and, if the queries have boxes, 'box' and 'giou'.
     """
     num_queries = predictions.class_logits.shape[2]
     if virtual_labels is None:
         virtual_labels = jnp.zeros((len(keys), 0), jnp.int32)
 
     def classification(queries, class_logits, virtual_logits, labels, virtual_labels):
-        selected = focal_loss(class_logits, query_labels(queries, labels, num_queries))
-        # A logit this low without a label has zero loss and zero gradient, and is finite.
-        virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
-        return selected + focal_loss(virtual, virtual_labels)
+        matched = query_labels(queries, labels, num_queries)
+        return class_loss(
+            class_logits,
+            matched,
+            virtual_logits,
+            virtual_labels,
+            predictions.head,
+            no_object_weight,
+        )
 
     def boxes(queries, boxes, labels, truth):
         l1 = jnp.abs(boxes[queries] - truth).sum(axis=-1)
@@ -232,9 +230,11 @@ def segmentation_losses(
         over_images = jax.vmap(function)
         return jax.vmap(over_images, in_axes=(0,) * num_per_output + (None,) * num_shared)
 
-    terms = over_outputs_and_images(boxes, 2, 2)(
-        matches.queries, predictions.boxes, targets.labels, targets.boxes
-    )
+    terms = {}
+    if predictions.boxes is not None:
+        terms = over_outputs_and_images(boxes, 2, 2)(
+            matches.queries, predictions.boxes, targets.labels, targets.boxes
+        )
     terms['class'] = over_outputs_and_images(classification, 3, 2)(
         matches.queries,
         predictions.class_logits,

@@ -17,8 +17,9 @@ from jax import Array
 
 from simcis_jax.continual.image_memory import ReplayPool, class_balanced
 from simcis_jax.continual.stages import Stage
+from simcis_jax.losses.classification import class_weights
 from simcis_jax.losses.segmentation import Matches, match_targets, segmentation_losses
-from simcis_jax.methods.step import MATCHING, SAMPLING, Step, Term
+from simcis_jax.methods.step import DEPTH, MATCHING, SAMPLING, Step, Term
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.types import (
     MemoryFormat,
@@ -105,10 +106,12 @@ class Method:
 
     def totals(self, step: Step) -> dict[str, Array]:
         """Numbers [] that loss terms are divided by, from teacher and targets of the step."""
-        return {
-            'image': jnp.int32(len(step.targets.labels)),
-            'target': jnp.sum(step.targets.valid),
-        }
+        num_images, num_targets = len(step.targets.labels), jnp.sum(step.targets.valid)
+        totals = {'image': jnp.int32(num_images), 'target': num_targets}
+        if step.model is not None and step.model.head == 'softmax':
+            num_queries = num_images * step.model.num_queries
+            totals['class'] = class_weights(num_targets, num_queries, step.weights.no_object)
+        return totals
 
     def virtual_queries(self, step: Step) -> VirtualQueries | None:
         """Queries to decode besides those of the network; they attend to nothing."""
@@ -122,6 +125,8 @@ class Method:
             **inputs: further arguments of the network, for methods that extend this hook.
         """
         virtual = None if step.virtual is None else step.virtual.queries
+        if step.model.stochastic_depth:
+            inputs['depth_keys'] = step.keys(DEPTH)
         return step.model.apply(
             {'params': step.params}, step.batch.image, step.selecting, virtual, **inputs
         )
@@ -137,7 +142,7 @@ class Method:
         )
 
     def losses(self, step: Step) -> dict[str, Term]:
-        """The loss terms by name; by default class, mask, dice, box and GIoU."""
+        """The loss terms by name; by default class, mask, dice and, of boxes, L1 and GIoU."""
         sums = segmentation_losses(
             step.student,
             step.targets,
@@ -145,9 +150,13 @@ class Method:
             step.keys(SAMPLING),
             virtual_labels=None if step.virtual is None else step.virtual.labels,
             sampling=step.sampling,
+            no_object_weight=step.weights.no_object,
         )
         weights = step.weights.by_term()
-        return {name: Term(sums[name], weights[name], per='target') for name in sums}
+        per = dict.fromkeys(sums, 'target')
+        if step.student.head == 'softmax':
+            per['class'] = 'class'
+        return {name: Term(sums[name], weights[name], per[name]) for name in sums}
 
     def store(self, step: Step) -> Any:
         """What the step gives to `update_memory`: a pytree of arrays [B, ...]."""

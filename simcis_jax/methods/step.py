@@ -16,6 +16,7 @@ from simcis_jax.types import Batch, Predictions, StageArrays, Targets, VirtualQu
 
 # Independent random streams per image. Those of a method are METHOD, METHOD + 1 and so on.
 MATCHING, SAMPLING, REPLAY, METHOD = range(4)
+DEPTH = 2**16  # Of stochastic depth.
 
 
 def static(default: Any = None) -> Any:

@@ -13,7 +13,13 @@ from simcis_jax.precision import einsum
 
 
 @jax.custom_vjp
-def attend(query: Array, key: Array, value: Array, allowed: Array | None = None) -> Array:
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    allowed: Array | None = None,
+    bias: Array | None = None,
+) -> Array:
     """Softmax attention, returns [B, M, N, d]; the softmax is computed in float32.
 
     The backward pass is written by hand: the gradient of the softmax needs a sum over the S keys,
@@ -24,29 +30,33 @@ def attend(query: Array, key: Array, value: Array, allowed: Array | None = None)
         query: [B, M, N, d] of M heads, already scaled.
         key: [B, M, S, d], value: [B, M, S, d].
         allowed: [B, N, S] bool, the keys each query may attend to, at least one; None = all.
+        bias: [M, N, S] added to the logits of all B; None = 0.
     """
-    return _attend(query, key, value, allowed)[0]
+    return _attend(query, key, value, allowed, bias)[0]
 
 
-def _attend(query, key, value, allowed):
+def _attend(query, key, value, allowed, bias):
     logits = einsum('bmnd,bmsd->bmns', query, key)
+    if bias is not None:
+        logits += bias
     if allowed is not None:
         logits = jnp.where(allowed[:, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
     out = einsum('bmns,bmsd->bmnd', weights, value)
-    return out.astype(value.dtype), (query, key, value, weights, out)
+    return out.astype(value.dtype), (query, key, value, weights, out, bias)
 
 
 def _attend_backward(saved, gradient):
-    query, key, value, weights, out = saved
+    query, key, value, weights, out, bias = saved
     to_value = einsum('bmns,bmnd->bmsd', weights, gradient)
     to_weights = einsum('bmnd,bmsd->bmns', gradient, value)
     mean = (gradient.astype(to_weights.dtype) * out).sum(axis=-1, keepdims=True)
     to_logits = (weights * (to_weights - mean)).astype(query.dtype)
+    to_bias = None if bias is None else to_logits.sum(axis=0, dtype=bias.dtype)
     to_query = einsum('bmns,bmsd->bmnd', to_logits, key)
     to_key = einsum('bmns,bmnd->bmsd', to_logits, query)
     gradients = to_query, to_key, to_value
-    return *(x.astype(query.dtype) for x in gradients), None
+    return *(x.astype(query.dtype) for x in gradients), None, to_bias
 
 
 attend.defvjp(_attend, _attend_backward)

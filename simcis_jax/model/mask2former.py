@@ -1,4 +1,13 @@
-"""The network: backbone, pixel decoder, query selection, masked decoder."""
+"""The network: backbone, pixel decoder, query selection, masked decoder.
+
+Four fields tell SimCIS's network from the original Mask2Former:
+
+                      SimCIS        Mask2Former
+    head              sigmoid       softmax with "no object"
+    boxes             True          False
+    queries           selected      learned
+    attention_order   self_first    cross_first
+"""
 
 from __future__ import annotations
 
@@ -10,11 +19,18 @@ from jax import Array
 
 from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
+from simcis_jax.model.backbones import BACKBONES, coarsest_stride, find_backbone, make_backbone
+from simcis_jax.model.class_heads import HEADS, num_columns
 from simcis_jax.model.heads import PredictionHeads
-from simcis_jax.model.masked_decoder import DecoderOutputs, MaskedDecoder, decoder_memory
+from simcis_jax.model.learned_queries import LearnedQueries
+from simcis_jax.model.masked_decoder import (
+    ATTENTION_ORDERS,
+    DecoderOutputs,
+    MaskedDecoder,
+    decoder_memory,
+)
 from simcis_jax.model.pixel_decoder import PixelDecoder
-from simcis_jax.model.query_prealignment import LearnedQueries, QueryPrealignment, select_queries
-from simcis_jax.model.resnet import BACKBONES, make_backbone
+from simcis_jax.model.query_prealignment import QueryPrealignment, select_queries
 from simcis_jax.types import Predictions, Selection
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -39,17 +55,30 @@ def normalize(image: Array, size: Array | None = None) -> Array:
 
 
 class Mask2Former(nn.Module):
-    """Mask2Former with selected (QPA) or learned queries; sigmoid classes, no "no object" class."""
+    """SimCIS's variant of Mask2Former or, by its settings, the original."""
 
     num_classes: int
     backbone: str = declare(
-        'resnet50', 'ResNet; the small ones learn from scratch.', choices=tuple(BACKBONES)
+        'resnet50',
+        'ResNet or Swin transformer; the small ones learn from scratch.',
+        choices=tuple(BACKBONES),
     )
     num_queries: int = declare(100, 'Object queries per image.', at_least=1)
     queries: str = declare(
         'selected',
         "Object queries: pixel features 'selected' by QPA, or 'learned' parameters.",
         choices=QUERY_SOURCES,
+    )
+    boxes: bool = declare(True, 'Queries have boxes, which every layer refines.')
+    head: str = declare(
+        'sigmoid',
+        "Class head: 'sigmoid', or 'softmax' with a further row for \"no object\".",
+        choices=HEADS,
+    )
+    attention_order: str = declare(
+        'self_first',
+        'Whether a decoder layer begins with self- or cross-attention.',
+        choices=ATTENTION_ORDERS,
     )
     stop_gradient: bool = declare(True, 'No gradient from the decoder to the selected queries.')
     replay_own_boxes: bool = declare(
@@ -69,6 +98,13 @@ class Mask2Former(nn.Module):
         above=0,
         below=1,
     )
+    stochastic_depth: float = declare(
+        0.0,
+        'Rate at which training drops the last block of a Swin transformer; the rate of its other '
+        'blocks rises to it from 0.',
+        at_least=0,
+        below=1,
+    )
     dtype: str = declare(
         'float32', 'Precision of products in backbone and masked decoder.', choices=DTYPES
     )
@@ -81,8 +117,14 @@ class Mask2Former(nn.Module):
         if self.queries not in QUERY_SOURCES:
             raise InputError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
-        self.heads = PredictionHeads(self.num_classes, self.hidden_dim, self.class_prior)
-        self.resnet = make_backbone(self.backbone, dtype, self.rematerialize)
+        self.heads = PredictionHeads(
+            self.num_classes, self.hidden_dim, self.class_prior, self.head, self.boxes
+        )
+        settings = dict(dtype=dtype, rematerialize=self.rematerialize)
+        if self.stochastic_depth:
+            settings['stochastic_depth'] = self.stochastic_depth
+        family = find_backbone(self.backbone).family  # Names the parameters of the backbone.
+        setattr(self, family, make_backbone(self.backbone, **settings))
         self.pixel_decoder = PixelDecoder(
             self.hidden_dim,
             self.encoder_layers,
@@ -96,7 +138,7 @@ class Mask2Former(nn.Module):
         if self.queries == 'selected':
             self.query_prealignment = QueryPrealignment(self.heads)
         else:
-            self.learned_queries = LearnedQueries(self.num_queries, self.hidden_dim)
+            self.learned_queries = LearnedQueries(self.num_queries, self.hidden_dim, self.boxes)
         self.decoder = MaskedDecoder(
             self.heads,
             self.hidden_dim,
@@ -105,7 +147,14 @@ class Mask2Former(nn.Module):
             self.decoder_feedforward,
             dtype,
             self.rematerialize,
+            self.boxes,
+            self.attention_order,
         )
+
+    def backbone_maps(self, image: Array, keys: Array | None = None) -> list[Array]:
+        """The four maps of the backbone, finest first, of normalised images [B, H, W, 3]."""
+        backbone = getattr(self, find_backbone(self.backbone).family)
+        return backbone(image) if keys is None else backbone(image, keys)
 
     def __call__(
         self,
@@ -116,6 +165,7 @@ class Mask2Former(nn.Module):
         size: Array | None = None,
         scored_positions: Array | None = None,
         replay_positions: Array | None = None,
+        depth_keys: Array | None = None,
     ) -> Predictions | tuple[Predictions, DecoderOutputs]:
         """Predictions of a batch of images.
 
@@ -129,18 +179,19 @@ class Mask2Former(nn.Module):
                 as well, detached and without virtual queries, and their outputs are returned
                 second. Their initial boxes are those of their own tokens or, with
                 `replay_own_boxes` as in the published code, of the tokens this model selected.
+            depth_keys: [B] random keys of stochastic depth, in training; None = no drop.
 
         Raises:
             InputError: H or W is no multiple of the stride, or there are fewer tokens than queries.
         """
         batch_size, height, width, _ = image.shape
-        stride = 8 * self.resnet.stem_stride
+        stride = coarsest_stride(self.backbone)
         if height % stride or width % stride:
             raise InputError(
                 f'The network needs image sides that are multiples of {stride}, got '
                 f'{height}x{width}; pad the image or change data.size.'
             )
-        backbone_maps = self.resnet(normalize(image, size))
+        backbone_maps = self.backbone_maps(normalize(image, size), depth_keys)
         maps, mask_features = self.pixel_decoder(backbone_maps)
         memory = decoder_memory(maps, self.level_embedding, mask_features)
         if virtual_queries is None:
@@ -150,18 +201,18 @@ class Mask2Former(nn.Module):
             shapes = tuple(x.shape[1:3] for x in maps)
             candidates = self.query_prealignment(jnp.concatenate(memory.tokens, axis=1), shapes)
             positions = select_queries(candidates.class_logits, self.num_queries, seen)
-            queries, boxes = self.query_prealignment.queries_at(candidates, positions)
+            queries, places = self.query_prealignment.queries_at(candidates, positions)
         else:
-            queries, boxes = self.learned_queries(batch_size)
+            queries, places = self.learned_queries(batch_size)
             positions = jnp.broadcast_to(jnp.arange(self.num_queries), queries.shape[:2])
 
         if scored_positions is None or self.queries == 'learned':
-            token_logits = jnp.zeros((batch_size, 0, self.num_classes))
+            token_logits = jnp.zeros((batch_size, 0, num_columns(self.head, self.num_classes)))
         else:
             token_logits = self.query_prealignment.logits_at(candidates, scored_positions)
 
         stop_gradient = self.stop_gradient and self.queries == 'selected'
-        outputs = self.decoder(queries, boxes, virtual_queries, memory, stop_gradient)
+        outputs = self.decoder(queries, places, virtual_queries, memory, stop_gradient)
         predictions = Predictions(
             class_logits=outputs.class_logits[:, :, : self.num_queries],
             mask_embeddings=outputs.mask_embeddings,
@@ -169,6 +220,7 @@ class Mask2Former(nn.Module):
             virtual_class_logits=outputs.class_logits[:, :, self.num_queries :],
             mask_features=mask_features,
             selection=Selection(token_logits, positions, queries),
+            head=self.head,
             queries=outputs.queries,
             features={
                 'backbone': tuple(x.astype(jnp.float32) for x in backbone_maps),
@@ -179,7 +231,7 @@ class Mask2Former(nn.Module):
             return predictions
         replayed, replayed_boxes = self.query_prealignment.queries_at(candidates, replay_positions)
         if not self.replay_own_boxes:
-            boxes = replayed_boxes
-        replayed, boxes = jax.lax.stop_gradient((replayed, boxes))
+            places = replayed_boxes
+        replayed, places = jax.lax.stop_gradient((replayed, places))
         no_virtual_queries = virtual_queries[:, :0]
-        return predictions, self.decoder(replayed, boxes, no_virtual_queries, memory)
+        return predictions, self.decoder(replayed, places, no_virtual_queries, memory)

@@ -1,4 +1,4 @@
-"""The masked-attention decoder: queries attend inside their last mask and refine their boxes."""
+"""The masked-attention decoder: queries attend inside their last mask and may refine boxes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from simcis_jax.model.layers import MLP, FeedForward
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
 from simcis_jax.model.resize import resize_features
 from simcis_jax.precision import einsum
+
+ATTENTION_ORDERS = ('self_first', 'cross_first')
 
 
 @flax.struct.dataclass
@@ -33,7 +35,7 @@ class DecoderOutputs:
 
     class_logits: Array  # [L, B, Q + V, C]
     mask_embeddings: Array  # [L, B, Q, D]
-    boxes: Array  # [L, B, Q, 4]
+    boxes: Array | None  # [L, B, Q, 4]; None = the queries have none.
     queries: Array | None = None  # [L, B, Q, D] before the norm of the heads.
 
 
@@ -71,11 +73,15 @@ def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, masked cross-attention and FFN; virtual queries pass through the FFN only."""
+    """Self-attention, masked cross-attention and FFN; virtual queries pass through the FFN only.
+
+    SimCIS attends to the other queries first, the original Mask2Former to the image first.
+    """
 
     num_heads: int
     feedforward_dim: int
     dtype: jnp.dtype | None = None
+    attention_order: str = 'self_first'  # One of `ATTENTION_ORDERS`.
 
     @nn.compact
     def __call__(
@@ -95,13 +101,22 @@ class DecoderLayer(nn.Module):
             tokens: [B, s, D] of one map, token_positions: [s, D] their position encodings.
             allowed: [B, Q, s] bool, tokens each query may attend to.
         """
-        placed = queries + query_positions
-        self_attention = Attention(self.num_heads, self.dtype, name='self_attention')
-        queries = self_attention(queries, placed, placed, queries)
-        cross_attention = Attention(self.num_heads, self.dtype, name='cross_attention')
-        queries = cross_attention(
-            queries, queries + query_positions, tokens + token_positions, tokens, allowed
-        )
+
+        def attend_to_queries(queries: Array) -> Array:
+            placed = queries + query_positions
+            attention = Attention(self.num_heads, self.dtype, name='self_attention')
+            return attention(queries, placed, placed, queries)
+
+        def attend_to_image(queries: Array) -> Array:
+            attention = Attention(self.num_heads, self.dtype, name='cross_attention')
+            return attention(
+                queries, queries + query_positions, tokens + token_positions, tokens, allowed
+            )
+
+        if self.attention_order == 'self_first':
+            queries = attend_to_image(attend_to_queries(queries))
+        else:
+            queries = attend_to_queries(attend_to_image(queries))
         # Virtual queries belong to no image, so there is nothing for them to attend to.
         num_queries = queries.shape[1]
         both = jnp.concatenate([queries, virtual_queries], axis=1)
@@ -110,7 +125,11 @@ class DecoderLayer(nn.Module):
 
 
 class MaskedDecoder(nn.Module):
-    """Decoder layers that attend to the maps in turn, coarsest first."""
+    """Decoder layers that attend to the maps in turn, coarsest first.
+
+    With `boxes`, the position encodings of the queries are those of their boxes, which every layer
+    refines; without, they are given and stay the same in all layers.
+    """
 
     heads: PredictionHeads
     hidden_dim: int = 256
@@ -119,30 +138,34 @@ class MaskedDecoder(nn.Module):
     feedforward_dim: int = 2048
     dtype: jnp.dtype | None = None
     rematerialize: bool = False
+    boxes: bool = True
+    attention_order: str = 'self_first'
 
     def setup(self):
         """Creates the layers and the MLPs of the query positions."""
         make_layer = nn.remat(DecoderLayer) if self.rematerialize else DecoderLayer
         self.layers = [
-            make_layer(self.num_heads, self.feedforward_dim, self.dtype)
+            make_layer(self.num_heads, self.feedforward_dim, self.dtype, self.attention_order)
             for _ in range(self.num_layers)
         ]
-        self.position_head = MLP((self.hidden_dim, self.hidden_dim))
-        self.position_scale = MLP((self.hidden_dim, self.hidden_dim))
+        if self.boxes:
+            self.position_head = MLP((self.hidden_dim, self.hidden_dim))
+            self.position_scale = MLP((self.hidden_dim, self.hidden_dim))
 
     def __call__(
         self,
         queries: Array,
-        boxes: Array,
+        places: Array,
         virtual_queries: Array,
         memory: DecoderMemory,
         stop_gradient: bool = True,
     ) -> DecoderOutputs:
-        """Decodes queries [B, Q, D] that start at boxes [B, Q, 4].
+        """Decodes queries.
 
         Args:
             queries: [B, Q, D]; the initial predictions pass gradients to them.
-            boxes: [B, Q, 4] cx, cy, w, h.
+            places: the initial boxes [B, Q, 4] cx, cy, w, h; without `boxes`, the position
+                encodings [B, Q, D].
             virtual_queries: [B, V, D].
             memory: the maps to attend to.
             stop_gradient: stop gradients from the layers to the initial queries.
@@ -151,17 +174,17 @@ class MaskedDecoder(nn.Module):
         both = jnp.concatenate([queries, virtual_queries], axis=1)
         class_logits, mask_embeddings = self.heads(both)
         mask_embeddings = mask_embeddings[:, :num_queries]
-        predictions = [(class_logits, mask_embeddings, boxes, queries)]
+        predictions = [(class_logits, mask_embeddings, places, queries)]
         if stop_gradient:
             queries = jax.lax.stop_gradient(queries)
         for i, layer in enumerate(self.layers):
             level = i % len(memory.tokens)
-            boxes = jax.lax.stop_gradient(boxes)
-            encoded = self.position_head(encode_boxes(boxes, self.hidden_dim // 2))
+            if self.boxes:
+                places = jax.lax.stop_gradient(places)
             queries, virtual_queries = layer(
                 queries,
                 virtual_queries,
-                self.position_scale(queries) * encoded,
+                self._encoded_boxes(queries, places) if self.boxes else places,
                 memory.tokens[level],
                 memory.positions[level],
                 attention_mask(mask_embeddings, memory.mask_features[level]),
@@ -170,6 +193,18 @@ class MaskedDecoder(nn.Module):
                 jnp.concatenate([queries, virtual_queries], axis=1)
             )
             mask_embeddings = mask_embeddings[:, :num_queries]
-            boxes = jax.nn.sigmoid(self.heads.box_head(queries) + inverse_sigmoid(boxes))
-            predictions.append((class_logits, mask_embeddings, boxes, queries))
-        return DecoderOutputs(*(jnp.stack(x) for x in zip(*predictions, strict=True)))
+            if self.boxes:
+                places = jax.nn.sigmoid(self.heads.box_head(queries) + inverse_sigmoid(places))
+            predictions.append((class_logits, mask_embeddings, places, queries))
+        class_logits, mask_embeddings, places, queries = zip(*predictions, strict=True)
+        return DecoderOutputs(
+            jnp.stack(class_logits),
+            jnp.stack(mask_embeddings),
+            jnp.stack(places) if self.boxes else None,
+            jnp.stack(queries),
+        )
+
+    def _encoded_boxes(self, queries: Array, boxes: Array) -> Array:
+        """The position encodings [B, Q, D] of boxes [B, Q, 4], scaled for each query."""
+        encoded = self.position_head(encode_boxes(boxes, self.hidden_dim // 2))
+        return self.position_scale(queries) * encoded

@@ -18,7 +18,6 @@ from simcis_jax.errors import InputError
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import Linear, layer_norm
 from simcis_jax.model.pixel_decoder import grid_centres
-from simcis_jax.model.position_encoding import inverse_sigmoid
 
 
 @flax.struct.dataclass
@@ -97,22 +96,3 @@ class QueryPrealignment(nn.Module):
         """
         features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
         return self.heads.classify(features)
-
-
-class LearnedQueries(nn.Module):
-    """The baseline without QPA: query features and initial boxes are parameters."""
-
-    num_queries: int
-    hidden_dim: int
-
-    @nn.compact
-    def __call__(self, batch_size: int) -> tuple[Array, Array]:
-        """Query features [B, Q, D] and initial boxes [B, Q, 4]."""
-        normal = nn.initializers.normal(1.0)
-        features = self.param('features', normal, (self.num_queries, self.hidden_dim))
-
-        def anywhere(key, shape):
-            return inverse_sigmoid(jax.random.uniform(key, shape))
-
-        boxes = jax.nn.sigmoid(self.param('boxes', anywhere, (self.num_queries, 4)))
-        return tuple(jnp.broadcast_to(x, (batch_size, *x.shape)) for x in (features, boxes))

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.errors import InputError
 from simcis_jax.model.convolution import Conv
 from simcis_jax.model.layers import NORM_EPSILON, group_norm
 
@@ -126,25 +125,9 @@ class ResNet(nn.Module):
 SMALL = dict(
     blocks=(1, 1, 1, 1), widths=(32, 64, 96, 128), stem_width=32, bottleneck=False, norm='group'
 )
-BACKBONES = {
+RESNETS = {
     'resnet50': dict(blocks=(3, 4, 6, 3)),
     'resnet101': dict(blocks=(3, 4, 23, 3)),
     'small': dict(SMALL, stem_stride=2),
     'small_stride4': dict(SMALL, widths=(32, 64, 128, 192)),
 }
-
-
-def coarsest_stride(name: str) -> int:
-    """Pixels of an image per position of the coarsest map of a backbone."""
-    return 8 * BACKBONES[name].get('stem_stride', ResNet.stem_stride)
-
-
-def make_backbone(name: str, dtype: jnp.dtype | None = None, rematerialize: bool = False) -> ResNet:
-    """The backbone with this name.
-
-    Raises:
-        InputError: no backbone has this name.
-    """
-    if name not in BACKBONES:
-        raise InputError(f'model.backbone={name!r} is unknown; one of {sorted(BACKBONES)}.')
-    return ResNet(**BACKBONES[name], dtype=dtype, rematerialize=rematerialize)

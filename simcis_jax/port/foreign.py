@@ -31,9 +31,11 @@ FILES = (
     (rb'GGUF', 'a GGUF file', 'give PyTorch weights'),
 )  # fmt: skip
 
-OURS = 'a model of the published code, or ImageNet weights of a ResNet-50 or -101'
-BACKBONE = 'only its ResNet can be used: --config.training.init_backbone=FILE'
-RESNET = 'only ResNet-50 and -101 can be used'
+OURS = (
+    'a model of the published code or Mask2Former, or ImageNet weights of a ResNet-50, ResNet-101 '
+    'or Swin'
+)
+BACKBONE = 'only backbones ResNet-50, ResNet-101 and Swin can be used'
 
 
 class Model(NamedTuple):
@@ -47,7 +49,8 @@ class Model(NamedTuple):
 
 # The first match wins.
 MODELS = (
-    Model('a Mask2Former of Hugging Face', r'\bpixel_level_module\.', None, f'give {OURS}'),
+    Model('a Mask2Former of Hugging Face', r'\bpixel_level_module\.', None,
+          'give its folder, with config.json, as --checkpoint or training.init_from'),
     Model('Panoptic FPN, Mask R-CNN or a similar model of detectron2',
           r'\b(proposal_generator|roi_heads)\.|^backbone\.(bottom_up|fpn_)', None, f'give {OURS}'),
     Model('a model of MMDetection',
@@ -57,16 +60,13 @@ MODELS = (
           f'give {OURS}'),
     Model('DETR', r'\bclass_labels_classifier\.|\btransformer\.decoder\.layers\.0\.multihead_attn',
           r'\bsem_seg_head\.', f'give {OURS}'),
-    Model('a Swin transformer', r'\brelative_position_bias_table\b', None, RESNET),
     Model('a vision transformer', r'\b(blocks|layers?)\.\d+\.(attn\.qkv|attention\.attention)\.',
-          None, RESNET),
-    Model('ConvNeXt', r'\bdwconv\.|\bconv_dw\.', None, RESNET),
+          r'\brelative_position_bias_table\b', BACKBONE),
+    Model('ConvNeXt', r'\bdwconv\.|\bconv_dw\.', None, BACKBONE),
     Model('ResNet-18 or -34', r'\b(layer1|res2)\.0\.conv2\.',
-          r'\b(layer1|res2)\.0\.conv3\.', RESNET),
+          r'\b(layer1|res2)\.0\.conv3\.', BACKBONE),
     Model('a model inside DataParallel', r'^(backbone\.)?module\.', None,
           'save the state dict of model.module instead'),
-    Model('a Mask2Former of detectron2 without query pre-alignment',
-          r'^sem_seg_head\.predictor\.', r'\bpredictor\.enc_output\.', BACKBONE),
     Model('a segmentation model with a ResNet of torchvision',
           r'^backbone\.(conv1|layer\d)\.', None, f'give {OURS}'),
 )  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import safetensors
 import safetensors.numpy
 
 from simcis_jax.errors import InputError, reading
-from simcis_jax.port import foreign, torch_files, torch_weights
+from simcis_jax.port import foreign, names, torch_files, torch_weights
+from simcis_jax.port.imagenet_names import imagenet_names
+from simcis_jax.port.names import Layout
 from simcis_jax.port.pickles import Call, Global
 from simcis_jax.runtime.files import replacing
 
@@ -23,15 +26,12 @@ FROZEN_NORM_VERSION = 3
 WRAPPERS = ('model', 'state_dict')  # Keys of a checkpoint that may hold the state dict.
 
 
-def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads the weights of a published model or of an ImageNet backbone.
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a state dict by their names in the file.
 
     Args:
         path: a .safetensors file, or a file that `torch_files.read` takes; either a state dict or a
             whole checkpoint with optimizer state.
-
-    Returns:
-        published key -> float32 array; ImageNet backbones are renamed to the published keys.
 
     Raises:
         InputError: the file is damaged or unsafe, or holds no state dict.
@@ -45,43 +45,99 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
         if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
             raise InputError(f'{path} holds no state dict that maps names of weights to arrays.')
-    if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
-        state = torch_weights.imagenet_names(state)
+    return state
+
+
+def as_float32(
+    path: str | Path, state: Mapping[str, np.ndarray], ignored: str
+) -> dict[str, np.ndarray]:
+    """The weights in float32, without keys that match `ignored` completely.
+
+    Raises:
+        InputError: weights are neither float32 nor float16.
+    """
+    kept = {key: x for key, x in state.items() if not re.fullmatch(ignored, key)}
     with foreign.naming_model(path, state):
-        wrong = [key for key, x in state.items() if x.dtype not in (np.float32, np.float16)]
+        wrong = [key for key, x in kept.items() if x.dtype not in (np.float32, np.float16)]
         if wrong:
-            raise InputError(f'{wrong[0]} is {state[wrong[0]].dtype}, but weights are float32.')
-    return {key: value.astype(np.float32, copy=False) for key, value in state.items()}
+            raise InputError(f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights are float32.')
+    return {key: value.astype(np.float32, copy=False) for key, value in kept.items()}
 
 
-def to_params(
-    path: str | Path, state: Mapping[str, np.ndarray], *, backbone_only: bool = False
-) -> dict[str, Any]:
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the weights of a published model or of an ImageNet backbone.
+
+    Args:
+        path: a file that `read_arrays` takes.
+
+    Returns:
+        published key -> float32 array; ImageNet backbones and old files of the original Mask2Former
+        are renamed to the published keys of today.
+
+    Raises:
+        InputError: the file is damaged or unsafe, or holds no weights.
+        FileError: it cannot be read.
+    """
+    state = read_arrays(path)
+    if not any(key.startswith(('sem_seg_head.', 'backbone.')) for key in state):
+        state = imagenet_names(state)
+    return as_float32(path, _current_names(state), names.BUFFERS)
+
+
+def _current_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames the keys of the first version of the original Mask2Former, which some files have."""
+    if any(key.startswith(f'{names.PIXELS}.') for key in state):
+        return dict(state)
+    old = re.compile(r'^sem_seg_head\.(?!predictor\.)')
+    return {
+        old.sub(f'{names.PIXELS}.', key).replace('.static_query.', '.query_feat.'): value
+        for key, value in state.items()
+    }
+
+
+def layout_of(state: Collection[str]) -> Layout:
+    """The layout of the published model with these keys."""
+    if any(key.startswith(names.SELECTION) for key in state):
+        return names.PUBLISHED
+    if any(key.startswith(f'{names.PREDICTOR}.query_feat.') for key in state):
+        return names.MASK2FORMER[_family(state)]
+    return names.PUBLISHED
+
+
+def _family(state: Collection[str]) -> str:
+    return 'swin' if any(key.startswith('backbone.patch_embed.') for key in state) else 'resnet'
+
+
+def to_params(path: str | Path, state: Mapping[str, np.ndarray], layout: Layout) -> dict[str, Any]:
     """Converts the state dict from `read_state` to parameters of our model.
 
     Args:
         path: the file of the state dict, for error messages.
         state: the state dict.
-        backbone_only: whether to convert only the ResNet.
+        layout: its names.
 
     Raises:
         InputError: a key is missing or unknown; the message names the kind of model, if known.
     """
     with foreign.naming_model(path, state):
-        if not backbone_only:
-            return torch_weights.to_flax(state)
-        state = {key: value for key, value in state.items() if key.startswith('backbone.')}
-        return torch_weights.to_flax(state, torch_weights.BACKBONE)
+        return torch_weights.to_flax(state, layout)
 
 
 def read_backbone(path: str | Path) -> dict[str, Any]:
-    """Reads the parameters of the ResNet from a published model or from ImageNet weights.
+    """Reads the backbone of a published model or ImageNet weights: {family: its parameters}.
 
     Raises:
-        InputError: as in `read_state`, or a key of the ResNet is missing or unknown.
+        InputError: as in `read_state`, or a key of the backbone is missing or unknown.
         FileError: the file cannot be read.
     """
-    return to_params(path, read_state(path), backbone_only=True)['resnet']
+    return backbone_params(path, read_state(path))
+
+
+def backbone_params(path: str | Path, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The backbone in a state dict from `read_state`; see `read_backbone`."""
+    of_backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
+    with foreign.naming_model(path, state):
+        return torch_weights.to_flax(of_backbone, names.BACKBONE[_family(of_backbone)])
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:

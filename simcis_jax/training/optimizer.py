@@ -15,13 +15,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.model.backbones import FAMILIES
 from simcis_jax.settings import OptimizerSettings
 
+POWER = 0.9  # Of the polynomial decay.
 FROZEN = re.compile(r'/frozen_[a-z]+$')
-BACKBONE = re.compile(r'^resnet/')
-# Parameters of norms and embeddings. In the published code, `level_embed` of the pixel decoder is a
-# plain parameter and decays; `level_embedding` of the decoder is an nn.Embedding and does not.
-NOT_DECAYED = re.compile(r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/')
+BACKBONE = re.compile(rf'^({"|".join(FAMILIES)})/')
+# Parameters of norms, embeddings and position biases. In the published code, `level_embed` of the
+# pixel decoder is a plain parameter and decays; `level_embedding` of the decoder is an nn.Embedding
+# and does not.
+NOT_DECAYED = re.compile(
+    r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/|/relative_position_bias$'
+)
 
 
 def parameter_groups(params: Mapping, frozen: Collection[str] = ()) -> Mapping:
@@ -85,16 +90,18 @@ def make_optimizer(
 
 
 def learning_rate(step: Array, num_steps: Array, rate: Array, settings: OptimizerSettings) -> Array:
-    """The learning rate [] at a step of a stage: linear warm-up, then stepwise decay.
+    """The learning rate [] at a step of a stage: linear warm-up, and stepwise or polynomial decay.
 
     Args:
         step: [] int32, from 0.
         num_steps: [] int32, number of steps of the stage.
         rate: [] float32, base learning rate of the stage.
-        settings: milestones, decay factor and warm-up.
+        settings: decay, milestones, decay factor and warm-up.
     """
+    warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
+    if settings.decay == 'polynomial':
+        return rate * warmup * ((num_steps - step) / num_steps) ** POWER
     milestones = jnp.asarray(settings.milestones, jnp.float32) * num_steps
     # The step at a milestone decays already, though float32 may round the milestone up.
     passed = jnp.sum(step >= milestones * (1 - 1e-6))
-    warmup = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
     return rate * warmup * settings.decay_factor**passed

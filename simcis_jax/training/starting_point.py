@@ -1,8 +1,8 @@
-"""Starting points of a run: a finished stage of another run, or a pretrained backbone."""
+"""Starting points of a run: a finished stage of another run, a pretrained model or backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from flax.traverse_util import flatten_dict
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_categories
+from simcis_jax.data.class_names import first_difference
 from simcis_jax.errors import InputError
+from simcis_jax.model.backbones import BACKBONES, FAMILIES
+from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
@@ -134,6 +137,66 @@ def _extend(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
     return jax.tree.map(leaf, old, new)
 
 
+def check_network(pretrained: Pretrained, model: Mapping[str, Any]) -> None:
+    """Checks that a pretrained model has the network of a run.
+
+    Args:
+        pretrained: the model.
+        model: the values of the config group `model`.
+
+    Raises:
+        InputError: a value differs.
+    """
+    for name, value in pretrained.settings.items():
+        if model[name] != value:
+            raise InputError(
+                f'training.init_from={pretrained.path} has {name}={value!r}, but model.{name} is '
+                f'{model[name]!r}; set --config.model.{name}={value}.'
+            )
+
+
+def head_difference(pretrained: Pretrained, categories: Categories) -> str | None:
+    """How the classes of a pretrained model differ from those of a run, in words; None if not.
+
+    Of a file without class names, only their number is compared.
+    """
+    if pretrained.class_names is None:
+        found, now = pretrained.num_classes, len(categories)
+        return None if found == now else f'{found} classes and {now}'
+    return first_difference(pretrained.class_names, categories.names)
+
+
+def with_pretrained(params: Any, pretrained: Pretrained, categories: Categories) -> Any:
+    """The parameters of a pretrained model; its class head only if the classes are the same.
+
+    Prints whether the head was kept.
+    """
+    difference = head_difference(pretrained, categories)
+    kept = f'replaced, its classes differ: {difference}' if difference else 'kept'
+    print(f'starting from {pretrained.path}; class head {kept}', flush=True)
+    if difference is None:
+        return pretrained.params
+    heads = pretrained.params['heads'] | {'class_head': params['heads']['class_head']}
+    return pretrained.params | {'heads': heads}
+
+
+def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categories) -> None:
+    """Saves a pretrained model as the checkpoint of a stage, if that has none.
+
+    Raises:
+        InputError: the model has other classes than the run.
+    """
+    difference = head_difference(pretrained, categories)
+    if difference:
+        raise InputError(
+            f'training.init_from={pretrained.path} has other classes than the data set '
+            f'({difference}), so it cannot be evaluated there; give its own data set, or train it.'
+        )
+    with StageCheckpoints(folder.checkpoints) as checkpoints:
+        if checkpoints.latest_step is None:
+            checkpoints.save_weights(0, pretrained.params)
+
+
 def with_backbone(params: Any, path: str) -> Any:
     """Parameters with the backbone replaced by pretrained weights.
 
@@ -143,22 +206,24 @@ def with_backbone(params: Any, path: str) -> Any:
             made.
 
     Raises:
-        InputError: the file does not hold the ResNet of this model.
+        InputError: the file does not hold the backbone of this model.
         FileError: the file cannot be read.
     """
     folder = StageFolder(Path(path))
     if folder.newest_checkpoint:
         with StageCheckpoints(folder.checkpoints) as checkpoints:
-            resnet = checkpoints.read('params')['resnet']
+            read = checkpoints.read('params')
     else:
-        resnet = read_backbone(path)
+        read = read_backbone(path)
+    (family,) = params.keys() & set(FAMILIES)
+    backbone = read.get(family, {})
     shapes = [
         {key: x.shape for key, x in flatten_dict(tree, sep='/').items()}
-        for tree in (params['resnet'], resnet)
+        for tree in (params[family], backbone)
     ]
     if shapes[0] != shapes[1]:
         raise InputError(
             f'training.init_backbone={path} is another network than model.backbone; set '
-            'model.backbone to the network in the file, resnet50 or resnet101.'
+            f'model.backbone to the network in the file, one of {", ".join(BACKBONES)}.'
         )
-    return params | {'resnet': resnet}
+    return params | {family: backbone}

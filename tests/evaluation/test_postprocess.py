@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax.evaluation import postprocess
+from simcis_jax.evaluation import postprocess, soft_sum
 
 GOLDEN = Path(__file__).parent / 'golden'
 NUM_CLASSES = 150
@@ -423,3 +424,77 @@ def test_one_compilation_serves_all_image_sizes():
         np.testing.assert_array_equal(result.segment_map[:height, :width], exact.segment_map)
         np.testing.assert_array_equal(result.labels, exact.labels)
     assert len(traces) == 1
+
+
+# The original Mask2Former: the softmax head with "no object".
+
+
+def softmax(logits):
+    e = np.exp(np.float64(logits) - np.max(logits))
+    return e / e.sum()
+
+
+def plain_panoptic_by_loops(class_logits, masks, things, threshold, overlap):
+    """Queries of "no object" or below the threshold do not compete; score = probability."""
+    probabilities = [softmax(row) for row in class_logits]
+    no_object = class_logits.shape[1] - 1
+    kept = [
+        q for q, p in enumerate(probabilities) if np.argmax(p) != no_object and p.max() > threshold
+    ]
+    scores = [p.max() for p in probabilities]
+    segments = segments_by_loops(
+        class_logits, masks, kept, scores, lambda won, own: won / own >= overlap
+    )
+    segment_map, labels, stuff = np.zeros(masks.shape[1:], int), [], {}
+    for q, pixels in segments.items():
+        label = int(np.argmax(probabilities[q]))
+        if things[label] or label not in stuff:
+            labels.append(label)
+            stuff[label] = len(labels)
+        for pixel in pixels:
+            segment_map[pixel] = len(labels) if things[label] else stuff[label]
+    return segment_map, labels
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_panoptic_inference_of_the_softmax_head_equals_loops(seed):
+    class_logits, masks = random_scene(seed, num_classes=6)
+    class_logits[:, 5] += 1
+    things = np.array([True, False, True, False, False])
+    infer = jax.jit(functools.partial(postprocess.panoptic_inference, head='softmax'))
+    result = infer(
+        class_logits, masks, is_thing=things, object_mask_threshold=0.4, overlap_threshold=0.6
+    )
+    segment_map, labels = plain_panoptic_by_loops(class_logits, masks, things, 0.4, 0.6)
+    np.testing.assert_array_equal(result.segment_map, segment_map)
+    np.testing.assert_array_equal(result.labels[: len(labels)], labels)
+    np.testing.assert_array_equal(result.labels[len(labels) :], -1)
+    assert labels
+
+
+def test_only_seen_classes_share_the_probability_of_the_softmax_head():
+    class_logits, masks = random_scene(1, num_classes=4)
+    class_logits[0] = [5, 1, 0, -1]
+    seen = jnp.array([False, True, True])
+    settings = dict(is_thing=jnp.ones(3, bool), seen=seen, object_mask_threshold=0.4)
+    result = postprocess.panoptic_inference(class_logits, masks, **settings, head='softmax')
+    assert not np.any(np.asarray(result.labels) == 0)
+    scores = soft_sum.class_scores(class_logits, masks, seen=seen)
+    assert not np.any(scores[0]) and np.all(scores[1] > 0)
+    expected = softmax(class_logits[0, 1:])
+    from_one = soft_sum.class_scores(class_logits[:1], masks[:1], seen=seen)
+    np.testing.assert_allclose(
+        from_one[1:], expected[:2, None, None] * sigmoid(masks[:1]), rtol=1e-5
+    )
+
+
+def test_scores_are_resized_before_the_strongest_class_is_chosen():
+    scores = np.zeros((2, 4, 6), np.float32)
+    scores[0], scores[1, :, 3:] = 0.5, 1.0
+    resized = soft_sum.resized_scores(
+        scores, size=jnp.array([2, 4]), original_size=jnp.array([4, 8]), output_shape=(4, 8)
+    )
+    # The last of four columns holds class 1; between the centres of two columns, scores blend.
+    np.testing.assert_allclose(resized[1, 0], [0, 0, 0, 0, 0, 0.25, 0.75, 1.0])
+    labels = soft_sum.strongest_class(resized)
+    np.testing.assert_array_equal(labels, np.tile([0, 0, 0, 0, 0, 0, 1, 1], (4, 1)))

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simcis_jax.losses.classification import focal_loss
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.point_sampling import sample_map, sample_segments, uncertain_points
 from simcis_jax.losses.segmentation import (
     Matches,
     PointSampling,
-    focal_loss,
     mask_losses_at,
     match_targets,
     query_labels,

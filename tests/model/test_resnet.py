@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax.model.resnet import FrozenBatchNorm, make_backbone
+from simcis_jax.model.backbones import make_backbone
+from simcis_jax.model.resnet import FrozenBatchNorm
 
 
 def frozen_batch_norm():

@@ -87,7 +87,7 @@ def test_the_format_is_recognized_by_the_content(tmp_path, state):
         (
             ['model.pixel_level_module.encoder.embeddings.norm.weight', 'class_predictor.weight',
              'model.pixel_level_module.encoder.layers.0.relative_position_bias_table'],
-            'a Mask2Former of Hugging Face', 'give a model of the published code',
+            'a Mask2Former of Hugging Face', 'give its folder, with config.json',
         ),
         (
             ['backbone.conv1.weight', 'backbone.layer1.0.conv1.weight',
@@ -96,14 +96,11 @@ def test_the_format_is_recognized_by_the_content(tmp_path, state):
         ),
         (['backbone.layer1.0.conv1.weight', 'decode_head.conv_seg.weight'],
          'a model of MMSegmentation', 'give a model'),
-        (['layers.0.blocks.0.attn.relative_position_bias_table', 'patch_embed.proj.weight'],
-         'a Swin transformer', 'only ResNet-50 and -101'),
-        (['backbone.layers.0.blocks.0.attn.relative_position_bias_table',
-          f'{PREDICTOR}.query_feat.weight'], 'a Swin transformer', 'only ResNet-50 and -101'),
-        (['blocks.0.attn.qkv.weight', 'norm.weight'], 'a vision transformer', 'only ResNet-50'),
-        (['stages.0.blocks.0.conv_dw.weight'], 'ConvNeXt', 'only ResNet-50'),
+        (['blocks.0.attn.qkv.weight', 'norm.weight'], 'a vision transformer',
+         'only backbones ResNet-50'),
+        (['stages.0.blocks.0.conv_dw.weight'], 'ConvNeXt', 'only backbones ResNet-50'),
         (['conv1.weight', 'layer1.0.conv1.weight', 'layer1.0.conv2.weight', 'fc.weight'],
-         'ResNet-18 or -34', 'only ResNet-50'),
+         'ResNet-18 or -34', 'only backbones ResNet-50'),
         (
             ['backbone.bottom_up.res2.0.conv1.weight', 'backbone.fpn_lateral2.weight',
              'proposal_generator.rpn_head.conv.weight', 'sem_seg_head.p2.0.weight',
@@ -129,13 +126,13 @@ def test_other_models_are_identified(tmp_path, keys, name, way_out):
             state_dicts.read_backbone(path)
 
 
-def test_the_resnet_of_a_plain_mask2former_can_be_used(tmp_path, state):
+def test_an_original_mask2former_needs_no_conversion(tmp_path, state):
     plain = {key: x for key, x in state.items() if 'enc_output' not in key}
     plain[f'{PREDICTOR}.query_feat.weight'] = np.ones((100, 4), np.float32)
     path = tmp_path / 'model.pth'
     state_dicts.write_state(path, plain)
-    usage = f'only its ResNet can be used: --config.training.init_backbone={path}'
-    with pytest.raises(ValueError, match=f'a Mask2Former of detectron2 without.*; {usage}'):
+    usage = f'use it with --config.training.init_from={path}'
+    with pytest.raises(ValueError, match=f'an original Mask2Former, which needs no .*; {usage}'):
         convert.import_model(path, tmp_path / 'stage_1')
     assert state_dicts.read_backbone(path)
 

@@ -183,3 +183,22 @@ def test_warm_up_is_linear_and_off_by_default():
     rates = [float(rate_at(step, 100, 2.0, warmup_steps=4)) for step in range(6)]
     np.testing.assert_allclose(rates, [0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
     assert rate_at(0, 100, 2.0) == 2.0
+
+
+def test_polynomial_decay_equals_the_published_schedule():
+    steps = jnp.array([0, 1, 40_000, 80_000, 159_998, 159_999])
+    rates = jax.vmap(lambda step: rate_at(step, 160_000, 1e-4, decay='polynomial'))(steps)
+    published = [1e-4, 9.9999437e-5, 7.7188954e-5, 5.3588672e-5, 3.8656185e-9, 2.0715338e-9]
+    np.testing.assert_allclose(rates, published, rtol=1e-5)
+    assert rate_at(160_000, 160_000, 1e-4, decay='polynomial') == 0
+
+
+def test_a_swin_transformer_is_the_backbone_and_its_position_biases_do_not_decay():
+    block = {
+        'attention': {'relative_position_bias': jnp.ones(2), 'query': {'kernel': jnp.ones(2)}},
+        'norm1': {'scale': jnp.ones(2)},
+    }
+    groups = parameter_groups({'swin': {'stage1_0': block}})['swin']['stage1_0']
+    assert groups['attention']['relative_position_bias'] == ('backbone', False)
+    assert groups['attention']['query']['kernel'] == ('backbone', True)
+    assert groups['norm1']['scale'] == ('backbone', False)

@@ -1,0 +1,84 @@
+"""The class term: focal for the sigmoid head, weighted cross-entropy for the softmax head."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from simcis_jax.model.class_heads import softmax_probabilities
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+
+
+def class_cost(logits: Array, labels: Array, head: str = 'sigmoid') -> Array:
+    """Cost [Q, T] of assigning target t to query q.
+
+    Args:
+        logits: [Q, C], or [Q, C + 1] of the softmax head.
+        labels: [T]; -1 = padding, whose column is undefined.
+        head: see `model.class_heads`.
+    """
+    if head == 'softmax':
+        return -softmax_probabilities(logits)[:, labels]
+    p = jax.nn.sigmoid(logits)
+    positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)
+    negative = -(1 - FOCAL_ALPHA) * p**FOCAL_GAMMA * jnp.log(1 - p + 1e-8)
+    return (positive - negative)[:, labels]
+
+
+def focal_loss(logits: Array, labels: Array) -> Array:
+    """Sigmoid focal loss [] of logits [N, C] and labels [N], summed; label -1 = no class."""
+    truth = jax.nn.one_hot(labels, logits.shape[-1])
+    loss = optax.losses.sigmoid_focal_loss(logits, truth, alpha=FOCAL_ALPHA, gamma=FOCAL_GAMMA)
+    return loss.sum()
+
+
+def cross_entropy(logits: Array, labels: Array, no_object_weight: float) -> Array:
+    """Cross-entropy [] of logits [N, C + 1] and labels [N], summed with weights.
+
+    Label -1 means "no object", the last column, which has its own weight; classes have weight 1.
+    """
+    no_object = logits.shape[-1] - 1
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    columns = jnp.where(labels >= 0, labels, no_object)
+    losses = -jnp.take_along_axis(log_p, columns[:, None], axis=-1)[:, 0]
+    return (jnp.where(labels >= 0, 1.0, no_object_weight) * losses).sum()
+
+
+def class_loss(
+    logits: Array,
+    labels: Array,
+    virtual_logits: Array,
+    virtual_labels: Array,
+    head: str,
+    no_object_weight: float,
+) -> Array:
+    """The class loss [] of the queries of one image, summed; see `class_weights`.
+
+    Args:
+        logits: [Q, C], or [Q, C + 1] of the softmax head.
+        labels: [Q]; -1 = no class.
+        virtual_logits: [V, C] or [V, C + 1] of the virtual queries.
+        virtual_labels: [V]; -1 = ignored.
+        head: see `model.class_heads`.
+        no_object_weight: weight of queries without a class, for the softmax head.
+    """
+    if head == 'softmax':
+        selected = cross_entropy(logits, labels, no_object_weight)
+        return selected + cross_entropy(virtual_logits, virtual_labels, 0.0)
+    # A logit this low without a label has zero loss and zero gradient, and is finite.
+    virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
+    return focal_loss(logits, labels) + focal_loss(virtual, virtual_labels)
+
+
+def class_weights(num_targets: Array, num_queries: int, no_object_weight: float) -> Array:
+    """The sum [] of the weights in `cross_entropy`, which divides the class loss.
+
+    Args:
+        num_targets: [] targets of the images; each is matched to one query.
+        num_queries: queries of the images.
+        no_object_weight: as in `class_loss`.
+    """
+    return num_targets + no_object_weight * (num_queries - num_targets)
