@@ -44,7 +44,7 @@ ALLOWED = {
         'port', 'evaluation',
     },
     'prediction': {
-        'errors', 'types', 'runtime', 'model', 'continual', 'methods', 'settings', 'data',
+        'errors', 'types', 'runtime', 'model', 'continual', 'methods', 'settings', 'data', 'port',
         'evaluation', 'training',
     },
     'reporting': {

@@ -23,6 +23,8 @@ from simcis_jax.errors import InputError, UserError
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.inference import make_predictor
 from simcis_jax.methods.base import Method
+from simcis_jax.port.pretrained import is_pretrained
+from simcis_jax.prediction.load_pretrained import load_pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead
 from simcis_jax.settings import EvaluationSettings, Settings
@@ -187,7 +189,8 @@ def load(
 
     Args:
         checkpoint: a folder stage_N of a run or of simcis_jax.convert; or a run's work directory,
-            which means its newest finished stage.
+            which means its newest finished stage; or a pretrained Mask2Former, a folder of
+            transformers or a file of detectron2.
         config: config as nested dicts; None = the config of the run.
         categories: JSON file with a list of COCO categories, or with one as its field `categories`;
             None = those of the run, or else those of the config's data set.
@@ -198,6 +201,9 @@ def load(
             not fit the model.
         FileError: a file is missing.
     """
+    if is_pretrained(checkpoint):
+        batch = {'batch_size': jax.local_device_count()}
+        return Predictor(*load_pretrained(checkpoint, categories, config or {}, batch | evaluation))
     folder = find_stage(checkpoint, '--checkpoint')
     recorded = folder.root.parent / 'config.json'
     if config is None and not recorded.is_file():

@@ -13,6 +13,7 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation import continual
 from simcis_jax.evaluation.evaluator import Evaluator
+from simcis_jax.port import pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
 from simcis_jax.runtime.progress import Progress
@@ -41,6 +42,7 @@ class Trainer:
 
     def __init__(self, settings: Settings, workdir: Workdir):
         self.settings, self.workdir, self.stop = settings, workdir, StopRequest()
+        self.pretrained = None  # The model in training.init_from, unless that is a stage.
         training = settings.training
         self.train_source, self.val_source = open_splits(settings.data)
         self.categories = self.train_source.categories
@@ -97,6 +99,12 @@ class Trainer:
             InputError: no stage is finished.
         """
         inherited = self.start()
+        if self.pretrained is not None:
+            stage = self.stages[-1]
+            starting_point.save_as_stage(
+                self.workdir.stage(stage.number), self.pretrained, self.categories
+            )
+            return self.write_results([self.evaluation.at_end(stage, self.finished_state(stage))])
         reports = {
             stage.number: self.workdir.stage(stage.number).read_report() for stage in self.stages
         }
@@ -125,7 +133,10 @@ class Trainer:
             print(line, flush=True)
         training = self.settings.training
         inherited = None
-        if training.init_from:
+        if training.init_from and pretrained.is_pretrained(training.init_from):
+            self.pretrained = pretrained.read(training.init_from)
+            starting_point.check_network(self.pretrained, self.settings.model)
+        elif training.init_from:
             inherited = starting_point.finished_stage(
                 training.init_from, self.stages, self.categories, self.initialize
             )
@@ -246,6 +257,9 @@ class Trainer:
             params = starting_point.with_backbone(
                 state.params, self.settings.training.init_backbone
             )
+            state = state.replace(params=parallel.put_replicated(self.mesh, params))
+        if previous is None and self.pretrained is not None:
+            params = starting_point.with_pretrained(state.params, self.pretrained, self.categories)
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
         method, statistics = self.settings.method, None
         if teacher is not None and method.uses_statistics:

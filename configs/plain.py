@@ -1,0 +1,39 @@
+"""Base of the configs of the original Mask2Former: joint training on all classes.
+
+A pretrained model, a folder of transformers or a file of detectron2, is the start with
+--config.training.init_from=MODEL; with --mode=evaluate it is scored instead.
+"""
+
+from ml_collections import ConfigDict
+
+from simcis_jax.configs import common
+
+
+def panoptic(num_classes: int, root: str) -> ConfigDict:
+    """Joint panoptic training with ResNet-50 on this number of classes."""
+    config = common.get_config()
+    config.data.update(name='prepared', root=root)
+    config.protocol.update(base=num_classes, increment=num_classes)
+    config.model.update(
+        head='softmax',
+        boxes=False,
+        queries='learned',
+        attention_order='cross_first',
+        dtype='bfloat16',
+    )
+    config.method.update(name='finetune')
+    config.loss.update(classification=2.0, mask=5.0, dice=5.0, no_object=0.1)
+    config.training.update(batch_size=16, init_backbone='weights/R-50.pkl')
+    config.evaluation.update(
+        tasks=('panoptic', 'semantic', 'instance'),
+        object_mask_threshold=0.8,
+        semantic_rule='soft_sum',
+    )
+    return config
+
+
+def swin_tiny(config: ConfigDict) -> ConfigDict:
+    """Changes the backbone to Swin-T."""
+    config.model.update(backbone='swin_t', stochastic_depth=0.3)
+    config.training.init_backbone = 'weights/swin_tiny_patch4_window7_224.pth'
+    return config

@@ -1,0 +1,152 @@
+"""Pretrained models in use: prediction, evaluation, and training that starts from one."""
+
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from random_params import random_params
+from tiny import tiny_config
+
+from simcis_jax import main, predict
+from simcis_jax.data import Shapes
+from simcis_jax.data.class_names import first_difference, named_categories
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.port import hugging_face, names, pretrained, state_dicts
+from simcis_jax.port.architecture import PLAIN
+from simcis_jax.port.torch_weights import to_torch
+from simcis_jax.training import starting_point
+from simcis_jax.training.checkpointing import StageCheckpoints
+
+NETWORK = dict(
+    backbone='swin_small',
+    num_queries=12,
+    hidden_dim=64,
+    num_heads=4,
+    encoder_layers=1,
+    encoder_feedforward=32,
+    decoder_layers=1,
+    decoder_feedforward=32,
+    **PLAIN,
+)
+CLASSES = Shapes('val').categories
+
+
+@pytest.fixture(scope='module')
+def params():
+    model = Mask2Former(len(CLASSES), **NETWORK)
+    return random_params(model.init, np.zeros((1, 64, 64, 3), np.uint8), scale=0.2)['params']
+
+
+@pytest.fixture(scope='module')
+def folder(params, tmp_path_factory):
+    """A folder of transformers with the classes of the built-in data set."""
+    path = tmp_path_factory.mktemp('models') / 'mask2former'
+    hugging_face.write(path, params, CLASSES.names, short_side=64, max_side=96)
+    return path
+
+
+def config_from(folder, **changes):
+    """Joint training of two steps."""
+    config = tiny_config(
+        **{
+            'method.name': 'finetune',
+            'protocol.base': len(CLASSES),
+            'training.base_steps': 2,
+            'training.init_from': str(folder),
+            'evaluation.tasks': ('panoptic', 'semantic'),
+            'evaluation.semantic_rule': 'soft_sum',
+            **changes,
+        }
+    )
+    config.model.update(NETWORK, class_prior=None)
+    return config
+
+
+def test_a_folder_of_transformers_segments_images_with_its_classes(folder, tmp_path, params):
+    predictor = predict.load(folder, object_mask_threshold=0.0, overlap_threshold=0.0)
+    assert predictor.categories.names == CLASSES.names
+    evaluation = predict.load(folder).evaluation
+    assert (evaluation.object_mask_threshold, evaluation.overlap_threshold) == (0.8, 0.8)
+    assert (evaluation.short_side, evaluation.max_side) == (64, 96)
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8), (80, 50))
+    result = predictor(image)
+    assert result.segment_map.shape == (50, 80) and result.label_map.min() >= 0
+    assert len(result.labels) > 0 and set(result.names) <= set(CLASSES.names)
+
+    # The same weights as a file of detectron2, which has no class names.
+    path = tmp_path / 'model_final.pth'
+    state_dicts.write_state(path, to_torch(params, names.MASK2FORMER['swin']))
+    with pytest.raises(ValueError, match='has no class names; give --categories=FILE'):
+        predict.load(path)
+    entries = [{'id': i, 'name': f'{i}', 'isthing': 1} for i in range(len(CLASSES) + 1)]
+    (tmp_path / 'classes.json').write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match='lists 13 classes, but .*model_final.pth has 12'):
+        predict.load(path, categories=tmp_path / 'classes.json')
+    (tmp_path / 'classes.json').write_text(json.dumps(entries[:-1]))
+    other = predict.load(
+        path,
+        categories=tmp_path / 'classes.json',
+        short_side=64,
+        max_side=96,
+        object_mask_threshold=0.0,
+        overlap_threshold=0.0,
+    )
+    np.testing.assert_array_equal(other(image).label_map, result.label_map)
+
+
+def test_a_pretrained_model_is_evaluated_and_trained(folder, tmp_path, params, capsys):
+    results = main.run(config_from(folder), str(tmp_path / 'evaluated'), mode='evaluate')
+    assert len(results['stages']) == 1
+    with StageCheckpoints(tmp_path / 'evaluated' / 'stage_1' / 'checkpoints') as checkpoints:
+        saved = checkpoints.read('params')
+    jax.tree.map(np.testing.assert_array_equal, saved, params)
+    main.run(config_from(folder), str(tmp_path / 'trained'))
+    assert f'starting from {folder}; class head kept' in capsys.readouterr().out
+    rate = config_from(folder).optimizer.base_learning_rate
+    with StageCheckpoints(tmp_path / 'trained' / 'stage_1' / 'checkpoints') as checkpoints:
+        trained = checkpoints.read('params')
+    change = max(
+        np.abs(a - b).max()
+        for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(params), strict=True)
+    )
+    assert 0 < change < 4 * rate
+
+
+def test_a_model_of_another_network_is_an_error(folder, tmp_path):
+    config = config_from(folder)
+    config.model.num_queries = 20
+    message = r'mask2former has num_queries=12, .* is 20; set --config.model.num_queries=12'
+    with pytest.raises(ValueError, match=message):
+        main.run(config, str(tmp_path / 'run'))
+
+
+def test_the_class_head_is_replaced_where_the_classes_differ(folder, params):
+    model = pretrained.read(folder)
+    fresh = jax.tree.map(np.zeros_like, params)
+    assert starting_point.head_difference(model, CLASSES) is None
+    kept = starting_point.with_pretrained(fresh, model, CLASSES)
+    jax.tree.map(np.testing.assert_array_equal, kept, params)
+    renamed = named_categories(['other', *CLASSES.names[1:]])
+    assert 'label 0 is' in starting_point.head_difference(model, renamed)
+    replaced = starting_point.with_pretrained(fresh, model, renamed)
+    assert not np.any(replaced['heads']['class_head']['dense']['kernel'])
+    np.testing.assert_array_equal(
+        replaced['heads']['mask_head']['layer0']['dense']['kernel'],
+        params['heads']['mask_head']['layer0']['dense']['kernel'],
+    )
+
+
+def test_synonyms_and_case_do_not_make_classes_differ():
+    assert first_difference(['door;double door', 'Road'], ['door', 'road, route']) is None
+    assert first_difference(['door', 'road'], ['road', 'door']) == "label 0 is 'door' and 'road'"
+    assert first_difference(['door'], ['door', 'road']) == '1 classes and 2'
+
+
+def test_stuff_is_known_for_coco_and_otherwise_everything_is_a_thing():
+    coco = named_categories(['person', *map(str, range(131)), 'rug-merged'])
+    assert sum(coco.is_thing) == 80 and coco.is_thing[79] and not coco.is_thing[80]
+    own = named_categories(['cat', 'dog', 'cat'])
+    assert own.is_thing == (True,) * 3 and own.names == ('cat', 'dog', 'cat (2)')
