@@ -49,10 +49,10 @@ def load(name):
     return importlib.import_module(f'simcis_jax.configs.{name}')
 
 
-def config_of(name, method='simcis'):
-    """The settings of a run with this config and method."""
+def config_of(name, method=None):
+    """The settings of a run with this config and method; None = that of the config."""
     config = load(name).get_config()
-    config.method.name = method
+    config.method.name = method or config.method.name
     return settings.from_config(resolve(config.to_dict()))
 
 
@@ -106,6 +106,25 @@ def test_published_settings_have_the_published_values(name):
     assert (config.training.base_steps, config.training.steps_per_class) == (160_000, 1_000)
     rates = config.optimizer.base_learning_rate, config.optimizer.later_learning_rate
     assert rates == (1e-4, 5e-5) and config.protocol.setting == 'overlapped'
+
+
+@pytest.mark.parametrize('name', sorted(PLAIN))
+def test_the_original_mask2former_has_the_settings_of_its_model_zoo(name):
+    config = config_of(name)
+    weights, optimizer, evaluation = config.weights, config.optimizer, config.evaluation
+    assert (weights.classification, weights.mask, weights.dice, weights.no_object) == (2, 5, 5, 0.1)
+    assert (optimizer.base_learning_rate, optimizer.weight_decay) == (1e-4, 0.05)
+    assert (optimizer.backbone_multiplier, optimizer.clip_norm) == (0.1, 0.01)
+    assert (evaluation.object_mask_threshold, evaluation.overlap_threshold) == (0.8, 0.8)
+    assert (config.training.batch_size, config.model['num_queries']) == (16, 100)
+    on_coco = name.startswith('coco')
+    assert config.training.base_steps == (368_750 if on_coco else 160_000)
+    assert optimizer.decay == ('steps' if on_coco else 'polynomial')
+    assert len(config.protocol.stages(133 if on_coco else 150)) == 1
+    swin = name.endswith('swin_t')
+    assert (config.model['backbone'], config.model['stochastic_depth']) == (
+        ('swin_t', 0.3) if swin else ('resnet50', 0.0)
+    )
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])
