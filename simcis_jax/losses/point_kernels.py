@@ -23,6 +23,7 @@ from simcis_jax.model.bilinear import bilinear_neighbours
 from simcis_jax.precision import HIGHEST
 
 LANES, SUBLANES = 128, 8  # Of a vector register.
+LANE_BITS = 7
 ROWS_PER_WORD = 31  # Of a mask, see `sample_segments`.
 
 
@@ -100,6 +101,7 @@ def sample_slots(
     )
 
 
+@functools.partial(jax.jit, static_argnames='interpret')
 def read(
     maps: Array, rows: Sequence[Array], columns: Sequence[Array], *, interpret: bool = False
 ) -> list[Array]:
@@ -120,6 +122,7 @@ def read(
     return [x.reshape(*batch, -1)[..., :num_points] for x in pixels]
 
 
+@functools.partial(jax.jit, static_argnames=('shape', 'interpret'))
 def spread(
     values: Array, points: Array, shape: tuple[int, int], *, interpret: bool = False
 ) -> Array:
@@ -144,6 +147,7 @@ def spread(
     return maps[:, :height, :width].reshape(*values.shape[:-1], height, width)
 
 
+@functools.partial(jax.jit, static_argnames=('count', 'interpret'))
 def compact(
     chosen: Array, arrays: Sequence[Array], count: int, *, interpret: bool = False
 ) -> list[Array]:
@@ -216,10 +220,11 @@ def _read_kernel(num_rows, num_columns, pixels, *refs):
     def look_up(line: Array, column: Array) -> Array:
         """The numbers of a line [1, w] in columns [8, 128]."""
         value = jnp.zeros(column.shape, line.dtype)
-        for start in range(0, line.shape[-1], LANES):
-            lanes = jnp.broadcast_to(line[:, start : start + LANES], column.shape)
-            here = jnp.take_along_axis(lanes, column % LANES, axis=1, mode='promise_in_bounds')
-            value = jnp.where(column // LANES == start // LANES, here, value)
+        for chunk in range(line.shape[-1] // LANES):
+            lanes = line[:, chunk * LANES : (chunk + 1) * LANES]
+            lanes = jnp.broadcast_to(lanes, column.shape)
+            here = jnp.take_along_axis(lanes, column & LANES - 1, 1, mode='promise_in_bounds')
+            value = jnp.where(column >> LANE_BITS == chunk, here, value)
         return value
 
     def read_tile(n, _):
@@ -227,12 +232,13 @@ def _read_kernel(num_rows, num_columns, pixels, *refs):
         row, column = [x[tile] for x in rows], [x[tile] for x in columns]
 
         def read_group(group, values):
-            for i in range(SUBLANES):
+            def read_line(i, values):
                 line = pixels[group, pl.ds(i, 1), :]
                 numbers = [look_up(line, x) for x in column]
                 new = [(x == group * SUBLANES + i, number) for x in row for number in numbers]
-                values = [jnp.where(*pair, v) for pair, v in zip(new, values, strict=True)]
-            return values
+                return [jnp.where(*pair, v) for pair, v in zip(new, values, strict=True)]
+
+            return jax.lax.fori_loop(0, SUBLANES, read_line, values, unroll=True)
 
         zeros = [jnp.zeros((SUBLANES, LANES), x.dtype) for x in found]
         values = jax.lax.fori_loop(0, pixels.shape[0], read_group, zeros)
@@ -266,23 +272,29 @@ def _spread_kernel(x, y, values, maps):
 
 def _compact_kernel(distance, *refs):
     arrays, compacted = refs[: len(refs) // 2], refs[len(refs) // 2 :]
-    distance, arrays = distance[...], [x[...] for x in arrays]
     num_rows = distance.shape[0]
     lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 1)
 
-    def ahead(x: Array, step: int) -> Array:
-        """The entries `step` places further on."""
-        if step >= LANES:
-            return pltpu.roll(x, num_rows - step // LANES, 0)
+    def ahead_in_rows(x: Array, step: Array) -> Array:
+        """The entries less than a row further on."""
         x = pltpu.roll(x, LANES - step, 1)
         return jnp.where(lane < LANES - step, x, pltpu.roll(x, num_rows - 1, 0))
 
-    step = 1
-    while step < distance.size:
+    def ahead_by_rows(x: Array, step: Array) -> Array:
+        """The entries some rows further on."""
+        return pltpu.roll(x, num_rows - (step >> LANE_BITS), 0)
+
+    def move(ahead, bit, state):
+        distance, *arrays = state
+        step = jnp.int32(1) << bit
         coming = ahead(distance, step)
         arrives, leaves = coming & step != 0, distance & step != 0
         distance = jnp.where(arrives, coming, jnp.where(leaves, 0, distance))
-        arrays = [jnp.where(arrives, ahead(x, step), x) for x in arrays]
-        step *= 2
-    for ref, x in zip(compacted, arrays, strict=True):
+        return distance, *(jnp.where(arrives, ahead(x, step), x) for x in arrays)
+
+    state = distance[...], *(x[...] for x in arrays)
+    state = jax.lax.fori_loop(0, LANE_BITS, functools.partial(move, ahead_in_rows), state)
+    num_bits = (distance.size - 1).bit_length()
+    state = jax.lax.fori_loop(LANE_BITS, num_bits, functools.partial(move, ahead_by_rows), state)
+    for ref, x in zip(compacted, state[1:], strict=True):
         ref[...] = x

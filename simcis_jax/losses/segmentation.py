@@ -163,12 +163,9 @@ def mask_terms(
     def choose_points(k, inputs, constants):
         queries, keys, segment_map, _ = constants
         slots, _, logits = chunk_of(k, *inputs, queries)
-
-        def choose(one_output):
-            points = uncertain_points(*one_output, **dataclasses.asdict(sampling))
-            return points, sample_segments(segment_map[:, None], points, slots + 1)
-
-        return jax.lax.map(choose, (keys[:, :, slots], logits))
+        choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
+        points = jax.lax.map(lambda x: choose(*x), (keys[:, :, slots], logits))
+        return points, sample_segments(segment_map[:, None], points, slots + 1)
 
     @jax.named_scope('compare_masks')
     def compare(k, inputs, points_and_truth, constants):
