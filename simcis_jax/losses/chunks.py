@@ -49,7 +49,9 @@ def sum_chunks(
             for other chunks it is computed again.
     """
     limits = max_chunks, min(max_kept, max_chunks)
-    return _sum_chunks(function, prepare, limits, num_chunks, inputs, constants)
+    # With `jit`, each is traced once, though the passes use it several times.
+    functions = jax.jit(function), jax.jit(prepare)
+    return _sum_chunks(*functions, limits, num_chunks, inputs, constants)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -70,7 +72,7 @@ def _forward(function, prepare, limits, num_chunks, inputs, constants):
 
     value, prepared = jax.eval_shape(one_chunk, num_chunks)
     kept = jax.tree.map(lambda x: jnp.zeros((limits[1], *x.shape), x.dtype), prepared)
-    total, kept = jax.lax.fori_loop(0, num_chunks, add, (_zeros_like(value), kept))
+    total, kept = jax.lax.fori_loop(jnp.int32(0), num_chunks, add, (_zeros_like(value), kept))
     return total, (num_chunks, inputs, constants, kept)
 
 
@@ -91,7 +93,7 @@ def _backward(function, prepare, limits, saved, gradient):
         _, pull_back = jax.vjp(lambda inputs: function(k, inputs, prepared, constants), inputs)
         return _add(total, *pull_back(gradient))
 
-    return None, jax.lax.fori_loop(0, num_chunks, add, _zeros_like(inputs)), None
+    return None, jax.lax.fori_loop(jnp.int32(0), num_chunks, add, _zeros_like(inputs)), None
 
 
 _sum_chunks.defvjp(_forward, _backward)

@@ -1,6 +1,8 @@
 """The kernels for TPU, emulated, against plain functions in float64."""
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,10 @@ import numpy as np
 import pytest
 
 from simcis_jax.losses import point_kernels, point_sampling
+from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.losses.smallest import bottom_k, smallest
+from simcis_jax.types import Predictions, Targets
 
 # Height and width of a map, number of points.
 CASES = [(1, 1, 1), (5, 7, 40), (40, 131, 1025)]
@@ -77,3 +82,51 @@ def test_the_chosen_are_compacted_in_their_order(size, count):
     index = np.asarray(bottom_k(values, count))
     for actual, array in zip(compacted, (values, other), strict=True):
         np.testing.assert_array_equal(actual, np.take_along_axis(array, index, axis=1))
+
+
+def num_indices(text):
+    """The numbers of indices of all gathers and scatters in StableHLO."""
+    types = re.findall(r'"?stablehlo\.(?:gather|scatter)"?\(.*?index_vector_dim = (\d+).*?: '
+                       r'\(tensor<[^>]*>, tensor<([\dx]*)xi\d+>', text, re.DOTALL)  # fmt: skip
+    for index_dim, shape in types:
+        sizes = list(map(int, shape.split('x')))
+        yield math.prod(sizes) // (sizes[int(index_dim)] if int(index_dim) < len(sizes) else 1)
+
+
+def test_no_large_gather_or_scatter_is_left_on_a_tpu():
+    """Losses of the published size and their gradients, as they are handed to the compiler."""
+    outputs, images, queries, side = 10, 8, 100, 160
+
+    def shape(*sizes, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(sizes, dtype)
+
+    predictions = Predictions(
+        class_logits=shape(outputs, images, queries, 150),
+        mask_embeddings=shape(outputs, images, queries, 256),
+        boxes=shape(outputs, images, queries, 4),
+        mask_features=shape(images, side, side, 256),
+        virtual_class_logits=shape(outputs, images, 0, 150),
+        selection=None,
+    )
+    targets = Targets(
+        segment_map=shape(images, 4 * side, 4 * side, dtype=jnp.uint8),
+        labels=shape(images, queries, dtype=jnp.int32),
+        boxes=shape(images, queries, 4),
+        dropped=shape(images, dtype=jnp.int32),
+    )
+
+    def total(predictions, targets):
+        keys = jax.random.split(jax.random.key(0), images)
+        sampling = PointSampling()
+        matches = match_targets(
+            predictions, targets, keys, weights=LossWeights(), num_points=sampling.num_points
+        )
+        terms = segmentation_losses(predictions, targets, matches, keys, sampling=sampling)
+        return sum(x.sum() for x in terms.values())
+
+    traced = jax.jit(jax.grad(total)).trace(predictions, targets)
+    largest = {
+        platform: max(num_indices(traced.lower(lowering_platforms=(platform,)).as_text()))
+        for platform in ('tpu', 'cuda')
+    }
+    assert largest['tpu'] <= 1_000_000 < largest['cuda']
