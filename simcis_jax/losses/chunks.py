@@ -86,7 +86,9 @@ def _backward(function, prepare, limits, saved, gradient):
     def prepared_for(k):
         if max_chunks == num_kept:
             return prepared_before(k)
-        return jax.lax.cond(k < num_kept, prepared_before, lambda k: prepare(k, inputs, constants), k)
+        return jax.lax.cond(
+            k < num_kept, prepared_before, lambda k: prepare(k, inputs, constants), k
+        )
 
     def add(k, total):
         prepared = prepared_for(k)

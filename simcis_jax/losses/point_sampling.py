@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.losses import point_kernels
-from simcis_jax.losses.smallest import bottom_k, smallest
+from simcis_jax.losses.threshold_search import bottom_k, smallest
 from simcis_jax.model.bilinear import bilinear_neighbours
 from simcis_jax.model.platforms import by_platform
 
