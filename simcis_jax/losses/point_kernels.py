@@ -4,7 +4,8 @@ A TPU looks up single numbers in one vector register: 128 columns of a row of a 
 every point up in all rows and keeps what it finds in the row of the point. The transposed operation
 is a matrix product, see `spread`.
 
-A tile is one vector register, 8 x 128 points; each kernel has all points of one map at a time.
+A tile is one vector register, 8 x 128 points. The kernels take one map after the other, with all of
+its points.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def sample_segments(
     *batch, height, width = masks.shape
     shared = jnp.broadcast_shapes(masks.shape[:-2], points.shape[:-2])
     groups = -(-height // ROWS_PER_WORD)
-    rows = groups * ROWS_PER_WORD + 1 - height
-    masks = jnp.pad(masks, ((0, 0),) * len(batch) + ((0, rows), (0, 0))).astype(jnp.uint32)
+    missing = groups * ROWS_PER_WORD + 1 - height
+    masks = jnp.pad(masks, ((0, 0),) * len(batch) + ((0, missing), (0, 0))).astype(jnp.uint32)
     grouped = masks[..., :-1, :].reshape(*batch, groups, ROWS_PER_WORD, width)
     bits = jnp.arange(ROWS_PER_WORD, dtype=jnp.uint32)[:, None]
     words = (grouped << bits).sum(axis=-2, dtype=jnp.uint32)
@@ -115,7 +116,7 @@ def read(
     padding = (0, -height % SUBLANES), (0, -width % LANES)
     maps = jnp.pad(maps, ((0, 0),) * len(batch) + padding)
     maps = maps.reshape(math.prod(batch), -1, SUBLANES, maps.shape[-1])
-    inputs = maps, *map(_rows, (*rows, *columns))
+    inputs = maps, *map(_in_rows, (*rows, *columns))
     like = jax.ShapeDtypeStruct(inputs[1].shape, maps.dtype)
     kernel = functools.partial(_read_kernel, len(rows), len(columns))
     pixels = _call('read', kernel, interpret, inputs, [like] * (len(rows) * len(columns)))
@@ -140,7 +141,7 @@ def spread(
     """
     height, width = shape
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
-    inputs = list(map(_rows, (x, y, values)))
+    inputs = list(map(_in_rows, (x, y, values)))
     padded = height + -height % SUBLANES, width + -width % LANES
     like = jax.ShapeDtypeStruct((len(inputs[0]), *padded), jnp.float32)
     (maps,) = _call('spread', _spread_kernel, interpret, inputs, [like])
@@ -165,13 +166,13 @@ def compact(
     """
     distance = jnp.arange(1, chosen.shape[-1] + 1) - jnp.cumsum(chosen, axis=-1)
     distance = jnp.where(chosen, distance, 0).astype(jnp.int32)
-    inputs = list(map(_rows, (distance, *arrays)))
+    inputs = list(map(_in_rows, (distance, *arrays)))
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[1:]]
     found = _call('compact', _compact_kernel, interpret, inputs, like)
     return [x.reshape(*chosen.shape[:-1], -1)[..., :count] for x in found]
 
 
-def _rows(points: Array) -> Array:
+def _in_rows(points: Array) -> Array:
     """Points [..., P] in rows [N, R, 128], padded with zeros to whole tiles."""
     points = points.reshape(-1, points.shape[-1])
     points = jnp.pad(points, ((0, 0), (0, -points.shape[-1] % (SUBLANES * LANES))))
@@ -275,12 +276,12 @@ def _compact_kernel(distance, *refs):
     num_rows = distance.shape[0]
     lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 1)
 
-    def ahead_in_rows(x: Array, step: Array) -> Array:
+    def ahead_in_in_rows(x: Array, step: Array) -> Array:
         """The entries less than a row further on."""
         x = pltpu.roll(x, LANES - step, 1)
         return jnp.where(lane < LANES - step, x, pltpu.roll(x, num_rows - 1, 0))
 
-    def ahead_by_rows(x: Array, step: Array) -> Array:
+    def ahead_by_in_rows(x: Array, step: Array) -> Array:
         """The entries some rows further on."""
         return pltpu.roll(x, num_rows - (step >> LANE_BITS), 0)
 
