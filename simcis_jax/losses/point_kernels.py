@@ -276,13 +276,11 @@ def _compact_kernel(distance, *refs):
     num_rows = distance.shape[0]
     lane = jax.lax.broadcasted_iota(jnp.int32, distance.shape, 1)
 
-    def ahead_in_in_rows(x: Array, step: Array) -> Array:
-        """The entries less than a row further on."""
+    def ahead_in_row(x: Array, step: Array) -> Array:
         x = pltpu.roll(x, LANES - step, 1)
         return jnp.where(lane < LANES - step, x, pltpu.roll(x, num_rows - 1, 0))
 
-    def ahead_by_in_rows(x: Array, step: Array) -> Array:
-        """The entries some rows further on."""
+    def ahead_by_rows(x: Array, step: Array) -> Array:
         return pltpu.roll(x, num_rows - (step >> LANE_BITS), 0)
 
     def move(ahead, bit, state):
@@ -294,7 +292,7 @@ def _compact_kernel(distance, *refs):
         return distance, *(jnp.where(arrives, ahead(x, step), x) for x in arrays)
 
     state = distance[...], *(x[...] for x in arrays)
-    state = jax.lax.fori_loop(0, LANE_BITS, functools.partial(move, ahead_in_rows), state)
+    state = jax.lax.fori_loop(0, LANE_BITS, functools.partial(move, ahead_in_row), state)
     num_bits = (distance.size - 1).bit_length()
     state = jax.lax.fori_loop(LANE_BITS, num_bits, functools.partial(move, ahead_by_rows), state)
     for ref, x in zip(compacted, state[1:], strict=True):
