@@ -12,7 +12,7 @@ import scipy.optimize
 
 from benchmarks import row
 from benchmarks.workload import alone, random_weights
-from simcis_jax.losses import point_sampling
+from simcis_jax.losses import point_sampling, threshold_search
 from simcis_jax.losses.matcher import match
 from simcis_jax.losses.segmentation import SLOTS_PER_CHUNK
 from simcis_jax.model.deformable_attention import IMPLEMENTATIONS, DeformableAttention
@@ -89,7 +89,7 @@ def choice_of_points(settings: row.Settings) -> Iterator[Alternative]:
     count = int(0.75 * settings.points)
     certainty = jnp.abs(jax.random.normal(jax.random.key(0), (masks, 3 * settings.points)))
     ways = {
-        'search for the threshold': lambda x: point_sampling.bottom_k(x, count),
+        'search for the threshold': lambda x: threshold_search.bottom_k(x, count),
         'lax.top_k': lambda x: jax.lax.top_k(-x, count)[1],
         'lax.approx_min_k': lambda x: jax.lax.approx_min_k(x, count, recall_target=0.95)[1],
     }

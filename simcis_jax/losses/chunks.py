@@ -24,49 +24,78 @@ def _zeros_like(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def stack_chunks(function: Callable, num_chunks: Array, max_chunks: int, *arguments: Any) -> Any:
-    """Stacks `function(k, *arguments)` for k < num_chunks into arrays [max_chunks, ...].
+def sum_chunks(
+    function: Callable,
+    num_chunks: Array,
+    inputs: Any,
+    constants: Any,
+    *,
+    prepare: Callable = lambda k, inputs, constants: (),
+    max_chunks: int = 1,
+    max_kept: int = 1,
+) -> Any:
+    """The sum of `function(k, inputs, prepare(k, inputs, constants), constants)`, k < num_chunks.
 
-    Rows from `num_chunks` on are zero.
-    """
-    shapes = jax.eval_shape(function, num_chunks, *arguments)
-
-    def add(k, stacks):
-        found = function(k, *arguments)
-        return jax.tree.map(lambda stack, x: stack.at[k].set(x), stacks, found)
-
-    stacks = jax.tree.map(lambda x: jnp.zeros((max_chunks, *x.shape), x.dtype), shapes)
-    return jax.lax.fori_loop(0, num_chunks, add, stacks)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def sum_chunks(function: Callable, num_chunks: Array, inputs: Any, constants: Any) -> Any:
-    """The sum of `function(k, inputs, constants)` over k < num_chunks.
+    The functions must not close over traced arrays.
 
     Args:
-        function: returns a tree of arrays; must not close over traced arrays.
+        function: returns a tree of arrays.
         num_chunks: [] int32.
         inputs: tree of arrays to differentiate by.
         constants: tree of arrays without gradient.
+        prepare: returns a tree of arrays that get no gradient.
+        max_chunks: upper bound of `num_chunks`, if anything is prepared.
+        max_kept: what was prepared for so many chunks is kept for the backward pass, at least one;
+            for other chunks it is computed again.
     """
-    zeros = _zeros_like(jax.eval_shape(function, num_chunks, inputs, constants))
-    return jax.lax.fori_loop(
-        0, num_chunks, lambda k, total: _add(total, function(k, inputs, constants)), zeros
-    )
+    limits = max_chunks, min(max_kept, max_chunks)
+    # With `jit`, each is traced once, though the passes use it several times.
+    functions = jax.jit(function), jax.jit(prepare)
+    return _sum_chunks(*functions, limits, num_chunks, inputs, constants)
 
 
-def _forward(function, num_chunks, inputs, constants):
-    return sum_chunks(function, num_chunks, inputs, constants), (num_chunks, inputs, constants)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _sum_chunks(function, prepare, limits, num_chunks, inputs, constants):
+    return _forward(function, prepare, limits, num_chunks, inputs, constants)[0]
 
 
-def _backward(function, saved, gradient):
-    num_chunks, inputs, constants = saved
+def _forward(function, prepare, limits, num_chunks, inputs, constants):
+    def one_chunk(k):
+        prepared = prepare(k, inputs, constants)
+        return function(k, inputs, prepared, constants), prepared
+
+    def add(k, state):
+        total, kept = state
+        value, prepared = one_chunk(k)
+        kept = jax.tree.map(lambda x, new: x.at[k].set(new, mode='drop'), kept, prepared)
+        return _add(total, value), kept
+
+    value, prepared = jax.eval_shape(one_chunk, num_chunks)
+    kept = jax.tree.map(lambda x: jnp.zeros((limits[1], *x.shape), x.dtype), prepared)
+    total, kept = jax.lax.fori_loop(jnp.int32(0), num_chunks, add, (_zeros_like(value), kept))
+    return total, (num_chunks, inputs, constants, kept)
+
+
+def _backward(function, prepare, limits, saved, gradient):
+    num_chunks, inputs, constants, kept = saved
+    max_chunks, num_kept = limits
+
+    def prepared_before(k):
+        return jax.tree.map(lambda x: x[k], kept)
+
+    def prepared_for(k):
+        if max_chunks == num_kept:
+            return prepared_before(k)
+        return jax.lax.cond(
+            k < num_kept, prepared_before, lambda k: prepare(k, inputs, constants), k
+        )
 
     def add(k, total):
-        _, pull_back = jax.vjp(lambda inputs: function(k, inputs, constants), inputs)
+        prepared = prepared_for(k)
+        _, pull_back = jax.vjp(lambda inputs: function(k, inputs, prepared, constants), inputs)
         return _add(total, *pull_back(gradient))
 
-    return None, jax.lax.fori_loop(0, num_chunks, add, _zeros_like(inputs)), None
+    return None, jax.lax.fori_loop(jnp.int32(0), num_chunks, add, _zeros_like(inputs)), None
 
 
-sum_chunks.defvjp(_forward, _backward)
+_sum_chunks.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """Bilinear samples of logit maps and segment maps at the points where masks are compared.
 
 Points are x, y in [0, 1] over the whole map; pixel i has its centre at (i + 0.5) / size. Samples
-outside the map are zero.
+outside the map are zero. On TPUs, which have no fast gather, kernels read the pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.losses import point_kernels
+from simcis_jax.losses.threshold_search import bottom_k, smallest
 from simcis_jax.model.bilinear import bilinear_neighbours
+from simcis_jax.model.platforms import by_platform
 
 
 def _neighbours(points: Array, shape: tuple[int, int]) -> list[tuple[Array, Array, Array]]:
@@ -32,10 +35,21 @@ def _read(maps: Array, row: Array, column: Array) -> Array:
     return jnp.ravel(maps).at[index].get(mode='promise_in_bounds')
 
 
+def sample_by_gather(maps: Array, points: Array) -> Array:
+    """`sample_map` by four lookups per point."""
+    neighbours = _neighbours(points, maps.shape[-2:])
+    return sum(weight * _read(maps, row, column) for row, column, weight in neighbours)
+
+
+_sample_map = by_platform(default=sample_by_gather, tpu=point_kernels.sample)
+
+
 def sample_map(logits: Array, points: Array) -> Array:
-    """Samples maps [..., h, w], each at its own points [..., P, 2]; returns [..., P]."""
-    neighbours = _neighbours(points, logits.shape[-2:])
-    return sum(weight * _read(logits, row, column) for row, column, weight in neighbours)
+    """Samples maps [..., h, w], each at its own points [..., P, 2]; returns [..., P].
+
+    Points get no gradient.
+    """
+    return _sample_map(logits, jax.lax.stop_gradient(points))
 
 
 def sample_features(features: Array, points: Array) -> Array:
@@ -55,6 +69,17 @@ def sample_segments(segment_map: Array, points: Array, segment: Array) -> Array:
     Returns:
         float32 [..., P] in [0, 1].
     """
+    return jax.lax.platform_dependent(
+        segment_map,
+        points,
+        segment,
+        default=segments_by_gather,
+        tpu=point_kernels.sample_segments,
+    )
+
+
+def segments_by_gather(segment_map: Array, points: Array, segment: Array) -> Array:
+    """`sample_segments` by four lookups per point."""
     neighbours = _neighbours(points, segment_map.shape[-2:])
     segment = segment[..., None]
     return sum(weight * (_read(segment_map, *pixel) == segment) for *pixel, weight in neighbours)
@@ -71,6 +96,16 @@ def sample_slots(segment_map: Array, points: Array, num_slots: int) -> Array:
     Returns:
         float32 [P, T] in [0, 1].
     """
+    return jax.lax.platform_dependent(
+        segment_map,
+        points,
+        default=functools.partial(slots_by_gather, num_slots=num_slots),
+        tpu=functools.partial(point_kernels.sample_slots, num_slots=num_slots),
+    )
+
+
+def slots_by_gather(segment_map: Array, points: Array, num_slots: int) -> Array:
+    """`sample_slots` by four lookups and four additions to single numbers per point."""
     shares = jnp.zeros((len(points), num_slots + 1), jnp.float32)
     for row, column, weight in _neighbours(points, segment_map.shape):
         shares = shares.at[jnp.arange(len(points)), segment_map[row, column]].add(weight)
@@ -114,49 +149,23 @@ def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncerta
         num_uncertain: number of candidates to keep.
     """
     certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
-    chosen = bottom_k(certainty, num_uncertain)
-    first = jnp.arange(certainty[..., 0].size, dtype=jnp.int32) * certainty.shape[-1]
-    index = chosen + first.reshape(*certainty.shape[:-1], 1)
-    kept = jnp.asarray(candidates).reshape(-1, 2).at[index].get(mode='promise_in_bounds')
+    kept = jax.lax.platform_dependent(
+        certainty,
+        jnp.asarray(candidates),
+        default=functools.partial(_keep_by_gather, count=num_uncertain),
+        tpu=functools.partial(_keep_by_kernel, count=num_uncertain),
+    )
     return jnp.concatenate([kept, uniform], axis=-2)
 
 
-def bottom_k(values: Array, count: int) -> Array:
-    """Indices [..., count], ascending, of the smallest of [..., N] floats >= 0; ties: lowest index.
-
-    Finds the largest value to keep, two bits at a time. A sort, which also ranks, takes longer.
-    """
-    *batch, size = values.shape
-    # Read as integers, the bits of non-negative floats have the same order.
-    bits = jax.lax.bitcast_convert_type(values.reshape(-1, size).astype(jnp.float32), jnp.int32)
-
-    def add_bits(i: Array, largest: Array) -> Array:
-        steps = jnp.arange(1, 4, dtype=jnp.int32)[:, None, None] << (30 - 2 * i)
-        # A sum that overflows is negative.
-        bounds = jnp.where(largest + steps < 0, jnp.iinfo(jnp.int32).max, largest + steps)
-        too_few = sum((number < count).astype(jnp.int32) for number in _count_below(bits, bounds))
-        return largest + (too_few << (30 - 2 * i))
-
-    largest = jax.lax.fori_loop(0, 16, add_bits, jnp.zeros((len(bits), 1), jnp.int32))
-    below, equal = bits < largest, bits == largest
-    missing = count - below.sum(axis=-1, keepdims=True)
-    chosen = below | (equal & (jnp.cumsum(equal, axis=-1) <= missing))
-    place = jnp.where(chosen, jnp.cumsum(chosen, axis=-1) - 1, count)
-    # Every row of the result has one extra place, which takes all that is not chosen.
-    place = place + (count + 1) * jnp.arange(len(bits), dtype=jnp.int32)[:, None]
-    position = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), bits.shape)
-    found = jnp.zeros(len(bits) * (count + 1), jnp.int32)
-    found = found.at[place].set(position, mode='promise_in_bounds')
-    return found.reshape(*batch, count + 1)[..., :count]
+def _keep_by_gather(certainty: Array, candidates: Array, count: int) -> Array:
+    """The candidates [..., count, 2] of [..., N, 2] with the smallest certainty [..., N]."""
+    first = jnp.arange(certainty[..., 0].size, dtype=jnp.int32) * certainty.shape[-1]
+    index = bottom_k(certainty, count) + first.reshape(*certainty.shape[:-1], 1)
+    return candidates.reshape(-1, 2).at[index].get(mode='promise_in_bounds')
 
 
-def _count_below(values: Array, bounds: Array) -> list[Array]:
-    """Counts the values [M, N] below each of the bounds [K, M, 1]: K x [M, 1].
-
-    A joint reduction is one fused loop; with separate sums, XLA would first write every comparison
-    to memory.
-    """
-    comparisons = [(values < bound).astype(jnp.int32) for bound in bounds]
-    zeros = [jnp.int32(0)] * len(comparisons)
-    add = functools.partial(jax.tree.map, jnp.add)
-    return [number[:, None] for number in jax.lax.reduce(comparisons, zeros, add, (1,))]
+def _keep_by_kernel(certainty: Array, candidates: Array, count: int) -> Array:
+    """`_keep_by_gather`, without gathers and scatters."""
+    xy = [candidates[..., 0], candidates[..., 1]]
+    return jnp.stack(point_kernels.compact(smallest(certainty, count), xy, count), axis=-1)

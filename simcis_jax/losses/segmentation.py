@@ -16,7 +16,7 @@ from jax import Array
 
 from simcis_jax.declare import declare
 from simcis_jax.losses.boxes import generalized_iou
-from simcis_jax.losses.chunks import stack_chunks, sum_chunks
+from simcis_jax.losses.chunks import sum_chunks
 from simcis_jax.losses.classification import class_loss
 from simcis_jax.losses.matcher import LossWeights, match, matching_cost, softplus
 from simcis_jax.losses.point_sampling import (
@@ -32,6 +32,9 @@ from simcis_jax.types import Predictions, Targets
 # Slots of each image whose masks are compared at once. Valid slots come first and only chunks that
 # hold one are computed. All images and decoder outputs share a chunk, to keep an accelerator busy.
 SLOTS_PER_CHUNK = 8
+# Points of so many chunks are kept for the backward pass. Few images have more segments, and the
+# points of 100 slots of 8 images would take 1.2 GiB.
+KEPT_CHUNKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,20 +148,18 @@ def mask_terms(
         return slots, exists, einsum('lbtd,bhwd->lbthw', matched, features)
 
     @jax.named_scope('choose_points')
-    def choose_points(k, inputs, keys, segment_map):
-        slots, _, logits = chunk_of(k, *inputs)
-
-        def choose(one_output):
-            points = uncertain_points(*one_output, **dataclasses.asdict(sampling))
-            return points, sample_segments(segment_map[:, None], points, slots + 1)
-
-        return jax.lax.map(choose, (keys[:, :, slots], logits))
+    def choose_points(k, inputs, constants):
+        queries, keys, segment_map, _ = constants
+        slots, _, logits = chunk_of(k, *inputs, queries)
+        choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
+        points = jax.lax.map(lambda x: choose(*x), (keys[:, :, slots], logits))
+        return points, sample_segments(segment_map[:, None], points, slots + 1)
 
     @jax.named_scope('compare_masks')
-    def compare(k, inputs, constants):
-        queries, (points, truth), valid = constants
+    def compare(k, inputs, points_and_truth, constants):
+        queries, _, _, valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
-        losses = mask_losses_at(points[k], logits, truth[k])
+        losses = mask_losses_at(points_and_truth[0], logits, points_and_truth[1])
         counted = valid[:, slots] & exists
         return [jnp.where(counted, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
@@ -167,15 +168,15 @@ def mask_terms(
     inputs = predictions.mask_embeddings, predictions.mask_features
     used = jnp.where(targets.valid, jnp.arange(1, num_slots + 1), 0).max(initial=0)
     num_chunks, max_chunks = (-(-n // SLOTS_PER_CHUNK) for n in (used, num_slots))
-    points = stack_chunks(
-        choose_points,
+    mask, dice = sum_chunks(
+        compare,
         num_chunks,
-        max_chunks,
-        jax.lax.stop_gradient((*inputs, matches.queries)),
-        keys,
-        targets.segment_map,
+        inputs,
+        (matches.queries, keys, targets.segment_map, targets.valid),
+        prepare=choose_points,
+        max_chunks=max_chunks,
+        max_kept=KEPT_CHUNKS,
     )
-    mask, dice = sum_chunks(compare, num_chunks, inputs, (matches.queries, points, targets.valid))
     return {'mask': mask, 'dice': dice}
 
 

@@ -8,7 +8,6 @@ import pytest
 from scipy.ndimage import map_coordinates
 
 from simcis_jax.losses.point_sampling import (
-    bottom_k,
     keep_uncertain,
     sample_features,
     sample_map,
@@ -16,6 +15,7 @@ from simcis_jax.losses.point_sampling import (
     sample_slots,
     uncertain_points,
 )
+from simcis_jax.losses.threshold_search import bottom_k, smallest
 
 
 @pytest.fixture(scope='module')
@@ -140,6 +140,26 @@ def test_bottom_k_equals_a_stable_sort(count):
     expected = np.sort(np.argsort(rows, axis=1, kind='stable')[:, :count])
     np.testing.assert_array_equal(chosen, expected.reshape(4, 10, count))
     np.testing.assert_array_equal(bottom_k(rows[0], count), expected[0])
+
+
+def test_the_choice_reads_what_the_search_returns_and_not_the_values():
+    """Otherwise a compiler might compute them again, rounded in another way."""
+    jaxpr = jax.make_jaxpr(lambda x: smallest(x, 3))(jnp.ones((2, 8))).jaxpr
+    loops = [x.primitive.name in ('scan', 'while') for x in jaxpr.eqns]
+    assert loops.count(True) == 1
+    before, after = jaxpr.eqns[: loops.index(True)], jaxpr.eqns[loops.index(True) + 1 :]
+    computed = {*jaxpr.invars, *(y for x in before for y in x.outvars)}
+    read = {y for x in after for y in x.invars if not hasattr(y, 'val')}  # Without literals.
+    assert read and not read & computed
+
+
+@pytest.mark.parametrize('count', [1, 5, 299])
+def test_as_many_are_chosen_as_are_asked_for(count):
+    rng = np.random.default_rng(0)
+    values = rng.choice(
+        np.array([0, 1e-45, 1e-38, 1.0, 3e38, np.inf, np.nan], np.float32), (9, 300)
+    )
+    assert (smallest(values, count).sum(axis=-1) == count).all()
 
 
 def test_uncertain_points_pass_no_gradient_to_the_logits():
