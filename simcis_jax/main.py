@@ -51,8 +51,8 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
             devices.print_devices(values.model['dtype'])
         trainer = Trainer(values, folder)
         if parallel.is_main():
-            params, _ = jax.eval_shape(trainer.initialize)
-            trainable, total = count_parameters(params, trainer.frozen[0])
+            params, _ = jax.eval_shape(trainer.states.initialize)
+            trainable, total = count_parameters(params, trainer.states.frozen[0])
             print(f'parameters: {trainable:,} trainable, {total:,} in total', flush=True)
         return trainer.evaluate() if mode == 'evaluate' else trainer.run()
 

@@ -34,7 +34,7 @@ def main(num_devices, out, folder, *changes):
         trainer = Trainer(from_config(config), workdir)
         programs = record_programs(trainer)
         inherited = trainer.start()
-        state = trainer.finished_state(trainer.stages[inherited - 1]) if inherited else None
+        state = trainer.states.finished(trainer.stages[inherited - 1]) if inherited else None
         for stage in trainer.stages[inherited : inherited + 2]:
             state = trainer.train_stage(stage, state)
     for array in jax.tree.leaves((state.params, state.memory)):

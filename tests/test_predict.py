@@ -47,7 +47,7 @@ def run(tmp_path_factory):
     trainer = Trainer(settings.from_config(config), Workdir(root, config))
     trainer.start()
     with StageCheckpoints(trainer.workdir.stage(2).checkpoints) as checkpoints:
-        params = random_params(lambda key: trainer.initialize()[0], seed=7, scale=0.5)
+        params = random_params(lambda key: trainer.states.initialize()[0], seed=7, scale=0.5)
         checkpoints.save_weights(0, params)
     return root, trainer
 
@@ -83,7 +83,7 @@ def test_predictions_equal_those_of_the_evaluation(run, predictor):
     source = [dataclasses.replace(example, image=image_of(64, 64, seed=seed)) for seed in range(4)]
     results = predictor([example.image for example in source])
     assert sum(len(result.labels) for result in results) > 4
-    params = trainer.finished_state(trainer.stages[1]).params
+    params = trainer.states.finished(trainer.stages[1]).params
     # The same batch size, because matrix products of other shapes round differently.
     plan = plan_batches([(64, 64)] * 4, range(4), batch_size=2, short_side=64, max_side=64)
     for number, batch in enumerate(load_batches(source, plan, batch_size=2)):

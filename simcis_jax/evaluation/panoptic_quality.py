@@ -35,6 +35,17 @@ class PQCounts(ClassCounts):
         return {'pq': 100 * pq, 'sq': 100 * sq, 'rq': 100 * rq}
 
 
+@dataclasses.dataclass(frozen=True)
+class PanopticCounts:
+    """PQ counts with both treatments of pixels whose class is not seen yet."""
+
+    strict: PQCounts  # Predictions there are false positives, as in the published results.
+    seen_only: PQCounts  # These pixels are void.
+
+    def __add__(self, other: PanopticCounts) -> PanopticCounts:
+        return PanopticCounts(self.strict + other.strict, self.seen_only + other.seen_only)
+
+
 def count(
     overlap: np.ndarray,
     pred_labels: Sequence[int],

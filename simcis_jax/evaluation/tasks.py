@@ -23,7 +23,7 @@ from simcis_jax.evaluation.average_precision import ImageInstances, Instances, a
 from simcis_jax.evaluation.mask_runs import encode_edges, encode_segments, packed_edges
 from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
 from simcis_jax.evaluation.overlap import overlap_table
-from simcis_jax.evaluation.panoptic_quality import PQCounts
+from simcis_jax.evaluation.panoptic_quality import PanopticCounts, PQCounts
 from simcis_jax.evaluation.postprocess import (
     PanopticSegmentation,
     instance_inference,
@@ -72,17 +72,6 @@ class Task(Protocol):
 
     def segments(self, result: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """For pictures: segment map [*shape], 0 = nothing, and labels [n], -1 = no segment."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PanopticCounts:
-    """PQ counts with both treatments of pixels whose class is not seen yet."""
-
-    strict: PQCounts  # Predictions there are false positives, as in the published results.
-    seen_only: PQCounts  # These pixels are void.
-
-    def __add__(self, other: PanopticCounts) -> PanopticCounts:
-        return PanopticCounts(self.strict + other.strict, self.seen_only + other.seen_only)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +15,24 @@ from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.port import pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
-from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
 from simcis_jax.training import data_checks, programs, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps
-from simcis_jax.training.optimizer import count_parameters, make_optimizer
+from simcis_jax.training.optimizer import count_parameters
 from simcis_jax.training.stage_data import (
     check_images,
     num_steps_of,
     open_splits,
     stage_arrays,
-    statistics_batches,
     training_batches,
 )
 from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
+from simcis_jax.training.stage_states import StageStates
 from simcis_jax.training.step_loop import run_steps
 from simcis_jax.training.step_profile import StepProfile
 from simcis_jax.training.workdir import Workdir
-from simcis_jax.types import StageArrays, TrainState
+from simcis_jax.types import TrainState
 
 
 class Trainer:
@@ -53,10 +51,11 @@ class Trainer:
         self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = settings.method.make_model(self.stages, settings.model)
-        self.frozen = [programs.frozen_parameters(settings, self.model, s) for s in self.stages]
+        self.states = StageStates(
+            settings, self.model, self.mesh, self.stages, self.train_source, workdir
+        )
         make_step = functools.partial(programs.train_step_of, settings, self.model, self.mesh)
-        self.train_steps = [make_step(frozen) for frozen in self.frozen]
-        self.statistics_step = programs.statistics_step_of(settings, self.model, self.mesh)
+        self.train_steps = [make_step(frozen) for frozen in self.states.frozen]
         evaluator = Evaluator(
             self.model,
             self.categories,
@@ -80,10 +79,10 @@ class Trainer:
                 continue  # An earlier stage of a converted model: there is nothing to evaluate.
             if report is None:
                 if stage.number == inherited:
-                    state = self.finished_state(stage)
+                    state = self.states.finished(stage)
                 else:
                     if state is None and stage.index > 0:
-                        state = self.finished_state(self.stages[stage.index - 1])
+                        state = self.states.finished(self.stages[stage.index - 1])
                     state = self.train_stage(stage, state)
                 report = self.evaluation.at_end(stage, state)
             else:
@@ -104,7 +103,7 @@ class Trainer:
             starting_point.save_as_stage(
                 self.workdir.stage(stage.number), self.pretrained, self.categories
             )
-            return self.write_results([self.evaluation.at_end(stage, self.finished_state(stage))])
+            return self.write_results([self.evaluation.at_end(stage, self.states.finished(stage))])
         reports = {
             stage.number: self.workdir.stage(stage.number).read_report() for stage in self.stages
         }
@@ -115,7 +114,7 @@ class Trainer:
                 'training.init_from.'
             )
         stage = self.stages[finished[-1] - 1]
-        reports[stage.number] = self.evaluation.at_end(stage, self.finished_state(stage))
+        reports[stage.number] = self.evaluation.at_end(stage, self.states.finished(stage))
         return self.write_results([reports[n] for n in finished])
 
     def start(self) -> int:
@@ -138,15 +137,17 @@ class Trainer:
             starting_point.check_network(self.pretrained, self.settings.model)
         elif training.init_from:
             inherited = starting_point.finished_stage(
-                training.init_from, self.stages, self.categories, self.initialize
+                training.init_from, self.stages, self.categories, self.states.initialize
             )
         else:
-            params, _ = jax.eval_shape(self.initialize)
+            params, _ = jax.eval_shape(self.states.initialize)
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim(self.categories)
         if inherited is not None:
-            starting_point.inherit(self.workdir, inherited, len(self.categories), self.initialize)
+            starting_point.inherit(
+                self.workdir, inherited, len(self.categories), self.states.initialize
+            )
         parallel.wait_for_all('workdir')
         return inherited.number if inherited else 0
 
@@ -157,17 +158,6 @@ class Trainer:
             self.workdir.write_results(results)
             print(continual.format_table(results), flush=True)
         return results
-
-    def initialize(self, num_classes: int | None = None) -> tuple[Any, Any]:
-        """Random parameters and the method's memory before the first stage.
-
-        Args:
-            num_classes: number of classes of the network; None = those of this run.
-        """
-        settings = self.settings
-        model = self.model.clone(num_classes=num_classes or len(self.categories))
-        initialize = programs.initialize_of(settings, model)
-        return initialize(jax.random.key(settings.training.seed))
 
     # One stage
 
@@ -183,9 +173,9 @@ class Trainer:
         arrays = parallel.put_replicated(self.mesh, arrays)
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)
-        if self.frozen[stage.index]:
-            params, _ = jax.eval_shape(self.initialize)
-            trained, total = count_parameters(params, self.frozen[stage.index])
+        if self.states.frozen[stage.index]:
+            params, _ = jax.eval_shape(self.states.initialize)
+            trained, total = count_parameters(params, self.states.frozen[stage.index])
             print(f'stage {stage.number} trains {trained:,} of {total:,} parameters', flush=True)
         method = self.settings.method
         teacher = previous.params if previous is not None and method.uses_teacher else None
@@ -204,7 +194,7 @@ class Trainer:
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             if checkpoints.latest_step is not None:
                 shapes = jax.eval_shape(
-                    lambda: self.with_optimizer(stage, self.new_state(stage, previous))
+                    lambda: self.states.with_optimizer(stage, self.states.new(stage, previous))
                 )
                 state = checkpoints.restore(parallel.replicated_like(self.mesh, shapes))
                 print(f'continuing stage {stage.number} from step {int(state.step)}', flush=True)
@@ -213,7 +203,7 @@ class Trainer:
                     print(f'stage {stage.number} has no checkpoint left: restarting it from step 0')
                 # The stage begins with these parameters and its first step donates them.
                 teacher = jax.tree.map(jnp.copy, teacher)
-                state = self.begin_stage(stage, previous, teacher, arrays)
+                state = self.states.begin(stage, previous, teacher, arrays, self.pretrained)
                 if teacher is not None and method.uses_statistics:
                     checkpoints.save(0, state)  # Gathering the statistics takes long.
             training = self.settings.training
@@ -247,65 +237,3 @@ class Trainer:
                 )
         # The optimizer state would stay on the device through the next stage.
         return state.replace(step=None, opt_state=None, key=None, skipped=None)
-
-    def begin_stage(
-        self, stage: Stage, previous: TrainState | None, teacher: Any, arrays: StageArrays
-    ) -> TrainState:
-        """The state at the start of a stage, as the method makes it of that of the stage before."""
-        state = parallel.put_replicated(self.mesh, self.new_state(stage, previous))
-        if previous is None and self.settings.training.init_backbone:
-            params = starting_point.with_backbone(
-                state.params, self.settings.training.init_backbone
-            )
-            state = state.replace(params=parallel.put_replicated(self.mesh, params))
-        if previous is None and self.pretrained is not None:
-            params = starting_point.with_pretrained(state.params, self.pretrained, self.categories)
-            state = state.replace(params=parallel.put_replicated(self.mesh, params))
-        method, statistics = self.settings.method, None
-        if teacher is not None and method.uses_statistics:
-            statistics = self.statistics_of(stage, teacher, arrays)
-        state = self.with_optimizer(stage, method.begin_stage(state, arrays, statistics))
-        return parallel.put_replicated(self.mesh, state)
-
-    def statistics_of(self, stage: Stage, teacher: Any, arrays: StageArrays) -> Any:
-        """The statistics of the method, summed over the images of a stage."""
-        num_images, batches = statistics_batches(self.train_source, stage, self.settings)
-        progress = Progress(f'stage {stage.number} class statistics', num_images, 'images')
-        total = None
-        for batch, real in batches:
-            batch, real_rows = parallel.put_batch(self.mesh, (batch, real))
-            counts = self.statistics_step(teacher, batch, real_rows, arrays)
-            total = counts if total is None else jax.tree.map(jnp.add, total, counts)
-            progress.advance(int(real.sum()))
-        return total
-
-    def new_state(self, stage: Stage, previous: TrainState | None) -> TrainState:
-        """The state before a stage, without optimizer state."""
-        training = self.settings.training
-        key = jax.random.fold_in(jax.random.key(training.seed), stage.index)
-        if previous is None:
-            params, memory = self.initialize()
-        else:
-            params, memory = previous.params, previous.memory
-        return TrainState(jnp.int32(0), params, None, memory, key, jnp.int32(0))
-
-    def with_optimizer(self, stage: Stage, state: TrainState) -> TrainState:
-        """The state with that of the optimizer at step 0 of a stage."""
-        frozen = self.frozen[stage.index]
-        optimizer = make_optimizer(state.params, self.settings.optimizer, frozen)
-        return state.replace(opt_state=jax.jit(optimizer.init)(state.params))
-
-    def finished_state(self, stage: Stage) -> TrainState:
-        """Parameters and memory of a finished stage from its checkpoint; other fields are None."""
-        params, _ = jax.eval_shape(self.initialize)
-        memory = self.settings.method.init_memory(len(self.categories), self.model.hidden_dim)
-        memory = parallel.put_replicated(self.mesh, memory)
-        with StageCheckpoints(self.workdir.stage(stage.number).checkpoints) as checkpoints:
-            return TrainState(
-                step=None,
-                params=checkpoints.restore_params(parallel.replicated_like(self.mesh, params)),
-                opt_state=None,
-                memory=checkpoints.restore_memory(memory),
-                key=None,
-                skipped=None,
-            )

@@ -23,7 +23,7 @@ def train_stage_2(trainer, config, folder):
         patch.setattr(trainer, 'workdir', workdir)
         assert trainer.start() == 1
         base, stage = trainer.stages[:2]
-        trainer.train_stage(stage, trainer.finished_state(base))
+        trainer.train_stage(stage, trainer.states.finished(base))
     return json.loads((folder / 'stage_2' / 'replay.json').read_text())
 
 

@@ -10,6 +10,7 @@ from tiny import tiny_config
 from simcis_jax import main
 from simcis_jax.runtime import parallel
 from simcis_jax.training import programs, trainer
+from simcis_jax.training.stage_evaluation import StageEvaluation
 
 
 def make_quick_step(model, method, mesh, **_):
@@ -53,7 +54,7 @@ def test_a_stage_leaves_only_its_parameters_and_memory_on_the_device(monkeypatch
     monkeypatch.setattr(trainer, 'run_steps', count)
     monkeypatch.setattr(programs, 'make_train_step', make_quick_step)
     monkeypatch.setattr(programs, 'make_statistics_step', lambda *_, **__: lambda *_: jnp.zeros(12))
-    monkeypatch.setattr(trainer.Trainer, 'evaluate_stage', lambda *_: {})
+    monkeypatch.setattr(StageEvaluation, 'at_end', lambda *_: {})
     monkeypatch.setattr(trainer.Trainer, 'write_results', lambda *_: {})
     with pytest.raises(Stopped):
         main.run(tiny_config(), str(tmp_path / 'run'))

@@ -16,6 +16,7 @@ from simcis_jax.data.category_list import category_entries
 from simcis_jax.settings import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays
+from simcis_jax.training.stage_evaluation import StageEvaluation
 from simcis_jax.training.starting_point import with_backbone
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
@@ -66,7 +67,7 @@ def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_
     jax.tree.map(np.testing.assert_array_equal, first_params, params)
     jax.tree.map(np.testing.assert_array_equal, first_bank, bank)
     monkeypatch.setattr(Trainer, 'train_stage', None)
-    monkeypatch.setattr(Trainer, 'evaluate_stage', None)
+    monkeypatch.setattr(StageEvaluation, 'at_end', None)
     assert main.run(config_from(folder), str(tmp_path / 'run')) == results
 
 
@@ -80,7 +81,7 @@ def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
         (tmp_path / 'old' / name).mkdir(exist_ok=True)
         shutil.copy(finished[0] / name / 'evaluation.json', tmp_path / 'old' / name)
     trained, evaluated = [], []
-    train_stage, evaluate_stage = Trainer.train_stage, Trainer.evaluate_stage
+    train_stage, at_end = Trainer.train_stage, StageEvaluation.at_end
 
     def record(self, stage, previous):
         trained.append((stage, *jax.tree.map(np.asarray, (previous.params, previous.memory))))
@@ -88,9 +89,9 @@ def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
 
     monkeypatch.setattr(Trainer, 'train_stage', record)
     monkeypatch.setattr(
-        Trainer,
-        'evaluate_stage',
-        lambda self, stage, state: evaluated.append(stage) or evaluate_stage(self, stage, state),
+        StageEvaluation,
+        'at_end',
+        lambda self, stage, state: evaluated.append(stage) or at_end(self, stage, state),
     )
     config = config_from(folder, **{'protocol.added': (2,)})
     results = main.run(config, str(tmp_path / 'run'))
@@ -178,7 +179,7 @@ def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
     stage = trainer.stages[0]
     with StageCheckpoints(tmp_path / 'stage_1' / 'checkpoints') as checkpoints:
-        checkpoints.save(0, trainer.new_state(stage, None))
+        checkpoints.save(0, trainer.states.new(stage, None))
     with pytest.raises(ValueError, match='stage_1 is not finished, it has no evaluation.json'):
         main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
 
@@ -188,11 +189,11 @@ def test_stage_1_starts_from_the_pretrained_backbone(converted, tmp_path):
     settings = tiny_config(**{'training.init_backbone': str(folder)}).to_dict()
     trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
     stage = trainer.stages[0]
-    begun = trainer.begin_stage(
+    begun = trainer.states.begin(
         stage, None, None, stage_arrays(stage, len(trainer.categories), trainer.settings)
     ).params
     jax.tree.map(np.testing.assert_array_equal, begun['resnet'], params['resnet'])
-    random = trainer.new_state(stage, None).params
+    random = trainer.states.new(stage, None).params
     jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
 
 
