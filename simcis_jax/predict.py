@@ -90,7 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (
             'checkpoint',
             True,
-            'Folder stage_N, or work directory of a run (its newest finished stage).',
+            'Folder stage_N, work directory of a run (its newest finished stage), or a pretrained '
+            'Mask2Former: folder of transformers, or file of detectron2.',
         ),
         ('out', True, 'Folder for the results.'),
         (
