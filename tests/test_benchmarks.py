@@ -72,6 +72,7 @@ def test_segments_tile_the_image():
     assert scene.labels.tolist() == [4, 5, 6, 7, 4]
 
 
+@pytest.mark.slow
 def test_the_command_adds_rows_to_its_file(tmp_path):
     out = tmp_path / 'speed.json'
 

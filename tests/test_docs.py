@@ -153,6 +153,7 @@ def test_readme_shows_the_example_of_a_method(example):
     assert code[code.index('@dataclasses') :] in (ROOT / 'README.md').read_text()
 
 
+@pytest.mark.slow
 def test_the_example_of_a_method_runs_through_three_stages(example, tmp_path):
     method, _ = example
     config = tiny_config(

@@ -35,22 +35,32 @@ def scores(workdir):
     return {r['step']: r['val_miou'] for r in runs.records(workdir) if 'val_miou' in r}
 
 
-def test_scores_are_logged_every_few_steps(undisturbed):
-    assert list(scores(undisturbed[0])) == [3, 6]
-    assert max(scores(undisturbed[0]).values()) > 0
-
-
-def test_the_best_weights_are_kept_besides_the_newest(undisturbed):
+def test_scores_measurements_the_best_weights_and_a_profile_are_kept(undisturbed):
     workdir, _ = undisturbed
     by_step = scores(workdir)
-    best = max(by_step, key=by_step.get)
+    assert list(by_step) == [3, 6] and max(by_step.values()) > 0
+
     folder = find_stage(workdir / 'stage_1' / 'best', '--checkpoint')
+    best = max(by_step, key=by_step.get)
     assert [path.name for path in folder.checkpoints.iterdir()] == [str(best)]
     with StageCheckpoints(folder.checkpoints) as kept:
         assert kept.has('params') and not kept.has('rest')
 
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    steps = [record for record in map(json.loads, lines) if 'total' in record]
+    for record in steps:
+        assert record['images_per_second'] == pytest.approx(4 * record['steps_per_second'])
+        assert 0 <= record['data_wait'] <= 1
+    assert sum(record['evaluation_seconds'] for record in steps) > 0
+    assert sum(record['checkpoint_seconds'] for record in steps) > 0
 
-@pytest.mark.parametrize('after', [2, 5])  # Images: inside the first and the second evaluation.
+    profile = workdir / 'stage_1' / 'profile'
+    assert len(list(profile.rglob('*.xplane.pb'))) == 1
+    assert len(list(profile.rglob('*.trace.json.gz'))) == 1
+
+
+# Images: inside the first and the second evaluation.
+@pytest.mark.parametrize('after', [pytest.param(2, marks=pytest.mark.slow), 5])
 def test_an_interrupted_evaluation_changes_no_result(undisturbed, tmp_path, monkeypatch, after):
     images, count = [], SemanticTask.count
 
@@ -68,22 +78,6 @@ def test_an_interrupted_evaluation_changes_no_result(undisturbed, tmp_path, monk
     assert main.run(tiny_config(**CHANGES), str(tmp_path)) == undisturbed[1]
     runs.assert_same(tmp_path, undisturbed[0], stage=1)
     assert not (tmp_path / 'stage_1' / 'counts').exists()
-
-
-def test_speed_and_waiting_times_are_logged(undisturbed):
-    lines = (undisturbed[0] / 'metrics.jsonl').read_text().splitlines()
-    steps = [record for record in map(json.loads, lines) if 'total' in record]
-    for record in steps:
-        assert record['images_per_second'] == pytest.approx(4 * record['steps_per_second'])
-        assert 0 <= record['data_wait'] <= 1
-    assert sum(record['evaluation_seconds'] for record in steps) > 0
-    assert sum(record['checkpoint_seconds'] for record in steps) > 0
-
-
-def test_a_profile_of_the_chosen_steps_is_written(undisturbed):
-    profile = undisturbed[0] / 'stage_1' / 'profile'
-    assert len(list(profile.rglob('*.xplane.pb'))) == 1
-    assert len(list(profile.rglob('*.trace.json.gz'))) == 1
 
 
 def test_a_run_goes_on_with_other_evaluation_settings(undisturbed):

@@ -97,6 +97,7 @@ def test_a_folder_of_transformers_segments_images_with_its_classes(folder, tmp_p
     np.testing.assert_array_equal(other(image).label_map, result.label_map)
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_is_evaluated_and_trained(folder, tmp_path, params, capsys):
     results = main.run(config_from(folder), str(tmp_path / 'evaluated'), mode='evaluate')
     assert len(results['stages']) == 1

@@ -256,7 +256,7 @@ def test_a_full_disk_stops_prediction_and_keeps_finished_results(predictor, tmp_
 def test_a_run_folder_means_its_newest_finished_stage(run, tmp_path):
     shutil.copytree(run[0], tmp_path / 'run')
     with StageCheckpoints(tmp_path / 'run' / 'stage_3' / 'checkpoints') as checkpoints:
-        checkpoints.save(1, run[1].new_state(run[1].stages[0], None))  # Not evaluated yet.
+        checkpoints.save(1, run[1].states.new(run[1].stages[0], None))  # Not evaluated yet.
     seen = predict.load(tmp_path / 'run').seen
     assert set(np.flatnonzero(seen)) == set(run[1].stages[1].seen)
     assert predict.load(tmp_path / 'run' / 'stage_3').seen.sum() == len(run[1].stages[2].seen)

@@ -253,6 +253,7 @@ def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, Array, Ar
     [H, W], and for each kept query [Q] the number of pixels that it won, that its mask has, and
     both.
     """
+    masks, scores = jnp.asarray(masks), jnp.asarray(scores)
 
     def update(query, state):
         best, winner, inside = state

@@ -17,6 +17,7 @@ METHODS: dict[str, type[Method]] = {
     'futcr': FuTCR,
 }
 DEFAULT_METHOD = 'simcis'
+NO_METHOD = 'finetune'  # For models that are not trained here.
 
 
 def make_method(name: str, **settings: Any) -> Method:

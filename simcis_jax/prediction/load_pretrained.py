@@ -10,6 +10,7 @@ from simcis_jax import settings
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import named_categories
 from simcis_jax.errors import InputError
+from simcis_jax.methods import NO_METHOD
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pretrained
 from simcis_jax.settings import EvaluationSettings
@@ -47,7 +48,7 @@ def load_pretrained(
     values = settings.from_config(
         {
             'data': {'max_segments': 1},  # Only training has targets.
-            'method': {'name': 'finetune'},
+            'method': {'name': NO_METHOD},
             'model': model.settings,
             'evaluation': EVALUATION
             | model.image_sides

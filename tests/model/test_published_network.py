@@ -22,7 +22,7 @@ THING_IDS = Path(__file__).parents[1] / 'evaluation' / 'golden' / 'post_handmade
 @pytest.fixture(
     scope='module',
     params=[
-        ('eval_t1_r50', 'resnet50', 'S6:'),
+        pytest.param(('eval_t1_r50', 'resnet50', 'S6:'), marks=pytest.mark.slow),
         ('eval_t2_r50_odd', 'resnet50', 'S14:'),
         pytest.param(('eval_t1_r50_wide', 'resnet50', 'S6:'), marks=pytest.mark.slow),
         pytest.param(('eval_t1_r101_sem', 'resnet101', 'S6:'), marks=pytest.mark.slow),

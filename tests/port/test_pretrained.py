@@ -209,7 +209,14 @@ def test_imagenet_weights_of_a_swin_are_read(tmp_path, params, kind):
     assert_same_bits(backbone, expected)
 
 
-@pytest.mark.parametrize('name', ['swin_t', 'swin_s', 'swin_b', 'swin_l', 'resnet101'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'swin_t',
+        'resnet101',
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('swin_s', 'swin_b', 'swin_l')),
+    ],
+)
 def test_every_published_backbone_has_a_complete_table(name):
     model = Mask2Former(19, backbone=name, **plain_weights.SMALL, **PLAIN)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)

@@ -59,7 +59,7 @@ def test_a_log_with_an_incomplete_last_line_is_continued(tmp_path):
     path.write_text(f'{RECORD}\n{RECORD[:30]}')
     assert read_metrics(path) == [json.loads(RECORD)]
     with MetricsLog(tmp_path, stage=1, first_step=2) as log:
-        log.write(3, {'total': float('nan')}, 1.0)
+        log.write(3, {'total': float('nan')})
     lines = path.read_text().splitlines()
     assert lines[0] == RECORD and json.loads(lines[1])['total'] is None and len(lines) == 2
 
