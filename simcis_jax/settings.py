@@ -81,7 +81,9 @@ class ProtocolSettings:
         at_least=0,
     )
     mask_unseen: bool = declare(
-        True, 'Restrict selection and inference to classes seen so far; published: False.'
+        True,
+        'Restrict selection, inference and the softmax head to classes seen so far; SimCIS as '
+        'published: False.',
     )
 
     def stages(self, num_classes: int) -> tuple[Stage, ...]:
@@ -299,7 +301,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         faults += [not_chosen(key, name) for key in keys_of_others(changed, name)]
         method = make_method(name, **of(f'method.{name}', METHODS[name]))
         for key, words in method.conflicts(values):
-            faults.append(f'method.{name}.{key}={getattr(method, key)!r} must be {words}.')
+            own = '.' not in key
+            value = getattr(method, key) if own else values[key]
+            faults.append(f'{f"method.{name}." if own else ""}{key}={value!r} must be {words}.')
     if faults:
         raise InputError('\n'.join(faults))
     return Settings(

@@ -7,6 +7,7 @@ from typing import Any
 from simcis_jax.errors import InputError
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.futcr import FuTCR
+from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 
@@ -15,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     'pseudo_label': PseudoLabel,
     'simcis': SimCIS,
     'futcr': FuTCR,
+    'mib': MiB,
 }
 DEFAULT_METHOD = 'simcis'
 NO_METHOD = 'finetune'  # For models that are not trained here.

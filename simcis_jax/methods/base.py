@@ -45,7 +45,9 @@ class Method:
     memory_format: ClassVar[MemoryFormat | None] = None
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Fields that do not fit the rest of the config, each with what it must be, in words.
+        """Values that do not fit each other, each with what it must be, in words.
+
+        The key of a value is a field of the method, or 'group.key' of one that the method needs.
 
         Args:
             values: of the other groups, by 'group.key'; a value that is at fault is missing.

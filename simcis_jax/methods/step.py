@@ -36,7 +36,8 @@ class Step:
     model: nn.Module | None = static()
     weights: LossWeights = static(LossWeights())
     sampling: PointSampling = static(PointSampling())
-    mask_unseen: bool = static(True)  # Whether only classes seen so far select queries.
+    # Whether only classes seen so far select queries and compete in the softmax head.
+    mask_unseen: bool = static(True)
 
     # What the step starts with.
     stage: StageArrays | None = None
@@ -56,7 +57,7 @@ class Step:
 
     @property
     def selecting(self) -> Array | None:
-        """[C] bool: classes that select the queries of the student; None = all."""
+        """[C] bool: classes that select queries or compete in the student; None = all."""
         return self.stage.seen if self.mask_unseen else None
 
     def keys(self, stream: int) -> Array:

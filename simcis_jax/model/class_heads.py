@@ -11,11 +11,20 @@ import jax.numpy as jnp
 from jax import Array
 
 HEADS = ('sigmoid', 'softmax')
+UNSEEN = -1e9  # The logit of a class without probability; finite, so that a product with 0 is 0.
 
 
 def num_columns(head: str, num_classes: int) -> int:
     """The number of class logits of a query."""
     return num_classes + 1 if head == 'softmax' else num_classes
+
+
+def without_unseen(logits: Array, seen: Array) -> Array:
+    """Logits [..., C + 1] of the softmax head in which classes not `seen` [C] bool do not compete.
+
+    Their probability is 0, and they get no gradient.
+    """
+    return jnp.where(jnp.append(seen, True), logits, UNSEEN)
 
 
 def softmax_probabilities(logits: Array, allowed: Array | None = None) -> Array:

@@ -20,7 +20,7 @@ from jax import Array
 from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.model.backbones import BACKBONES, coarsest_stride, find_backbone, make_backbone
-from simcis_jax.model.class_heads import HEADS, num_columns
+from simcis_jax.model.class_heads import HEADS, num_columns, without_unseen
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.learned_queries import LearnedQueries
 from simcis_jax.model.masked_decoder import (
@@ -171,7 +171,8 @@ class Mask2Former(nn.Module):
 
         Args:
             image: [B, H, W, 3] in 0..255, RGB; H and W are multiples of the coarsest stride.
-            seen: [C] bool, classes whose prototypes may select queries; None = all.
+            seen: [C] bool, classes whose prototypes may select queries and which the softmax head
+                tells apart; None = all.
             virtual_queries: [B, V, D] stored queries that pass through FFNs and heads; None = none.
             size: [B, 2] height and width of each image without its padding; None = no padding.
             scored_positions: [B, N] tokens whose class logits the selection holds; None = none.
@@ -212,7 +213,14 @@ class Mask2Former(nn.Module):
             token_logits = self.query_prealignment.logits_at(candidates, scored_positions)
 
         stop_gradient = self.stop_gradient and self.queries == 'selected'
-        outputs = self.decoder(queries, places, virtual_queries, memory, stop_gradient)
+
+        def decode(*arguments):
+            outputs = self.decoder(*arguments)
+            if self.head != 'softmax' or seen is None:
+                return outputs
+            return outputs.replace(class_logits=without_unseen(outputs.class_logits, seen))
+
+        outputs = decode(queries, places, virtual_queries, memory, stop_gradient)
         predictions = Predictions(
             class_logits=outputs.class_logits[:, :, : self.num_queries],
             mask_embeddings=outputs.mask_embeddings,
@@ -234,4 +242,4 @@ class Mask2Former(nn.Module):
             places = replayed_boxes
         replayed, places = jax.lax.stop_gradient((replayed, places))
         no_virtual_queries = virtual_queries[:, :0]
-        return predictions, self.decoder(replayed, places, no_virtual_queries, memory)
+        return predictions, decode(replayed, places, no_virtual_queries, memory)

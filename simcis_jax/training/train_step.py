@@ -26,7 +26,7 @@ from simcis_jax.types import Batch, Predictions, StageArrays, TrainState
 def teacher_predictions(step: Step, teacher_params: Any) -> Predictions | None:
     """The teacher's predictions for a batch, without gradient; None if there is no teacher.
 
-    The teacher was trained on the past classes; with `mask_unseen`, only these select its queries.
+    The teacher was trained on the past classes; with `mask_unseen`, it knows only these.
     """
     if teacher_params is None:
         return None
@@ -66,7 +66,7 @@ def make_train_step(
         weights: weights of the loss terms.
         sampling: how points on masks are sampled for the losses.
         optimizer: settings of AdamW and its schedule.
-        mask_unseen: whether only seen classes select queries; in the published code all do.
+        mask_unseen: whether only seen classes select queries and compete in the softmax head.
         num_microbatches: gradient accumulation steps per device, to save memory.
         frozen: paths of the parameters that the method does not train.
     """
@@ -170,7 +170,7 @@ def make_statistics_step(
     """Compiles `statistics(teacher_params, batch, real, stage)`: `Method.statistics` of a batch.
 
     `real` [B] bool is False for padding rows of the batch, which are not counted. As in the train
-    step, with `mask_unseen` only past classes select queries of the teacher.
+    step, with `mask_unseen` the teacher knows only the past classes.
     """
 
     def statistics(teacher_params: Any, batch: Batch, real: Array, stage: StageArrays):

@@ -1,0 +1,79 @@
+"""MiB (CVPR 2020): modeling the background for incremental learning, on the masks of Mask2Former.
+
+unbiased cross-entropy    "no object" may be a past class            losses/unbiased.py
+unbiased distillation     a new class is "no object" to the teacher  losses/unbiased.py
+balanced initialisation   new rows share what "no object" had        continual/new_rows.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simcis_jax.continual import new_rows
+from simcis_jax.declare import declare
+from simcis_jax.losses.segmentation import query_labels
+from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.methods.base import Method
+from simcis_jax.methods.step import METHOD, Step, Term
+from simcis_jax.types import StageArrays, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class MiB(Method):
+    """Unbiased cross-entropy and distillation; new classes begin as "no object"."""
+
+    distillation_weight: float = declare(200.0, 'Weight of the distillation.', at_least=0)
+    balanced_initialization: bool = declare(
+        True, 'New rows of the class head share the probability of "no object"; False = random.'
+    )
+    focal_cross_entropy: bool = declare(
+        False, 'Focal class loss in later stages, in which all queries have equal weight.'
+    )
+
+    uses_teacher: ClassVar[bool] = True
+
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The losses need "no object"."""
+        if values.get('model.head', 'softmax') != 'softmax':
+            yield 'model.head', "'softmax' with method.name='mib', which needs \"no object\""
+
+    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
+        """New rows of the class head."""
+        if self.balanced_initialization:
+            return state.replace(params=new_rows.from_no_object(state.params, stage))
+        key = jax.random.fold_in(state.key, METHOD)
+        return state.replace(params=new_rows.random(state.params, stage, key))
+
+    def losses(self, step: Step) -> dict[str, Term]:
+        """The basic terms with the unbiased class loss, and the distillation of the last layer."""
+        terms = super().losses(step)
+        if step.teacher is None:
+            return terms
+        terms['class'] = self.class_term(step)
+        student, teacher = step.student.class_logits[-1], step.teacher.class_logits[-1]
+        divergence = unbiased_distillation(student, teacher, step.stage.past)
+        terms['distillation'] = Term(divergence.mean(axis=-1).sum(), self.distillation_weight)
+        return terms
+
+    def class_term(self, step: Step) -> Term:
+        """The unbiased class loss [L]."""
+        logits, weight = step.student.class_logits, step.weights.classification
+        labels = matched_labels(step)
+        losses = unbiased_cross_entropy(logits, labels, step.stage.past)
+        if self.focal_cross_entropy:
+            return Term(focal(losses).mean(axis=-1).sum(axis=-1), weight)
+        losses = jnp.where(labels >= 0, 1.0, step.weights.no_object) * losses
+        return Term(losses.sum(axis=(1, 2)), weight, per='class')
+
+
+def matched_labels(step: Step) -> Array:
+    """The label [L, B, Q] of the target of every query, -1 if it has none."""
+    num_queries = step.student.class_logits.shape[2]
+    over_images = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
+    return jax.vmap(over_images, in_axes=(0, None))(step.matches.queries, step.targets.labels)
