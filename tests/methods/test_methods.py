@@ -10,6 +10,7 @@ from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods import METHODS, base, make_method
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.futcr import FuTCR
+from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import Step
@@ -63,7 +64,9 @@ def step_of(student=None, teacher=None, truth=NO_TARGETS, **fields):
 
 
 def state_of(memory):
-    return TrainState(jnp.int32(0), {}, None, memory, KEY, jnp.int32(0))
+    dense = {'kernel': jnp.ones((WIDTH, CLASSES + 1)), 'bias': jnp.ones(CLASSES + 1)}
+    params = {'heads': {'class_head': {'dense': dense}}}
+    return TrainState(jnp.int32(0), params, None, memory, KEY, jnp.int32(0))
 
 
 BASIC = {name: jnp.ones(SETS) for name in ('class', 'mask', 'dice', 'box', 'giou')}
@@ -86,12 +89,13 @@ def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
     assert made == {
         'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
+        'mib': MiB,
     }  # fmt: skip
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="method.name='plop' is unknown.*finetune.*simcis"):
-        make_method('plop')
+    with pytest.raises(ValueError, match="method.name='mine' is unknown.*finetune.*simcis"):
+        make_method('mine')
 
 
 def test_settings_reach_the_method():
@@ -136,12 +140,14 @@ def test_fine_tuning_changes_nothing():
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_without_teacher_the_targets_are_the_ground_truth(name):
+def test_the_first_stage_has_ground_truth_and_initial_parameters(name):
     method, step = make_method(name), step_of(predictions())
     assert method.targets(step) is step.batch.targets
     assert method.virtual_queries(step) is None
+
     state = state_of(method.init_memory(CLASSES, WIDTH))
-    assert method.begin_stage(state, STAGE, None) is state
+    first = STAGE.replace(past=jnp.zeros_like(STAGE.past))
+    jax.tree.map(np.testing.assert_array_equal, method.begin_stage(state, first, None), state)
 
 
 def test_the_basic_terms_are_weighted_and_divided_by_the_number_of_targets():

@@ -1,0 +1,46 @@
+"""Local POD, the pooled output distillation of PLOP (CVPR 2021).
+
+A map is pooled along rows and along columns, in the whole image and in the cells of finer grids, so
+that what is kept is where features are, not each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+from jax import Array
+
+SCALES = (1, 2, 4)  # Cells along each side of the grids.
+
+
+def pooled(features: Array) -> Array:
+    """The means [B, E] of all rows and all columns of the cells of a map [B, h, w, D].
+
+    Rows and columns that a grid cannot share evenly are left out, as are grids finer than the map.
+    """
+
+    def means() -> Iterator[Array]:
+        batch_size, height, width, channels = features.shape
+        for scale in SCALES:
+            rows, columns = height // scale, width // scale
+            if rows and columns:
+                inside = features[:, : rows * scale, : columns * scale]
+                cells = inside.reshape(batch_size, scale, rows, scale, columns, channels)
+                yield cells.mean(axis=4).reshape(batch_size, -1)
+                yield cells.mean(axis=2).reshape(batch_size, -1)
+
+    return jnp.concatenate(list(means()), axis=1)
+
+
+def local_pod(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
+    """The distance [B] of what is pooled of the maps [B, h, w, D] of both, averaged over the maps.
+
+    Its gradient is 0 where both are equal, as where a frozen network has not changed yet.
+    """
+    distances = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        square = ((pooled(ours) - pooled(theirs)) ** 2).sum(axis=1)
+        differs = square > 0
+        distances.append(jnp.where(differs, jnp.sqrt(jnp.where(differs, square, 1.0)), 0.0))
+    return sum(distances) / len(distances)
