@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).parent.parent / 'configs'
 SHARED = {'common', 'ade', 'plain'}  # Imported by other configs.
 # Of the original Mask2Former, which has no selected queries.
 PLAIN = {'ade_panoptic_r50', 'ade_semantic_swin_t', 'coco_panoptic_r50', 'coco_panoptic_swin_t'}
+CONTINUAL_PLAIN = {f'ade_cps_plain_100_{increment}' for increment in (5, 10, 50)}
 NEEDS_SOFTMAX = {'mib'}  # Methods that need "no object".
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
 
@@ -67,7 +68,7 @@ def test_a_config_is_complete_and_its_docstring_has_its_command(name):
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('name', [name for name in NAMES if name not in PLAIN])
+@pytest.mark.parametrize('name', [name for name in NAMES if name not in PLAIN | CONTINUAL_PLAIN])
 def test_every_method_can_be_chosen(name, method):
     if method in NEEDS_SOFTMAX and load(name).get_config().model.head == 'sigmoid':
         with pytest.raises(ValueError, match="^model.head='sigmoid' must be 'softmax' with"):
@@ -132,9 +133,30 @@ def test_the_original_mask2former_has_the_settings_of_its_model_zoo(name):
     )
 
 
+@pytest.mark.parametrize('method', ['mib', 'plop', 'pseudo_label', 'finetune'])
+@pytest.mark.parametrize('name', sorted(CONTINUAL_PLAIN))
+def test_continual_methods_on_the_original_mask2former_have_the_published_values(name, method):
+    config = config_of(name, method)
+    weights, optimizer, evaluation = config.weights, config.optimizer, config.evaluation
+    assert (weights.classification, weights.mask, weights.dice, weights.no_object) == (2, 5, 5, 0.1)
+    assert (optimizer.base_learning_rate, optimizer.later_learning_rate) == (1e-4, 5e-5)
+    assert (optimizer.decay, optimizer.warmup_steps, optimizer.clip_norm) == ('polynomial', 0, 0.01)
+    training = config.training
+    assert (training.batch_size, training.base_steps, training.steps_per_class) == (8, 160_000, 400)
+    assert (evaluation.object_mask_threshold, evaluation.overlap_threshold) == (0, 0)
+    assert (config.data.size, config.model['backbone']) == (640, 'resnet50')
+    assert (config.model['head'], config.model['queries']) == ('softmax', 'learned')
+    values = dataclasses.asdict(config.method)
+    if method == 'mib':
+        assert values['distillation_weight'] == 200 and not values['balanced_initialization']
+    if method == 'plop':
+        assert (values['pod_weight'], values['pseudo_label_score']) == (0.001, 0)
+        assert values['pseudo_label_overlap'] == 0.5
+
+
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])
 def test_a_config_has_the_protocol_in_its_name(name):
-    data, _, base, increment = name.split('_')
+    data, *_, base, increment = name.split('_')
     protocol = load(name).get_config().protocol
     assert (protocol.base, protocol.increment) == (int(base), int(increment))
     num_classes = {'ade': 150, 'coco': 133, 'camvid': 11, 'shapes': 12}[data]

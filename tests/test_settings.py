@@ -191,20 +191,26 @@ def test_learned_queries_exclude_losses_that_need_selected_features(method, keys
 
 CHOSEN = {
     'finetune': set(), 'pseudo_label': {'pseudo_label'}, 'simcis': {'simcis'}, 'futcr': {'futcr'},
+    'mib': {'mib'}, 'plop': {'plop'},
 }  # fmt: skip
+# What a method needs of the network, if that is not the default.
+NETWORK = {
+    'mib': {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'},
+}
 
 
 @pytest.mark.parametrize('name', METHODS)
 def test_a_run_has_the_keys_of_its_method_only(name):
     """And those of a config file for other methods do not matter."""
-    config = config_with({'method.name': name, 'data.size': 320})
-    for other in CHOSEN.keys() - {'finetune', name}:
+    changes = {'method.name': name, 'data.size': 320, **NETWORK.get(name, {})}
+    config = config_with(changes)
+    for other in CHOSEN.keys() - {'finetune', 'mib', name}:
         config['method'][other]['pseudo_label_score'] = 0.9
     resolved = resolve(config)
     assert set(resolved['method']) == {'name'} | CHOSEN[name]
     assert resolved['data'] == config['data'] and resolved.keys() == config.keys()
     values = from_config(resolved)
-    assert values == from_config(config_with({'method.name': name, 'data.size': 320}))
+    assert values == from_config(config_with(changes))
     assert values.method == METHODS[name]()
     assert resolve(resolved) == resolved
 

@@ -24,6 +24,7 @@ class PseudoLabelRule:
 
     score_threshold: float = 0.35  # The best class probability of a query must be above this.
     overlap_threshold: float = 0.8  # A query must win more than this share of its mask.
+    count_outside: bool = False  # Pixels that it wins outside of its mask count as well.
     # Of the softmax that ranks the queries of a sigmoid head; None ranks them by probability.
     temperature: float | None = 0.06
     merge_classes: bool = False  # One target per class instead of one per query (semantic).
@@ -71,14 +72,17 @@ def _confident_segments(
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
     winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape)
-    winner = jnp.where(inside & unlabelled, winner, -1)
+    won = jnp.where(unlabelled, winner, -1)
+    winner = jnp.where(inside, won, -1)
     keep &= mask_area > 0  # Others win nothing.
-    won_area = for_each(
-        keep,
-        lambda query, area: area.at[query].set((winner == query).sum()),
-        jnp.zeros_like(labels),
-    )
-    keep &= (won_area > 0) & (won_area > rule.overlap_threshold * mask_area)
+
+    def areas(won):
+        count = lambda query, area: area.at[query].set((won == query).sum())  # noqa: E731
+        return for_each(keep, count, jnp.zeros_like(labels))
+
+    won_area = areas(winner)
+    counted = areas(won) if rule.count_outside else won_area
+    keep &= (won_area > 0) & (counted > rule.overlap_threshold * mask_area)
     return keep, labels, scores, winner
 
 

@@ -8,6 +8,7 @@ from simcis_jax.errors import InputError
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.mib import MiB
+from simcis_jax.methods.plop import PLOP
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     'simcis': SimCIS,
     'futcr': FuTCR,
     'mib': MiB,
+    'plop': PLOP,
 }
 DEFAULT_METHOD = 'simcis'
 NO_METHOD = 'finetune'  # For models that are not trained here.

@@ -11,6 +11,7 @@ from simcis_jax.methods import METHODS, base, make_method
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.mib import MiB
+from simcis_jax.methods.plop import PLOP
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import Step
@@ -89,7 +90,7 @@ def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
     assert made == {
         'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
-        'mib': MiB,
+        'mib': MiB, 'plop': PLOP,
     }  # fmt: skip
 
 

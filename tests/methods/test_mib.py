@@ -1,11 +1,13 @@
 """MiB against the published losses, and its new rows of the class head."""
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import newest_state
 from tiny import tiny_config
 
 from simcis_jax import main, settings
@@ -268,6 +270,20 @@ def test_the_sigmoid_head_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_of_three_stages(tmp_path):
-    results = main.run(plain_config('mib'), str(tmp_path))
+@pytest.mark.parametrize('method', ['mib', 'plop'])
+def test_a_run_of_three_stages(tmp_path, method):
+    results = main.run(plain_config(method), str(tmp_path))
     assert len(results['stages']) == 3
+    added = {'mib': 'distillation', 'plop': 'pod'}[method]
+    logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
+    assert all((added in record) == (record['stage'] > 1) for record in logged)
+    assert all(record['skipped_steps'] == 0 for record in logged)
+    # Stage 2 changes rows that wait for stage 3 by weight decay alone.
+    before, after = (head_of(tmp_path, stage)['kernel'][:, 10:12] for stage in (1, 2))
+    decay = after / before
+    np.testing.assert_allclose(decay, decay[0, 0], rtol=1e-6)
+    assert decay.max() < 1
+
+
+def head_of(workdir, stage):
+    return newest_state(workdir, stage)['params']['heads']['class_head']['dense']
