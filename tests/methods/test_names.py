@@ -19,7 +19,8 @@ FILES = [
     if path.relative_to(PACKAGE).parts[0] not in BELOW | {'configs'}
 ]
 FIELDS = {field for method in METHODS.values() for field in declared(method)}
-NAMES = set(METHODS) | {method.__name__ for method in METHODS.values()} - {'Method'} | FIELDS
+CLASSES = {method.__name__ for method in METHODS.values()} - {'Method', 'MiB'}  # MiB is a unit too.
+NAMES = set(METHODS) | CLASSES | FIELDS
 
 
 def words(tree):
