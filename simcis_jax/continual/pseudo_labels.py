@@ -77,7 +77,9 @@ def _confident_segments(
     keep &= mask_area > 0  # Others win nothing.
 
     def areas(won):
-        count = lambda query, area: area.at[query].set((won == query).sum())  # noqa: E731
+        def count(query, areas):
+            return areas.at[query].set((won == query).sum())
+
         return for_each(keep, count, jnp.zeros_like(labels))
 
     won_area = areas(winner)
