@@ -82,8 +82,8 @@ class ProtocolSettings:
     )
     mask_unseen: bool = declare(
         True,
-        'Restrict selection, inference and the softmax head to classes seen so far; SimCIS as '
-        'published: False.',
+        'Restrict selection, inference and the softmax head to classes seen so far; published: '
+        'False where queries are selected.',
     )
 
     def stages(self, num_classes: int) -> tuple[Stage, ...]:
