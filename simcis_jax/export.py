@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simcis_jax.prediction.exported_model import PLATFORMS, check_platforms, export_model
+from simcis_jax.prediction.exported_model import check_platforms, export_model
 from simcis_jax.prediction.load_model import load_model
 from simcis_jax.prediction.model_arguments import (
     add_model_arguments,
     parse_arguments,
     with_config,
 )
+from simcis_jax.prediction.platform_programs import PLATFORMS
 from simcis_jax.runtime import command, devices
 
 __all__ = ['export_model', 'load_model']

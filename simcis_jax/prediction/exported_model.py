@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +21,11 @@ from simcis_jax.errors import FileError, InputError
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.inference import make_predictor, run_network, run_tasks
 from simcis_jax.model.backbones import coarsest_stride
+from simcis_jax.prediction.platform_programs import PLATFORMS, join_platforms
 from simcis_jax.prediction.trained_model import TrainedModel
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.files import replacing, write_atomically
 
-PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 # Programs compiled from a file and in place may round differently, which moves edges of segments.
 LEAST_AGREEMENT = 0.99
 
@@ -75,12 +76,7 @@ def export_model(
     with replacing(out) as part:
         part.parent.mkdir(parents=True, exist_ok=True)
         part.touch()  # Reports a path that cannot be written before the work.
-        inputs = (
-            jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
-            jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
-        )
-        export = jax.export.export(jax.jit(make_segmenter(model)), platforms=platforms)
-        part.write_bytes(export(*inputs).serialize())
+        part.write_bytes(export_program(model, shape, platforms).serialize())
         compared = _compare(model, jax.export.deserialize(bytearray(part.read_bytes())))
     entries = {'categories': category_entries(model.categories)}
     write_atomically(out.with_name(f'{out.name}.json'), json.dumps(entries, indent=2))
@@ -104,13 +100,18 @@ def check_platforms(platforms: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(platforms))
 
 
-def make_segmenter(model: TrainedModel) -> Callable[[Array, Array], dict[str, Array]]:
-    """The function that `export_model` writes; the parameters are constants in it."""
-    tasks = tuple(make_tasks(model.categories, model.evaluation).values())
+def export_program(
+    model: TrainedModel, shape: tuple[int, int, int], platforms: Sequence[str]
+) -> jax.export.Exported:
+    """The function that `export_model` writes, for images [B, H, W, 3] of `shape` B, H, W.
 
-    def segment(image: Array, size: Array) -> dict[str, Array]:
-        padded = image.shape[1:3]
-        logits = run_network(model.network, model.method, model.params, model.seen, image, size)
+    The parameters are constants that the programs of all platforms share.
+    """
+    tasks = tuple(make_tasks(model.categories, model.evaluation).values())
+    padded = shape[1:]
+
+    def segment(params: Any, image: Array, size: Array) -> dict[str, Array]:
+        logits = run_network(model.network, model.method, params, model.seen, image, size)
         (panoptic,) = run_tasks(
             tasks, model.network.head, padded, padded, model.seen, *logits, size, size
         )
@@ -120,7 +121,20 @@ def make_segmenter(model: TrainedModel) -> Callable[[Array, Array], dict[str, Ar
             'scores': panoptic.scores,
         }
 
-    return segment
+    arguments = (
+        model.params,
+        jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((shape[0], 2), jnp.int32),
+    )
+    program = jax.jit(segment)
+    call = join_platforms(
+        {
+            platform: jax.export.export(program, platforms=[platform])(*arguments)
+            for platform in platforms
+        }
+    )
+    chosen = jax.jit(lambda image, size: call(model.params, image, size))
+    return jax.export.export(chosen, platforms=platforms)(*arguments[1:])
 
 
 def _batch_shape(
