@@ -99,11 +99,11 @@ def test_a_file_that_differs_is_not_written(model, exported, tmp_path, monkeypat
 
 def test_the_command_exports_for_another_platform_at_the_size_of_evaluation(run, tmp_path, capsys):
     out = tmp_path / 'model.stablehlo'
-    export.main([f'--checkpoint={run}/stage_2', f'--out={out}', '--platforms=tpu'])
+    export.main([f'--checkpoint={run}/stage_2', f'--out={out}', '--platforms=rocm,tpu'])
     printed = capsys.readouterr().out
     assert '1 x 64 x 64 pixels; loaded again, and not compared, because this process' in printed
     program = jax.export.deserialize(bytearray(out.read_bytes()))
-    assert program.platforms == ('tpu',)
+    assert program.platforms == ('rocm', 'tpu')
     assert [x.shape for x in program.in_avals] == [(1, 64, 64, 3), (1, 2)]
 
 
