@@ -18,8 +18,12 @@ from pathlib import Path
 
 from simcis_jax.data.decode import read_image
 from simcis_jax.errors import FileError, StorageError, UserError
-from simcis_jax.method_choice import resolve
 from simcis_jax.prediction.find_images import find_images
+from simcis_jax.prediction.model_arguments import (
+    add_model_arguments,
+    parse_arguments,
+    with_config,
+)
 from simcis_jax.prediction.prediction_folder import KINDS, PredictionFolder
 from simcis_jax.prediction.predictor import Prediction, Predictor, PreparedImage, load
 from simcis_jax.runtime import command, devices
@@ -86,22 +90,17 @@ def predict_files(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; images without a result are listed at the end."""
     parser = command.make_parser('simcis_jax.predict', 'Segments images.')
-    for name, required, words in (
-        (
-            'checkpoint',
-            True,
-            'Folder stage_N, work directory of a run (its newest finished stage), or a pretrained '
-            'Mask2Former: folder of transformers, or file of detectron2.',
+    add_model_arguments(
+        parser,
+        dict(
+            object_mask_threshold=float,
+            overlap_threshold=float,
+            short_side=int,
+            max_side=int,
+            batch_size=int,
         ),
-        ('out', True, 'Folder for the results.'),
-        (
-            'config',
-            False,
-            'Config name or file, for a model without a run; --config.GROUP.KEY=VALUE works, too.',
-        ),
-        ('categories', False, 'JSON with COCO categories, for a model without a run.'),
-    ):
-        parser.add_argument(f'--{name}', type=command.path, required=required, help=words)
+    )
+    parser.add_argument('--out', type=command.path, required=True, help='Folder for the results.')
     parser.add_argument(
         '--images',
         type=command.path,
@@ -110,31 +109,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action='extend',
         help="Files, folders (searched recursively) or patterns such as 'photos/**/*.jpg'.",
     )
-    for name, kind in (
-        ('object_mask_threshold', float),
-        ('overlap_threshold', float),
-        ('short_side', int),
-        ('max_side', int),
-        ('batch_size', int),
-    ):
-        parser.add_argument(
-            f'--{name}', type=kind, help=f'Replaces evaluation.{name} of the config.'
-        )
-    options, overrides = command.split_overrides(
+    values, overrides = parse_arguments(
         parser, arguments, hint='separate several files by spaces: --images FILE FILE; '
     )
-    if overrides and not options.config:
-        parser.error(f'{overrides[0]} changes a config, so it needs --config=NAME')
-    values = {name: value for name, value in vars(options).items() if value is not None}
     checkpoint, images, out = (values.pop(name) for name in ('checkpoint', 'images', 'out'))
 
     def program() -> None:
-        if options.config:
-            config = command.read_config(options.config, overrides).to_dict()
-            values['config'] = resolve(config, command.changed_keys(overrides))
+        settings = with_config(values, overrides)
         paths = find_images(images, out)  # Reports a wrong path before loading the model.
         devices.print_devices()
-        failed = predict_files(load(checkpoint, **values), paths, out)
+        failed = predict_files(load(checkpoint, **settings), paths, out)
         print(f'{out}: {", ".join(KINDS)} and panoptic.json')
         if failed:
             lines = ''.join(f'\n  {reason}' for _, reason in sorted(failed.items()))

@@ -44,8 +44,8 @@ ALLOWED = {
         'port', 'evaluation',
     },
     'prediction': {
-        'errors', 'types', 'runtime', 'model', 'continual', 'methods', 'settings', 'data', 'port',
-        'evaluation', 'training',
+        'errors', 'types', 'runtime', 'model', 'continual', 'method_choice', 'methods', 'settings',
+        'data', 'port', 'evaluation', 'training',
     },
     'reporting': {
         'errors', 'types', 'runtime', 'methods', 'settings', 'data', 'evaluation', 'training',

@@ -11,10 +11,10 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from random_params import random_params
+from random_run import SHOW_ALL, random_run
 from tiny import tiny_config
 
-from simcis_jax import predict, settings
+from simcis_jax import predict
 from simcis_jax.data import Shapes
 from simcis_jax.data.coco_panoptic import CocoPanoptic
 from simcis_jax.data.evaluation_batches import load_batches, plan_batches
@@ -24,13 +24,10 @@ from simcis_jax.prediction import predictor as predictor_module
 from simcis_jax.prediction.prediction_folder import PredictionFolder
 from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.trainer import Trainer
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.workdir import StageFolder
 from simcis_jax.types import Categories
 
 SIZES = [(64, 64), (7, 300), (121, 33), (1, 1), (90, 130), (64, 64)]
-# Random weights give low scores and overlapping masks; without thresholds all are shown.
-SHOW_ALL = {'evaluation.object_mask_threshold': 0.0, 'evaluation.overlap_threshold': 0.0}
 
 
 def image_of(height, width, seed=0):
@@ -42,14 +39,7 @@ def image_of(height, width, seed=0):
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     """The work directory of a run whose stage 2 has random weights, and its trainer."""
-    root = tmp_path_factory.mktemp('runs') / 'random'
-    config = tiny_config(**SHOW_ALL).to_dict()
-    trainer = Trainer(settings.from_config(config), Workdir(root, config))
-    trainer.start()
-    with StageCheckpoints(trainer.workdir.stage(2).checkpoints) as checkpoints:
-        params = random_params(lambda key: trainer.states.initialize()[0], seed=7, scale=0.5)
-        checkpoints.save_weights(0, params)
-    return root, trainer
+    return random_run(tmp_path_factory.mktemp('runs') / 'random')
 
 
 @pytest.fixture(scope='module')

@@ -19,18 +19,61 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 
 
+def run_network(
+    model: nn.Module, method: Method, params: Any, seen: Array | None, image: Array, size: Array
+) -> tuple[Array, Array]:
+    """Class and mask logits of the last layer, for images [B, Hp, Wp, 3] of `size` [B, 2]."""
+    predictions = model.apply({'params': params}, image, seen, size=size)
+    return method.class_logits(predictions, seen), predictions.mask_logits(-1)
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    head: str,
+    padded: tuple[int, int],
+    canvas: tuple[int, int],
+    seen: Array | None,
+    *images: Array,
+) -> tuple:
+    """One result per task, as arrays [B, *canvas, ...].
+
+    Args:
+        tasks: what to compute from the logits.
+        head: the class head.
+        padded: height and width of the network's input.
+        canvas: height and width of the results.
+        seen: [C] bool, classes that may be predicted; None = all.
+        *images: class logits [B, Q, C] and mask logits [B, Q, h, w]; height and width of each image
+            in the input, and those of its result in the canvas, [B, 2] int32.
+    """
+
+    def one(class_logits, coarse_masks, size, original_size):
+        masks = resized_masks(
+            coarse_masks,
+            padded_size=padded,
+            size=size,
+            original_size=original_size,
+            output_shape=canvas,
+        )
+        predictions = ImagePredictions(
+            class_logits, coarse_masks, masks, size, original_size, padded, head
+        )
+        return tuple(task.infer(predictions, seen) for task in tasks)
+
+    return jax.lax.map(lambda image: one(*image), images)  # One at a time: masks are large.
+
+
 def make_network(
     model: nn.Module, mesh: Mesh, method: Method
 ) -> Callable[..., tuple[Array, Array]]:
     """Compiles `network(params, seen, image, size)`: class and mask logits of the last layer."""
 
-    def network(params, seen, image, size):
-        predictions = model.apply({'params': params}, image, seen, size=size)
-        return method.class_logits(predictions, seen), predictions.mask_logits(-1)
-
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(
-        network, mesh, in_specs=(everywhere, everywhere, split, split), out_specs=split
+        functools.partial(run_network, model, method),
+        mesh,
+        in_specs=(everywhere, everywhere, split, split),
+        out_specs=split,
     )
 
 
@@ -46,26 +89,10 @@ def make_predictor(
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     network = shared(make_network, model, mesh, method)
 
-    def infer(padded, canvas, seen, *images):
-        def one(class_logits, coarse_masks, size, original_size):
-            masks = resized_masks(
-                coarse_masks,
-                padded_size=padded,
-                size=size,
-                original_size=original_size,
-                output_shape=canvas,
-            )
-            predictions = ImagePredictions(
-                class_logits, coarse_masks, masks, size, original_size, padded, model.head
-            )
-            return tuple(task.infer(predictions, seen) for task in tasks)
-
-        return jax.lax.map(lambda image: one(*image), images)  # One at a time: masks are large.
-
     @functools.cache
     def inference(padded, canvas):
         return parallel.map_over_devices(
-            functools.partial(infer, padded, canvas),
+            functools.partial(run_tasks, tasks, model.head, padded, canvas),
             mesh,
             in_specs=(everywhere, split, split, split, split),
             out_specs=split,

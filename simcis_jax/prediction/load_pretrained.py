@@ -11,10 +11,10 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import named_categories
 from simcis_jax.errors import InputError
 from simcis_jax.methods import NO_METHOD
+from simcis_jax.methods.base import Method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pretrained
-from simcis_jax.settings import EvaluationSettings
-from simcis_jax.types import Categories
+from simcis_jax.prediction.trained_model import TrainedModel
 
 # Of the original Mask2Former on COCO; a folder of transformers may have its own sides.
 EVALUATION = dict(
@@ -31,8 +31,8 @@ def load_pretrained(
     categories: str | Path | None,
     config: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-) -> tuple[Any, Mask2Former, Categories, None, EvaluationSettings]:
-    """The arguments of `Predictor` for a pretrained model.
+) -> TrainedModel:
+    """Reads a pretrained model.
 
     Args:
         path: of the model, see `port.pretrained`.
@@ -70,4 +70,4 @@ def load_pretrained(
             f'{model.num_classes}; give the categories of its data set.'
         )
     network = Mask2Former(num_classes=len(known), **values.model)
-    return model.params, network, known, None, values.evaluation
+    return TrainedModel(model.params, network, known, None, values.evaluation, Method())

@@ -1,4 +1,4 @@
-"""Inference: loads the model of a stage and segments images."""
+"""Inference: segments images with a trained model."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax import settings
-from simcis_jax.data import open_source
 from simcis_jax.data.augment import resize_image, resized_shape
-from simcis_jax.data.category_list import read_categories, read_json
 from simcis_jax.data.evaluation_batches import canvas_side, pad_batch
-from simcis_jax.errors import InputError, UserError
+from simcis_jax.errors import InputError
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.inference import make_predictor
 from simcis_jax.methods.base import Method
-from simcis_jax.port.pretrained import is_pretrained
-from simcis_jax.prediction.load_pretrained import load_pretrained
+from simcis_jax.prediction.load_model import load_model
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead
-from simcis_jax.settings import EvaluationSettings, Settings
-from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.find_stage import find_stage
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.settings import EvaluationSettings
 from simcis_jax.types import Categories
 
 # Images that wait for others of their shape, in batches; each is in memory.
@@ -201,76 +194,8 @@ def load(
             not fit the model.
         FileError: a file is missing.
     """
-    if is_pretrained(checkpoint):
-        batch = {'batch_size': jax.local_device_count()}
-        return Predictor(*load_pretrained(checkpoint, categories, config or {}, batch | evaluation))
-    folder = find_stage(checkpoint, '--checkpoint')
-    recorded = folder.root.parent / 'config.json'
-    if config is None and not recorded.is_file():
-        raise InputError(
-            f'{folder.root.parent} has no config.json of a run; name the config of the model with '
-            '--config=NAME.'
-        )
-    config = _recorded_config(recorded) if config is None else dict(config)
-    config['evaluation'] = config.get('evaluation', {}) | {
-        'batch_size': jax.local_device_count(),
-        **evaluation,
-    }
-    values = settings.from_config(config)
-    known = _categories(folder.root.parent / 'categories.json', categories, values)
-    stages = values.protocol.stages(len(known))
-    if folder.number > len(stages):
-        raise InputError(
-            f'{folder.root} is stage {folder.number}, but protocol.base and .increment make '
-            f'{len(stages)} stages.'
-        )
-    seen = stages[folder.number - 1].seen
-    model = values.method.make_model(stages, values.model)
-    return Predictor(
-        _params(folder, model, values),
-        model,
-        known,
-        np.isin(np.arange(len(known)), seen) if values.protocol.mask_unseen else None,
-        values.evaluation,
-        values.method,
-    )
-
-
-def _recorded_config(path: Path) -> dict[str, Any]:
-    config = read_json(path, dict)
-    try:
-        settings.from_config(config)
-    except InputError as error:
-        raise InputError(
-            f'{path} is not a config that this version can read; give one with --config=FILE. '
-            f'{error}'
-        ) from None
-    return config
-
-
-def _categories(recorded: Path, given: str | Path | None, values: Settings) -> Categories:
-    if given or recorded.is_file():
-        return read_categories(given or recorded)
-    data = values.data
-    try:
-        source = open_source(data.name, data.train_split, root=data.root, size=data.size)
-    except UserError as error:
-        raise InputError(
-            f'{recorded} does not exist, and the data set, which has the class names, cannot be '
-            f'opened ({error}); give --categories=FILE, a JSON with COCO categories.'
-        ) from None
-    return source.categories
-
-
-def _params(folder: StageFolder, model: nn.Module, values: Settings) -> Any:
-    """The newest parameters in a folder, replicated on the devices of this process."""
-    size = values.data.size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-    params = jax.eval_shape(model.init, jax.random.key(0), image)['params']
-    with StageCheckpoints(folder.checkpoints) as checkpoints:
-        checkpoints.check('params', params, 'model.* and the categories to those of its run')
-        mesh = parallel.make_local_mesh()
-        return checkpoints.restore_params(parallel.replicated_like(mesh, params))
+    loaded = load_model(checkpoint, config=config, categories=categories, **evaluation)
+    return Predictor(*loaded)
 
 
 def _as_large(result: np.ndarray, member: PreparedImage) -> np.ndarray:
