@@ -123,6 +123,8 @@ class Predictions:
     selection: Selection
     # What the class logits mean, see `model.class_heads`.
     head: str = flax.struct.field(pytree_node=False, default='sigmoid')
+    # What the mask logits mean, see `model.mask_kinds`.
+    masks: str = flax.struct.field(pytree_node=False, default='sigmoid')
     queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
     # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.
     features: dict[str, tuple[Array, ...]] | None = None

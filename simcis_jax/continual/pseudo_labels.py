@@ -51,6 +51,7 @@ def _confident_segments(
     rejected: Array | None,
     rule: PseudoLabelRule,
     head: str,
+    masks: str,
 ) -> tuple[Array, Array, Array, Array]:
     """Which queries to keep and which pixels they win: (keep, labels, scores [Q], winner [H, W]).
 
@@ -71,7 +72,7 @@ def _confident_segments(
         scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
-    winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape)
+    winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape, masks)
     won = jnp.where(unlabelled, winner, -1)
     winner = jnp.where(inside, won, -1)
     keep &= mask_area > 0  # Others win nothing.
@@ -89,7 +90,7 @@ def _confident_segments(
 
 
 def _compete(
-    mask_logits: Array, scores: Array, keep: Array, shape: tuple[int, int]
+    mask_logits: Array, scores: Array, keep: Array, shape: tuple[int, int], masks: str
 ) -> tuple[Array, Array, Array]:
     """At every pixel, the kept query whose score times mask is largest.
 
@@ -98,15 +99,25 @@ def _compete(
         scores: [Q].
         keep: [Q] bool; other queries do not compete and cost nothing.
         shape: (H, W) of the image.
+        masks: the kind of masks, see `model.mask_kinds`.
 
     Returns:
         The winner [H, W], -1 if no query is kept; whether the pixel is inside of its mask [H, W];
         the areas [Q] of the masks of kept queries.
     """
 
+    def resized(query):
+        return resize(mask_logits[query], shape)  # As published, before any probability.
+
+    if masks == 'softmax':  # Over all queries, also those that do not compete.
+        none = jnp.full(shape, -jnp.inf)
+        add_query = lambda query, total: jnp.logaddexp(total, resized(query))  # noqa: E731
+        total = jax.lax.fori_loop(0, len(keep), add_query, none)
+
     def add(query, state):
         best, winner, inside, areas = state
-        mask = jax.nn.sigmoid(resize(mask_logits[query], shape))  # As published: resized first.
+        logits = resized(query)
+        mask = jnp.exp(logits - total) if masks == 'softmax' else jax.nn.sigmoid(logits)
         weighted = scores[query] * mask
         wins, on = weighted > best, mask >= 0.5  # The first of equals wins.
         return (
@@ -130,6 +141,7 @@ def add_pseudo_labels(
     rule: PseudoLabelRule,
     rejected: Array | None = None,
     head: str = 'sigmoid',
+    masks: str = 'sigmoid',
 ) -> Targets:
     """Adds the teacher's confident segments of one image to its targets.
 
@@ -142,13 +154,21 @@ def add_pseudo_labels(
         rejected: [C] bool; queries whose best class is one of these are dropped. The published code
             allows all classes and rejects the first unseen one.
         head: the class head of the teacher, see `model.class_heads`.
+        masks: the kind of its masks, see `model.mask_kinds`.
 
     Returns:
         Targets with the same T slots: ground truth first, then pseudo-labels. Segments beyond the
         last slot are dropped and counted.
     """
     keep, labels, scores, winner = _confident_segments(
-        class_logits, mask_logits, targets.segment_map == 0, allowed, rejected, rule, head
+        class_logits,
+        mask_logits,
+        targets.segment_map == 0,
+        allowed,
+        rejected,
+        rule,
+        head,
+        masks,
     )
     num_slots = targets.labels.shape[0]
     num_truth = jnp.sum(targets.labels >= 0)
@@ -205,6 +225,7 @@ def merge_targets(
             rule=rule,
             rejected=rejected,
             head=teacher.head,
+            masks=teacher.masks,
         )
 
     images = (teacher.class_logits[-1], teacher.mask_logits(-1), targets)

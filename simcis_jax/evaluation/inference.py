@@ -15,6 +15,7 @@ from simcis_jax.data.evaluation_batches import EvaluationBatch
 from simcis_jax.evaluation.postprocess import resized_masks
 from simcis_jax.evaluation.tasks import ImagePredictions, Task
 from simcis_jax.methods.base import Method
+from simcis_jax.model.mask_kinds import sigmoid_logits
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 
@@ -29,7 +30,7 @@ def run_network(
 
 def run_tasks(
     tasks: Sequence[Task],
-    head: str,
+    model: nn.Module,
     padded: tuple[int, int],
     canvas: tuple[int, int],
     seen: Array | None,
@@ -39,7 +40,7 @@ def run_tasks(
 
     Args:
         tasks: what to compute from the logits.
-        head: the class head.
+        model: the network, which tells the kind of its class head and masks.
         padded: height and width of the network's input.
         canvas: height and width of the results.
         seen: [C] bool, classes that may be predicted; None = all.
@@ -56,7 +57,14 @@ def run_tasks(
             output_shape=canvas,
         )
         predictions = ImagePredictions(
-            class_logits, coarse_masks, masks, size, original_size, padded, head
+            class_logits,
+            coarse_masks,
+            sigmoid_logits(masks, model.masks),
+            size,
+            original_size,
+            padded,
+            model.head,
+            model.masks,
         )
         return tuple(task.infer(predictions, seen) for task in tasks)
 
@@ -92,7 +100,7 @@ def make_predictor(
     @functools.cache
     def inference(padded, canvas):
         return parallel.map_over_devices(
-            functools.partial(run_tasks, tasks, model.head, padded, canvas),
+            functools.partial(run_tasks, tasks, model, padded, canvas),
             mesh,
             in_specs=(everywhere, split, split, split, split),
             out_specs=split,

@@ -32,6 +32,7 @@ from simcis_jax.evaluation.postprocess import (
     semantic_inference,
 )
 from simcis_jax.evaluation.soft_sum import class_scores, resized_scores, strongest_class
+from simcis_jax.model.mask_kinds import sigmoid_logits
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Categories
 
@@ -47,6 +48,8 @@ class ImagePredictions:
     original_size: Array  # [2] int32, height and width of the original image inside H, W.
     padded_size: tuple[int, int] = flax.struct.field(pytree_node=False)
     head: str = flax.struct.field(pytree_node=False, default='sigmoid')  # The class head.
+    # The kind of the coarse masks; `masks` are logits of a sigmoid.
+    mask_kind: str = flax.struct.field(pytree_node=False, default='sigmoid')
 
 
 class Task(Protocol):
@@ -155,6 +158,7 @@ class SemanticTask:
         masks = predictions.masks
         if self.resize != 'logits':
             masks = resize(predictions.coarse_masks, predictions.padded_size)
+            masks = sigmoid_logits(masks, predictions.mask_kind)
         inputs = dict(seen=seen, head=predictions.head)
         sizes = dict(size=predictions.size, original_size=predictions.original_size)
         sizes['output_shape'] = predictions.masks.shape[1:]

@@ -113,19 +113,26 @@ def slots_by_gather(segment_map: Array, points: Array, num_slots: int) -> Array:
 
 
 def uncertain_points(
-    keys: Array, logits: Array, *, num_points: int, oversample_ratio: float, importance_ratio: float
+    keys: Array,
+    maps: Array,
+    *,
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+    centre: float = 0.0,
 ) -> Array:
     """Points [..., P, 2] where masks are most uncertain, and uniform ones (PointRend).
 
-    Of `oversample_ratio * P` uniform candidates, the `importance_ratio * P` with the smallest
-    absolute logit are kept; the remaining points are uniform.
+    Of `oversample_ratio * P` uniform candidates, the `importance_ratio * P` whose values are
+    nearest to `centre` are kept; the remaining points are uniform.
 
     Args:
         keys: [...] one random key per mask.
-        logits: [..., h, w] of the masks; they get no gradient.
+        maps: [..., h, w] logits of the masks, or probabilities; they get no gradient.
         num_points: P.
         oversample_ratio: candidates per point.
         importance_ratio: share of the points that is chosen from the candidates.
+        centre: the value at which a mask is most uncertain.
     """
     num_uncertain = int(importance_ratio * num_points)
 
@@ -136,19 +143,22 @@ def uncertain_points(
 
     for _ in keys.shape:
         draw = jax.vmap(draw)
-    return keep_uncertain(logits, *draw(keys), num_uncertain)
+    return keep_uncertain(maps, *draw(keys), num_uncertain, centre)
 
 
-def keep_uncertain(logits: Array, candidates: Array, uniform: Array, num_uncertain: int) -> Array:
+def keep_uncertain(
+    maps: Array, candidates: Array, uniform: Array, num_uncertain: int, centre: float = 0.0
+) -> Array:
     """The most uncertain candidates, then the uniform points: [..., num_uncertain + M, 2].
 
     Args:
-        logits: [..., h, w] of the masks; they get no gradient.
-        candidates: [..., N, 2], of which those with the smallest absolute logit are kept.
+        maps: [..., h, w] logits of the masks, or probabilities; they get no gradient.
+        candidates: [..., N, 2], of which those whose values are nearest to `centre` are kept.
         uniform: [..., M, 2].
         num_uncertain: number of candidates to keep.
+        centre: the value at which a mask is most uncertain.
     """
-    certainty = jnp.abs(sample_map(jax.lax.stop_gradient(logits), candidates))
+    certainty = jnp.abs(sample_map(jax.lax.stop_gradient(maps), candidates) - centre)
     kept = jax.lax.platform_dependent(
         certainty,
         jnp.asarray(candidates),

@@ -26,6 +26,12 @@ from simcis_jax.losses.point_sampling import (
     sample_slots,
     uncertain_points,
 )
+from simcis_jax.losses.query_softmax import (
+    log_sums,
+    probabilities_at,
+    softmax_cost,
+    softmax_losses_at,
+)
 from simcis_jax.precision import einsum
 from simcis_jax.types import Predictions, Targets
 
@@ -71,14 +77,17 @@ def match_targets(
         predictions: L decoder outputs of B images.
         targets: of the same images.
         keys: [B] random keys.
-        weights: of the cost terms.
+        weights: of the cost terms; the cost of softmax masks has none.
         num_points: number of uniform points at which masks are compared.
     """
 
     def cost(points, class_logits, embeddings, boxes, features, segment_map, labels, true_boxes):
+        truth = sample_slots(segment_map, points, len(labels))
+        if predictions.masks == 'softmax':
+            probabilities = probabilities_at(points, embeddings, features)
+            return softmax_cost(class_logits, probabilities, labels, truth, predictions.head)
         # Masks are linear in the features: sampling those samples all masks at once.
         mask_logits = einsum('pd,qd->pq', sample_features(features, points), embeddings)
-        truth = sample_slots(segment_map, points, len(labels))
         return matching_cost(
             class_logits, mask_logits, boxes, labels, truth, true_boxes, weights, predictions.head
         )
@@ -138,20 +147,27 @@ def mask_terms(
 ) -> dict[str, Array]:
     """The mask and dice terms [L] of `segmentation_losses`, computed in chunks of slots."""
     num_outputs, num_slots = predictions.class_logits.shape[0], targets.labels.shape[1]
+    softmax = predictions.masks == 'softmax'
 
-    def chunk_of(k, embeddings, features, queries):
-        """Slots [t] of a chunk, which of them exist [t], and mask logits [L, B, t, h, w]."""
+    def chunk_of(k, embeddings, features, sums, queries):
+        """Slots [t] of a chunk, which of them exist [t], and mask logits [L, B, t, h, w].
+
+        Of softmax masks, these are log-probabilities.
+        """
         slots = k * SLOTS_PER_CHUNK + jnp.arange(SLOTS_PER_CHUNK)
         exists = slots < num_slots
         slots = jnp.minimum(slots, num_slots - 1)
         matched = jnp.take_along_axis(embeddings, queries[:, :, slots, None], axis=2)
-        return slots, exists, einsum('lbtd,bhwd->lbthw', matched, features)
+        logits = einsum('lbtd,bhwd->lbthw', matched, features)
+        return slots, exists, logits - sums[:, :, None] if softmax else logits
 
     @jax.named_scope('choose_points')
     def choose_points(k, inputs, constants):
         queries, keys, segment_map, _ = constants
         slots, _, logits = chunk_of(k, *inputs, queries)
         choose = functools.partial(uncertain_points, **dataclasses.asdict(sampling))
+        if softmax:
+            choose, logits = functools.partial(choose, centre=0.5), jnp.exp(logits)
         points = jax.lax.map(lambda x: choose(*x), (keys[:, :, slots], logits))
         return points, sample_segments(segment_map[:, None], points, slots + 1)
 
@@ -159,13 +175,15 @@ def mask_terms(
     def compare(k, inputs, points_and_truth, constants):
         queries, _, _, valid = constants
         slots, exists, logits = chunk_of(k, *inputs, queries)
-        losses = mask_losses_at(points_and_truth[0], logits, points_and_truth[1])
+        losses_at = softmax_losses_at if softmax else mask_losses_at
+        losses = losses_at(points_and_truth[0], logits, points_and_truth[1])
         counted = valid[:, slots] & exists
         return [jnp.where(counted, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
     keys = jax.vmap(lambda key: jax.random.split(key, num_outputs), out_axes=1)(keys)
     keys = jax.vmap(jax.vmap(lambda key: jax.random.split(key, num_slots)))(keys)  # [L, B, T]
     inputs = predictions.mask_embeddings, predictions.mask_features
+    inputs = *inputs, log_sums(*inputs) if softmax else None
     used = jnp.where(targets.valid, jnp.arange(1, num_slots + 1), 0).max(initial=0)
     num_chunks, max_chunks = (-(-n // SLOTS_PER_CHUNK) for n in (used, num_slots))
     mask, dice = sum_chunks(

@@ -6,6 +6,7 @@ from typing import Any
 
 from simcis_jax.errors import InputError
 from simcis_jax.methods.base import Method
+from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.plop import PLOP
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     'futcr': FuTCR,
     'mib': MiB,
     'plop': PLOP,
+    'comformer': CoMFormer,
 }
 DEFAULT_METHOD = 'simcis'
 NO_METHOD = 'finetune'  # For models that are not trained here.

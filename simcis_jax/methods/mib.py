@@ -13,11 +13,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from simcis_jax.continual import new_rows
 from simcis_jax.declare import declare
-from simcis_jax.losses.segmentation import query_labels
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.step import METHOD, Step, Term
@@ -64,16 +62,9 @@ class MiB(Method):
     def class_term(self, step: Step) -> Term:
         """The unbiased class loss [L]."""
         logits, weight = step.student.class_logits, step.weights.classification
-        labels = matched_labels(step)
+        labels = step.matched_labels
         losses = unbiased_cross_entropy(logits, labels, step.stage.past)
         if self.focal_cross_entropy:
             return Term(focal(losses).mean(axis=-1).sum(axis=-1), weight)
         losses = jnp.where(labels >= 0, 1.0, step.weights.no_object) * losses
         return Term(losses.sum(axis=(1, 2)), weight, per='class')
-
-
-def matched_labels(step: Step) -> Array:
-    """The label [L, B, Q] of the target of every query, -1 if it has none."""
-    num_queries = step.student.class_logits.shape[2]
-    over_images = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
-    return jax.vmap(over_images, in_axes=(0, None))(step.matches.queries, step.targets.labels)

@@ -11,7 +11,7 @@ import jax
 from jax import Array
 
 from simcis_jax.losses.matcher import LossWeights
-from simcis_jax.losses.segmentation import Matches, PointSampling
+from simcis_jax.losses.segmentation import Matches, PointSampling, query_labels
 from simcis_jax.types import Batch, Predictions, StageArrays, Targets, VirtualQueries
 
 # Independent random streams per image. Those of a method are METHOD, METHOD + 1 and so on.
@@ -59,6 +59,14 @@ class Step:
     def selecting(self) -> Array | None:
         """[C] bool: classes that select queries or compete in the student; None = all."""
         return self.stage.seen if self.mask_unseen else None
+
+    @property
+    def matched_labels(self) -> Array:
+        """The label [L, B, Q] of the target of every query, -1 if it has none."""
+        num_queries = self.student.class_logits.shape[2]
+        over_images = jax.vmap(lambda queries, labels: query_labels(queries, labels, num_queries))
+        over_outputs = jax.vmap(over_images, in_axes=(0, None))
+        return over_outputs(self.matches.queries, self.targets.labels)
 
     def keys(self, stream: int) -> Array:
         """Random keys [B] for one purpose: they depend on the image, not on its device."""

@@ -105,6 +105,7 @@ class Mask2Former(nn.Module):
         at_least=0,
         below=1,
     )
+    masks: str = 'sigmoid'  # One of `mask_kinds.MASKS`; chosen by the method.
     dtype: str = declare(
         'float32', 'Precision of products in backbone and masked decoder.', choices=DTYPES
     )
@@ -149,6 +150,7 @@ class Mask2Former(nn.Module):
             self.rematerialize,
             self.boxes,
             self.attention_order,
+            self.masks,
         )
 
     def backbone_maps(self, image: Array, keys: Array | None = None) -> list[Array]:
@@ -229,6 +231,7 @@ class Mask2Former(nn.Module):
             mask_features=mask_features,
             selection=Selection(token_logits, positions, queries),
             head=self.head,
+            masks=self.masks,
             queries=outputs.queries,
             features={
                 'backbone': tuple(x.astype(jnp.float32) for x in backbone_maps),

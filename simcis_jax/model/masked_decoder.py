@@ -12,6 +12,7 @@ from jax import Array
 from simcis_jax.model.attention import Attention
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import MLP, FeedForward
+from simcis_jax.model.mask_kinds import sigmoid_logits
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
 from simcis_jax.model.resize import resize_features
 from simcis_jax.precision import einsum
@@ -60,15 +61,16 @@ def decoder_memory(
     )
 
 
-def attention_mask(mask_embeddings: Array, mask_features: Array) -> Array:
+def attention_mask(mask_embeddings: Array, mask_features: Array, masks: str = 'sigmoid') -> Array:
     """Keys [B, Q, h * w] bool each query may attend to: its last mask, or all if that is empty.
 
     Args:
         mask_embeddings: [B, Q, D] of the previous decoder output.
         mask_features: [B, h * w, D] at the size of the map that is attended to.
+        masks: the kind of masks, see `model.mask_kinds`.
     """
     logits = einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
-    on = jax.lax.stop_gradient(logits) >= 0
+    on = sigmoid_logits(jax.lax.stop_gradient(logits), masks, axis=1) >= 0
     return on | ~on.any(axis=-1, keepdims=True)
 
 
@@ -140,6 +142,7 @@ class MaskedDecoder(nn.Module):
     rematerialize: bool = False
     boxes: bool = True
     attention_order: str = 'self_first'
+    masks: str = 'sigmoid'
 
     def setup(self):
         """Creates the layers and the MLPs of the query positions."""
@@ -187,7 +190,7 @@ class MaskedDecoder(nn.Module):
                 self._encoded_boxes(queries, places) if self.boxes else places,
                 memory.tokens[level],
                 memory.positions[level],
-                attention_mask(mask_embeddings, memory.mask_features[level]),
+                attention_mask(mask_embeddings, memory.mask_features[level], self.masks),
             )
             class_logits, mask_embeddings = self.heads(
                 jnp.concatenate([queries, virtual_queries], axis=1)

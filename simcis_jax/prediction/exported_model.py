@@ -113,7 +113,7 @@ def export_program(
     def segment(params: Any, image: Array, size: Array) -> dict[str, Array]:
         logits = run_network(model.network, model.method, params, model.seen, image, size)
         (panoptic,) = run_tasks(
-            tasks, model.network.head, padded, padded, model.seen, *logits, size, size
+            tasks, model.network, padded, padded, model.seen, *logits, size, size
         )
         return {
             'segment_map': panoptic.segment_map,

@@ -1,0 +1,110 @@
+"""CoMFormer (CVPR 2023): continual panoptic and semantic segmentation as mask classification.
+
+softmax masks            the queries compete for every pixel              losses/query_softmax.py
+focal class loss         all queries have equal weight                    losses/unbiased.py
+adaptive distillation    least where the teacher is sure of "no object"   losses/unbiased.py
+pseudo-labels            without a minimum score                          continual/pseudo_labels.py
+
+Where paper and code differ, the defaults are those of the code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simcis_jax.continual import new_rows
+from simcis_jax.continual.pseudo_labels import PseudoLabelRule
+from simcis_jax.continual.stages import Stage
+from simcis_jax.declare import declare
+from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.methods.pseudo_label import PseudoLabel
+from simcis_jax.methods.step import METHOD, Step, Term
+from simcis_jax.types import StageArrays, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class CoMFormer(PseudoLabel):
+    """Softmax masks, focal class loss, adaptive distillation and pseudo-labels."""
+
+    pseudo_label_score: float = declare(
+        0.0, 'Class probability that a pseudo-label must exceed.', at_least=0, at_most=1
+    )
+    pseudo_label_overlap: float = declare(
+        0.5, 'Pixels that a pseudo-label must win, relative to its mask.', at_least=0, at_most=1
+    )
+    softmax_masks: bool = declare(
+        True, 'Masks are a softmax over the queries; False = independent, by a sigmoid.'
+    )
+    focal_cross_entropy: bool = declare(
+        True, 'Focal class loss, in which all queries have equal weight.'
+    )
+    distillation_weight: float = declare(10.0, 'Weight of the distillation.', at_least=0)
+    adaptive: bool = declare(
+        True, 'Weigh queries in the distillation by what the teacher leaves to classes, squared.'
+    )
+    teacher_sharpness: float = declare(
+        1.0, "Factor of the teacher's class logits in the distillation.", above=0
+    )
+
+    changes_first_stage: ClassVar[bool] = True
+
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The losses need "no object"."""
+        if values.get('model.head', 'softmax') != 'softmax':
+            yield 'model.head', "'softmax' with method.name='comformer', which needs \"no object\""
+
+    def make_model(self, stages: Sequence[Stage], settings: Mapping[str, Any]) -> nn.Module:
+        """The network with this kind of masks."""
+        masks = 'softmax' if self.softmax_masks else 'sigmoid'
+        return super().make_model(stages, {**settings, 'masks': masks})
+
+    @property
+    def rule(self) -> PseudoLabelRule:
+        """As published, pixels that a query wins outside of its mask count too."""
+        return dataclasses.replace(super().rule, count_outside=True)
+
+    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
+        """Random new rows of the class head."""
+        key = jax.random.fold_in(state.key, METHOD)
+        return state.replace(params=new_rows.random(state.params, stage, key))
+
+    def totals(self, step: Step) -> dict[str, Array]:
+        """The basic numbers, and the sum of the weights of queries in the distillation."""
+        totals = super().totals(step)
+        if step.teacher is not None:
+            totals['distillation'] = self.query_weights(step).sum()
+        return totals
+
+    def losses(self, step: Step) -> dict[str, Term]:
+        """The basic terms with the focal class loss, and the distillation of the last layer."""
+        terms = super().losses(step)
+        if self.focal_cross_entropy:
+            nothing = jnp.zeros_like(step.stage.past)  # Is merged with "no object".
+            entropy = unbiased_cross_entropy(
+                step.student.class_logits, step.matched_labels, nothing
+            )
+            loss = focal(entropy).mean(axis=-1).sum(axis=-1)
+            terms['class'] = Term(loss, step.weights.classification)
+        if step.teacher is not None:
+            divergence = unbiased_distillation(
+                step.student.class_logits[-1], self.teacher_logits(step), step.stage.past
+            )
+            loss = (self.query_weights(step) * divergence).sum()
+            terms['distillation'] = Term(loss, self.distillation_weight, per='distillation')
+        return terms
+
+    def teacher_logits(self, step: Step) -> Array:
+        """The class logits [B, Q, C + 1] that are distilled."""
+        return self.teacher_sharpness * step.teacher.class_logits[-1]
+
+    def query_weights(self, step: Step) -> Array:
+        """The weights [B, Q] of the queries in the distillation."""
+        p = jax.nn.softmax(self.teacher_logits(step), axis=-1)
+        return (1 - p[..., -1]) ** 2 if self.adaptive else jnp.ones(p.shape[:-1])
