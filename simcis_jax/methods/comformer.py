@@ -93,12 +93,15 @@ class CoMFormer(PseudoLabel):
             loss = focal(entropy).mean(axis=-1).sum(axis=-1)
             terms['class'] = Term(loss, step.weights.classification)
         if step.teacher is not None:
-            divergence = unbiased_distillation(
-                step.student.class_logits[-1], self.teacher_logits(step), step.stage.past
-            )
-            loss = (self.query_weights(step) * divergence).sum()
-            terms['distillation'] = Term(loss, self.distillation_weight, per='distillation')
+            terms['distillation'] = self.distillation(step)
         return terms
+
+    def distillation(self, step: Step) -> Term:
+        """The distillation of the last layer, in which new classes are "no object"."""
+        student, teacher = step.student.class_logits[-1], self.teacher_logits(step)
+        divergence = unbiased_distillation(student, teacher, step.stage.past)
+        loss = (self.query_weights(step) * divergence).sum()
+        return Term(loss, self.distillation_weight, per='distillation')
 
     def teacher_logits(self, step: Step) -> Array:
         """The class logits [B, Q, C + 1] that are distilled."""
