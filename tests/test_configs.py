@@ -16,7 +16,7 @@ SHARED = {'common', 'ade', 'plain'}  # Imported by other configs.
 # Of the original Mask2Former, which has no selected queries.
 PLAIN = {'ade_panoptic_r50', 'ade_semantic_swin_t', 'coco_panoptic_r50', 'coco_panoptic_swin_t'}
 CONTINUAL_PLAIN = {f'ade_cps_plain_100_{increment}' for increment in (5, 10, 50)}
-NEEDS_SOFTMAX = {'mib'}  # Methods that need "no object".
+NEEDS_SOFTMAX = {'mib', 'comformer'}  # Methods that need "no object".
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
 
 # Values of the published config files and scripts; None = not set there.
@@ -133,7 +133,7 @@ def test_the_original_mask2former_has_the_settings_of_its_model_zoo(name):
     )
 
 
-@pytest.mark.parametrize('method', ['mib', 'plop', 'pseudo_label', 'finetune'])
+@pytest.mark.parametrize('method', ['mib', 'plop', 'comformer', 'pseudo_label', 'finetune'])
 @pytest.mark.parametrize('name', sorted(CONTINUAL_PLAIN))
 def test_continual_methods_on_the_original_mask2former_have_the_published_values(name, method):
     config = config_of(name, method)
@@ -152,6 +152,10 @@ def test_continual_methods_on_the_original_mask2former_have_the_published_values
     if method == 'plop':
         assert (values['pod_weight'], values['pseudo_label_score']) == (0.001, 0)
         assert values['pseudo_label_overlap'] == 0.5
+    if method == 'comformer':
+        assert values['distillation_weight'] == (5 if name.endswith('100_50') else 10)
+        assert values['softmax_masks'] and values['focal_cross_entropy'] and values['adaptive']
+        assert (values['pseudo_label_score'], values['pseudo_label_overlap']) == (0, 0.5)
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])

@@ -191,12 +191,11 @@ def test_learned_queries_exclude_losses_that_need_selected_features(method, keys
 
 CHOSEN = {
     'finetune': set(), 'pseudo_label': {'pseudo_label'}, 'simcis': {'simcis'}, 'futcr': {'futcr'},
-    'mib': {'mib'}, 'plop': {'plop'},
+    'mib': {'mib'}, 'plop': {'plop'}, 'comformer': {'comformer'},
 }  # fmt: skip
 # What a method needs of the network, if that is not the default.
-NETWORK = {
-    'mib': {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'},
-}
+PLAIN = {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'}
+NETWORK = {'mib': PLAIN, 'comformer': PLAIN}
 
 
 @pytest.mark.parametrize('name', METHODS)
