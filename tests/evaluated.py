@@ -84,7 +84,7 @@ class Rectangles:
 class ColorNetwork:
     """Query q segments the pixels of colour q and predicts class q, but buses as cars."""
 
-    head = 'sigmoid'
+    head = masks = 'sigmoid'
 
     def __eq__(self, other):
         return isinstance(other, ColorNetwork)
