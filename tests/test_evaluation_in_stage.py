@@ -36,7 +36,7 @@ def scores(workdir):
 
 
 def test_scores_measurements_the_best_weights_and_a_profile_are_kept(undisturbed):
-    workdir, _ = undisturbed
+    workdir, results = undisturbed
     by_step = scores(workdir)
     assert list(by_step) == [3, 6] and max(by_step.values()) > 0
 
@@ -58,9 +58,12 @@ def test_scores_measurements_the_best_weights_and_a_profile_are_kept(undisturbed
     assert len(list(profile.rglob('*.xplane.pb'))) == 1
     assert len(list(profile.rglob('*.trace.json.gz'))) == 1
 
+    changes = CHANGES | {'evaluation.semantic_threshold': 0.2}
+    assert main.run(tiny_config(**changes), str(workdir)) == results  # Finished stages keep theirs.
 
-# Images: inside the first and the second evaluation.
-@pytest.mark.parametrize('after', [pytest.param(2, marks=pytest.mark.slow), 5])
+
+@pytest.mark.slow
+@pytest.mark.parametrize('after', [2, 5])  # Images: inside the first and second evaluation.
 def test_an_interrupted_evaluation_changes_no_result(undisturbed, tmp_path, monkeypatch, after):
     images, count = [], SemanticTask.count
 
@@ -78,9 +81,3 @@ def test_an_interrupted_evaluation_changes_no_result(undisturbed, tmp_path, monk
     assert main.run(tiny_config(**CHANGES), str(tmp_path)) == undisturbed[1]
     runs.assert_same(tmp_path, undisturbed[0], stage=1)
     assert not (tmp_path / 'stage_1' / 'counts').exists()
-
-
-def test_a_run_goes_on_with_other_evaluation_settings(undisturbed):
-    workdir, results = undisturbed
-    changes = CHANGES | {'evaluation.semantic_threshold': 0.2}
-    assert main.run(tiny_config(**changes), str(workdir)) == results  # Finished stages keep theirs.
