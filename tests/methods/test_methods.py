@@ -149,7 +149,9 @@ def test_the_first_stage_has_ground_truth_and_initial_parameters(name):
 
     state = state_of(method.init_memory(CLASSES, WIDTH))
     first = STAGE.replace(past=jnp.zeros_like(STAGE.past))
-    jax.tree.map(np.testing.assert_array_equal, method.begin_stage(state, first, None), state)
+    begun = method.begin_stage(state, first, None)
+    assert begun.key is state.key and begun.memory is state.memory
+    jax.tree.map(np.testing.assert_array_equal, begun.params, state.params)
 
 
 def test_the_basic_terms_are_weighted_and_divided_by_the_number_of_targets():
