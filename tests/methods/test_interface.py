@@ -125,6 +125,7 @@ def run(tmp_path_factory):
     return *train(folder, config), folder, config
 
 
+@pytest.mark.slow
 def test_only_the_parameters_of_the_method_are_trained_and_have_moments(run):
     states = [newest_state(run[2], stage) for stage in (1, 2, 3)]
     first, *later = (flatten_dict(state['params'], sep='/') for state in states)
@@ -136,6 +137,7 @@ def test_only_the_parameters_of_the_method_are_trained_and_have_moments(run):
     assert 2 * trained <= sizes[1] <= 2 * trained + 9 and sizes[0] > 4 * sizes[1]
 
 
+@pytest.mark.slow
 def test_a_stage_begins_and_ends_once_with_what_the_method_makes_of_the_state(run):
     memory = newest_state(run[2])['memory']
     assert int(memory['ended']) == 3
@@ -147,6 +149,7 @@ def test_a_stage_begins_and_ends_once_with_what_the_method_makes_of_the_state(ru
     assert all(record['queries'] >= 0 for record in logged if record['stage'] > 1)
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_is_not_ended_again(run, tmp_path):
     shutil.copytree(run[2], tmp_path / 'run')
     (tmp_path / 'run' / 'stage_3' / 'evaluation.json').unlink()
@@ -155,6 +158,7 @@ def test_a_resumed_stage_is_not_ended_again(run, tmp_path):
     assert int(newest_state(tmp_path / 'run')['memory']['ended']) == 3
 
 
+@pytest.mark.slow
 def test_inference_uses_the_class_logits_of_the_method(run):
     per_class = json.loads((run[2] / 'stage_3' / 'evaluation.json').read_text())['per_class']
     names = run[0].categories.names
@@ -162,6 +166,7 @@ def test_inference_uses_the_class_logits_of_the_method(run):
     assert scored <= {names[ALWAYS]}
 
 
+@pytest.mark.slow
 def test_the_method_chooses_the_replayed_images(run):
     trainer = run[0]
     memory = trainer.image_memories[1]
