@@ -29,12 +29,16 @@ from simcis_jax.settings import (
 from simcis_jax.types import Categories
 
 SETTINGS = DECLARED
+PLAIN = {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'}
+NETWORK = {'mib': PLAIN, 'comformer': PLAIN}  # The networks that these methods need.
 
 
 def chosen(key):
-    """The change that chooses the method to which a key belongs, if it belongs to one."""
+    """The changes that choose the method to which a key belongs, if any, and a network for it."""
     _, *method, _ = key.split('.')
-    return {'method.name': method[0]} if method else {}
+    if not method:
+        return {}
+    return {'method.name': method[0]} | NETWORK.get(method[0], {})
 
 
 def config_with(changes):
@@ -194,8 +198,6 @@ CHOSEN = {
     'mib': {'mib'}, 'plop': {'plop'}, 'comformer': {'comformer'},
 }  # fmt: skip
 # What a method needs of the network, if that is not the default.
-PLAIN = {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'}
-NETWORK = {'mib': PLAIN, 'comformer': PLAIN}
 
 
 @pytest.mark.parametrize('name', METHODS)
@@ -239,8 +241,8 @@ def test_methods_do_not_share_a_field_of_the_same_name():
 def test_an_unknown_key_of_a_method_is_refused():
     (line,) = faults_of({'method.simcis.csl_wieght': 1.0})
     assert line.startswith("config key 'method.simcis.csl_wieght' is unknown; did you mean 'meth")
-    (line,) = faults_of({'method.plop': {'weight': 1.0}})
-    assert line.startswith("config key 'method.plop' is unknown")
+    (line,) = faults_of({'method.nothing': {'weight': 1.0}})
+    assert line.startswith("config key 'method.nothing' is unknown")
 
 
 def test_an_unknown_group_is_refused():
@@ -336,7 +338,9 @@ def test_every_key_of_a_config_is_declared():
     for owners in GROUPS.values():
         for owner in owners:
             names = {field.name for field in dataclasses.fields(owner)}
-            names -= {'num_classes', 'parent', 'name'} if owner is Mask2Former else set()
+            # A method sets the kind of the masks.
+            others = {'num_classes', 'masks', 'parent', 'name'}
+            names -= others if owner is Mask2Former else set()
             assert names <= {key.rpartition('.')[2] for key in SETTINGS}, owner
 
 
