@@ -84,10 +84,12 @@ def two_devices(tmp_path_factory, steps):
     return trained(2, tmp_path_factory.mktemp('two_devices'), *steps[1])
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(two_devices, one_device):
     assert_same_training(two_devices, one_device)
 
 
+@pytest.mark.slow
 def test_the_step_communicates_four_times_and_never_in_a_loop(two_devices):
     program = str(np.load(two_devices / 'state.npz')['program'])
     assert ' while(' in program  # The assignment solver.

@@ -239,6 +239,7 @@ def program(network, method):
     return [line.split('=')[-1].split('(')[0].split('"')[0].strip() for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_what_no_hook_reads_is_not_in_the_program():
     bare, full = (program(network, PseudoLabel()) for network in (BareNetwork, Mask2Former))
     assert len(full) == len(bare)
