@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import newest_state
 from tiny import tiny_config
 
 from simcis_jax import main, settings
@@ -20,6 +19,7 @@ from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
 from simcis_jax.port.architecture import PLAIN
+from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets, TrainState
 
 GOLDEN = Path(__file__).parent / 'golden' / 'mib.npz'
@@ -286,4 +286,5 @@ def test_a_run_of_three_stages(tmp_path, method):
 
 
 def head_of(workdir, stage):
-    return newest_state(workdir, stage)['params']['heads']['class_head']['dense']
+    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
+        return checkpoints.read('params')['heads']['class_head']['dense']
