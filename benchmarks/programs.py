@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.inference import make_network
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import Settings
 from simcis_jax.training.optimizer import make_optimizer
@@ -53,7 +52,8 @@ class Programs:
             )
         self.settings, self.num_classes = settings, num_classes
         self.mesh = parallel.mesh_of(devices)
-        self.model = Mask2Former(num_classes, **settings.model)
+        stages = settings.protocol.stages(num_classes)
+        self.model = settings.method.make_model(stages, settings.model)
 
     def makers(self) -> dict[str, Callable[[], Program]]:
         """Name -> function that creates the program; only methods with a teacher have all three."""

@@ -16,11 +16,10 @@ from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.method_choice import METHOD_GROUPS, keys_of_others, not_chosen
 from simcis_jax.methods import METHODS, Method, make_method
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.settings_relations import contradictions
+from simcis_jax.settings_relations import SCORES, contradictions
 
 DATA_SETS = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 TASKS = ('panoptic', 'semantic', 'instance')
-SCORES = ('pq', 'miou', 'ap')  # The main score of each task.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from simcis_jax.model.backbones import BACKBONES, coarsest_stride
 
+SCORES = {'pq': 'panoptic', 'miou': 'semantic', 'ap': 'instance'}  # Main score -> its task.
+
 
 def contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     """One line per relation that does not hold.
@@ -82,7 +84,7 @@ def _part_of_the_rule(resized: str, rule: str) -> str | None:
 
 
 def _best_is_evaluated(keep_best: str, every: int, tasks: tuple[str, ...]) -> str | None:
-    task = {'pq': 'panoptic', 'miou': 'semantic', 'ap': 'instance'}.get(keep_best)
+    task = SCORES.get(keep_best)
     if task and not every:
         return "'none' with evaluation.every=0; nothing is evaluated inside a stage"
     if task and task not in tasks:

@@ -141,7 +141,7 @@ class Evaluator:
         log = CountsLog(
             tuple(self.tasks.values()),
             counts_folder and counts_folder / f'process_{process}.jsonl',
-            self._evaluated(params, order, seen, num_processes),
+            self._evaluated(params, order, seen, num_processes) if counts_folder else {},
         )
         counted = set(order[: log.num_images])
         if counted and process == 0:

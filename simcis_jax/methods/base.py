@@ -188,3 +188,9 @@ class Method:
     def replayed(self, memory: Memory) -> dict[str, int]:
         """What a stage replays from the memory, as numbers for its `replay.json`."""
         return {}
+
+
+def without_no_object(values: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
+    """For `Method.conflicts` of a method whose losses need "no object": a head that lacks it."""
+    if values.get('model.head', 'softmax') != 'softmax':
+        yield 'model.head', f'\'softmax\' with method.name={name!r}, which needs "no object"'

@@ -3,7 +3,7 @@
 softmax masks            the queries compete for every pixel              losses/query_softmax.py
 focal class loss         all queries have equal weight                    losses/unbiased.py
 adaptive distillation    least where the teacher is sure of "no object"   losses/unbiased.py
-pseudo-labels            without a minimum score                          continual/pseudo_labels.py
+pseudo-labels            without a minimum score                          methods/pseudo_label.py
 
 Where paper and code differ, the defaults are those of the code.
 """
@@ -19,26 +19,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.continual import new_rows
-from simcis_jax.continual.pseudo_labels import PseudoLabelRule
 from simcis_jax.continual.stages import Stage
 from simcis_jax.declare import declare
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
-from simcis_jax.methods.pseudo_label import PseudoLabel
-from simcis_jax.methods.step import METHOD, Step, Term
-from simcis_jax.types import StageArrays, TrainState
+from simcis_jax.methods.base import without_no_object
+from simcis_jax.methods.pseudo_label import LenientPseudoLabel
+from simcis_jax.methods.step import Step, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class CoMFormer(PseudoLabel):
+class CoMFormer(LenientPseudoLabel):
     """Softmax masks, focal class loss, adaptive distillation and pseudo-labels."""
 
-    pseudo_label_score: float = declare(
-        0.0, 'Class probability that a pseudo-label must exceed.', at_least=0, at_most=1
-    )
-    pseudo_label_overlap: float = declare(
-        0.5, 'Pixels that a pseudo-label must win, relative to its mask.', at_least=0, at_most=1
-    )
     softmax_masks: bool = declare(
         True, 'Masks are a softmax over the queries; False = independent, by a sigmoid.'
     )
@@ -57,23 +49,12 @@ class CoMFormer(PseudoLabel):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The losses need "no object"."""
-        if values.get('model.head', 'softmax') != 'softmax':
-            yield 'model.head', "'softmax' with method.name='comformer', which needs \"no object\""
+        return without_no_object(values, 'comformer')
 
     def make_model(self, stages: Sequence[Stage], settings: Mapping[str, Any]) -> nn.Module:
         """The network with this kind of masks."""
         masks = 'softmax' if self.softmax_masks else 'sigmoid'
         return super().make_model(stages, {**settings, 'masks': masks})
-
-    @property
-    def rule(self) -> PseudoLabelRule:
-        """As published, pixels that a query wins outside of its mask count too."""
-        return dataclasses.replace(super().rule, count_outside=True)
-
-    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
-        """Random new rows of the class head."""
-        key = jax.random.fold_in(state.key, METHOD)
-        return state.replace(params=new_rows.random(state.params, stage, key))
 
     def totals(self, step: Step) -> dict[str, Array]:
         """The basic numbers, and the sum of the weights of queries in the distillation."""

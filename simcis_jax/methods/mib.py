@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from simcis_jax.continual import new_rows
 from simcis_jax.declare import declare
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
-from simcis_jax.methods.base import Method
+from simcis_jax.methods.base import Method, without_no_object
 from simcis_jax.methods.step import METHOD, Step, Term
 from simcis_jax.types import StageArrays, TrainState
 
@@ -38,8 +38,7 @@ class MiB(Method):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The losses need "no object"."""
-        if values.get('model.head', 'softmax') != 'softmax':
-            yield 'model.head', "'softmax' with method.name='mib', which needs \"no object\""
+        return without_no_object(values, 'mib')
 
     def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
         """New rows of the class head."""

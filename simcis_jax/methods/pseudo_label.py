@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
+
+from simcis_jax.continual import new_rows
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
 from simcis_jax.declare import declare
 from simcis_jax.methods.base import Method
-from simcis_jax.methods.step import Step
-from simcis_jax.types import Targets
+from simcis_jax.methods.step import METHOD, Step
+from simcis_jax.types import StageArrays, Targets, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +44,25 @@ class PseudoLabel(Method):
         if step.teacher is None:
             return step.batch.targets
         return merge_targets(step.teacher, step.batch.targets, step.stage.past, rule=self.rule)
+
+
+@dataclasses.dataclass(frozen=True)
+class LenientPseudoLabel(PseudoLabel):
+    """Pseudo-labels as in the code of CoMFormer: without a minimum score; new rows are random."""
+
+    pseudo_label_score: float = declare(
+        0.0, 'Class probability that a pseudo-label must exceed.', at_least=0, at_most=1
+    )
+    pseudo_label_overlap: float = declare(
+        0.5, 'Pixels that a pseudo-label must win, relative to its mask.', at_least=0, at_most=1
+    )
+
+    @property
+    def rule(self) -> PseudoLabelRule:
+        """As published, pixels that a query wins outside of its mask count too."""
+        return dataclasses.replace(super().rule, count_outside=True)
+
+    def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
+        """Random new rows of the class head."""
+        key = jax.random.fold_in(state.key, METHOD)
+        return state.replace(params=new_rows.random(state.params, stage, key))

@@ -25,7 +25,6 @@ from simcis_jax.losses.consistent_selection import (
     consistent_selection_loss,
     distribution_divergence,
 )
-from simcis_jax.losses.segmentation import query_labels
 from simcis_jax.methods.bank_format import BANK
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import REPLAY, Step, Term
@@ -126,9 +125,7 @@ class SimCIS(PseudoLabel):
 
     def store(self, step: Step) -> tuple[Array, Array]:
         """The selected queries [B, Q, D] and labels [B, Q] from the matching of the last layer."""
-        queries = step.student.selection.queries
-        labels = jax.vmap(lambda matched, labels: query_labels(matched, labels, queries.shape[1]))
-        return queries, labels(step.matches.queries[-1], step.targets.labels)
+        return step.student.selection.queries, step.matched_labels[-1]
 
     def update_memory(
         self, memory: QueryBank, stored: tuple[Array, Array], finite: Array

@@ -11,7 +11,6 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import named_categories
 from simcis_jax.errors import InputError
 from simcis_jax.methods import NO_METHOD
-from simcis_jax.methods.base import Method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pretrained
 from simcis_jax.prediction.trained_model import TrainedModel
@@ -70,4 +69,4 @@ def load_pretrained(
             f'{model.num_classes}; give the categories of its data set.'
         )
     network = Mask2Former(num_classes=len(known), **values.model)
-    return TrainedModel(model.params, network, known, None, values.evaluation, Method())
+    return TrainedModel(model.params, network, known, None, values.evaluation, values.method)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -45,11 +45,13 @@ def train_step_of(
     )
 
 
-def frozen_parameters(settings: Settings, model: nn.Module, stage: Stage) -> frozenset[str]:
-    """The paths of the parameters that the method does not train in a stage."""
+def frozen_parameters(
+    settings: Settings, model: nn.Module, stages: Sequence[Stage]
+) -> list[frozenset[str]]:
+    """For each stage, the paths of the parameters that the method does not train in it."""
     params, _ = jax.eval_shape(initialize_of(settings, model), jax.random.key(0))
-    paths = flatten_dict(params, sep='/')
-    return frozenset(path for path in paths if not settings.method.trainable(path, stage))
+    paths, trainable = flatten_dict(params, sep='/'), settings.method.trainable
+    return [frozenset(path for path in paths if not trainable(path, stage)) for stage in stages]
 
 
 def statistics_step_of(settings: Settings, model: nn.Module, mesh: Mesh) -> Callable:

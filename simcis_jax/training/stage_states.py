@@ -41,7 +41,7 @@ class StageStates:
     ):
         self.settings, self.model, self.mesh = settings, model, mesh
         self.source, self.categories, self.workdir = source, source.categories, workdir
-        self.frozen = [programs.frozen_parameters(settings, model, stage) for stage in stages]
+        self.frozen = programs.frozen_parameters(settings, model, stages)
         self.statistics_step = programs.statistics_step_of(settings, model, mesh)
 
     def initialize(self, num_classes: int | None = None) -> tuple[Any, Any]:

@@ -169,7 +169,7 @@ class Trainer:
         memory = self.image_memories[stage.index]
         data = training_batches(self.train_source, stage, self.settings, memory)
         arrays = stage_arrays(stage, len(self.categories), self.settings)
-        num_steps = int(arrays.num_steps)
+        num_steps = num_steps_of(stage, self.settings)
         arrays = parallel.put_replicated(self.mesh, arrays)
         names = ', '.join(self.categories.names[label] for label in stage.current)
         print(f'stage {stage.number} of {len(self.stages)}: {names}', flush=True)

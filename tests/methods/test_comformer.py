@@ -1,5 +1,6 @@
 """CoMFormer against the published losses, matching, pseudo-labels and decoder."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded_pseudo_labels import assert_published
 from test_mib import columns, of_published, plain_config, stage_of
 
 from simcis_jax import main
@@ -240,27 +242,9 @@ def test_points_are_uncertain_where_the_probability_is_nearest_to_a_half():
 @pytest.mark.parametrize('image', [0, 1])
 @pytest.mark.parametrize('case', ['boxes', 'many', 'threshold', 'full_gt', 'no_gt', 'nothing_kept'])
 def test_pseudo_labels_are_those_of_the_published_code(golden, case, image):
-    case, slots = f'softmask_{case}', 20
-    logits = golden[f'{case}/class_logits'][image]
-    num_past, num_classes = logits.shape[-1] - 1, 8
-    logits = np.insert(logits, [num_past] * (num_classes - num_past), 50.0, axis=-1)
-    truth, labels = (golden[f'{case}/gt_{x}{image}'] for x in ('masks', 'labels'))
-    number = np.arange(1, len(truth) + 1)[:, None, None]
-    targets = Targets(
-        segment_map=(truth * number).sum(axis=0).astype(np.uint8),
-        labels=np.pad(labels, (0, slots - len(labels)), constant_values=-1),
-        boxes=np.zeros((slots, 4), np.float32),
-        dropped=np.int32(0),
-    )
-    past = np.arange(num_classes) < num_past
+    case = f'softmask_{case}'
     rule = CoMFormer(pseudo_label_score=float(golden[f'{case}/threshold'])).rule
-    found = add(logits, golden[f'{case}/mask_logits'][image], targets, past, rule)
-    masks, labels = golden[f'{case}/masks{image}'], golden[f'{case}/labels{image}']
-    assert (found.labels[len(labels) :] == -1).all() and found.dropped == 0
-    ours = [(int(x), found.segment_map == i + 1) for i, x in enumerate(found.labels) if x >= 0]
-    assert sorted(x for x, _ in ours) == sorted(labels)
-    for label, mask in zip(labels, masks, strict=True):
-        assert any(x == label and (m == mask).all() for x, m in ours)
+    assert_published(golden, case, image, 20, functools.partial(add, rule=rule))
 
 
 def _add(class_logits, mask_logits, targets, past, rule):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded_pseudo_labels import assert_published
 
 from simcis_jax.continual.pseudo_labels import add_pseudo_labels
 from simcis_jax.losses.local_pod import local_pod, pooled
@@ -103,26 +104,7 @@ def add(class_logits, mask_logits, targets, past):
 
 @pytest.mark.parametrize('image', [0, 1])
 def test_pseudo_labels_are_those_of_the_published_code(golden, image):
-    case = 'sigmoid_boxes'
-    logits = golden[f'{case}/class_logits'][image]
-    num_past, num_classes = logits.shape[-1] - 1, 8
-    logits = np.insert(logits, [num_past] * (num_classes - num_past), 50.0, axis=-1)
-    truth, labels = (golden[f'{case}/gt_{x}{image}'] for x in ('masks', 'labels'))
-    number = np.arange(1, len(truth) + 1)[:, None, None]
-    targets = Targets(
-        segment_map=(truth * number).sum(axis=0).astype(np.uint8),
-        labels=np.pad(labels, (0, SLOTS - len(labels)), constant_values=-1),
-        boxes=np.zeros((SLOTS, 4), np.float32),
-        dropped=np.int32(0),
-    )
-    past = np.arange(num_classes) < num_past
-    found = add(logits, golden[f'{case}/mask_logits'][image], targets, past)
-    masks, labels = golden[f'{case}/masks{image}'], golden[f'{case}/labels{image}']
-    assert (found.labels[len(labels) :] == -1).all() and found.dropped == 0
-    ours = [(int(x), (found.segment_map == i + 1)) for i, x in enumerate(found.labels) if x >= 0]
-    assert sorted(x for x, _ in ours) == sorted(labels)
-    for label, mask in zip(labels, masks, strict=True):
-        assert any(x == label and (m == mask).all() for x, m in ours)
+    assert_published(golden, 'sigmoid_boxes', image, SLOTS, add)
 
 
 def test_pixels_won_outside_of_the_mask_count_but_are_not_in_the_segment():
