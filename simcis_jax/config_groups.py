@@ -16,13 +16,19 @@ def group_of(config: Mapping[str, Any], group: str) -> Mapping[str, Any]:
     return config
 
 
-def flat(config: Mapping[str, Any], groups: Collection[str]) -> dict[str, Any]:
-    """The values of a config by 'group.key'; what is not one of the groups is a value."""
+def flat(config: Mapping[str, Any], groups: Collection[str] | None = None) -> dict[str, Any]:
+    """The values of a config by 'group.key'.
+
+    Args:
+        config: a config.
+        groups: the known groups, other mappings are values; None = all mappings are groups.
+    """
     found = {}
 
     def add(values: Mapping[str, Any], prefix: str) -> None:
         for name, value in values.items():
-            if prefix + name in groups and isinstance(value, Mapping):
+            is_group = groups is None or prefix + name in groups
+            if is_group and isinstance(value, Mapping):
                 add(value, f'{prefix}{name}.')
             else:
                 found[prefix + name] = value

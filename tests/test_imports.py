@@ -48,7 +48,8 @@ ALLOWED = {
         'data', 'port', 'evaluation', 'training',
     },
     'reporting': {
-        'errors', 'types', 'runtime', 'methods', 'settings', 'data', 'evaluation', 'training',
+        'errors', 'types', 'runtime', 'config_groups', 'methods', 'settings', 'data', 'evaluation',
+        'training',
     },
 }  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 
+from simcis_jax.config_groups import flat
 from simcis_jax.errors import FileError
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
 from simcis_jax.reporting.run_folder import Memory, RunFolder
@@ -88,16 +89,13 @@ def memory(stored: Memory) -> Element:
 def settings(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Element:
     """All settings; those that differ from the defaults come first."""
 
-    def flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
-        found = {}
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                found |= flat(value, f'{prefix}{name}.')
-            else:
-                found[prefix + name] = json.dumps(value, ensure_ascii=False).strip('"')
-        return found
+    def texts(values: Mapping[str, Any]) -> dict[str, str]:
+        return {
+            key: json.dumps(value, ensure_ascii=False).strip('"')
+            for key, value in flat(values).items()
+        }
 
-    used, known = flat(config), flat(defaults)
+    used, known = texts(config), texts(defaults)
     different = [key for key in used if used[key] != known.get(key)]
     same = [key for key in used if key not in different]
     rows = [[key, Cell(used[key], 'text'), Cell(known.get(key, '–'), 'text')] for key in different]
