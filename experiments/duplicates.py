@@ -24,9 +24,9 @@ from experiments import command, forgetting, tables
 from experiments.experiment import Experiment, Results
 from experiments.features import load_params, make_network, validation_examples
 from experiments.sweep import Run
-from simcis_jax.data.category_list import read_json
 from simcis_jax.data.source import Example
 from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.runtime.json_files import read_json
 
 NUM_IMAGES = 64
 CLAIM = 0.1  # A query claims a class if it gives it a probability above this.

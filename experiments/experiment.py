@@ -12,7 +12,7 @@ from experiments import paper
 from experiments.scores import metrics_of, run_scores
 from experiments.sweep import Run, Variant
 from experiments.tables import Row
-from simcis_jax.data.category_list import read_json
+from simcis_jax.runtime.json_files import read_json
 
 Results = Mapping[Path, Mapping]  # Folder of a finished run -> its results.
 

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from simcis_jax.data.category_list import read_json
 from simcis_jax.methods import Method, make_method
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import MAY_CHANGE, StageFolder, first_difference
 

@@ -22,9 +22,9 @@ from experiments.provenance import record_provenance
 from simcis_jax import main, settings
 from simcis_jax.config_groups import flat
 from simcis_jax.continual.stages import Stage
-from simcis_jax.data.category_list import read_json
 from simcis_jax.errors import InputError
 from simcis_jax.method_choice import resolve
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 

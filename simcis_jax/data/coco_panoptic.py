@@ -12,17 +12,12 @@ import numpy as np
 
 from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import (
-    check_validation_categories,
-    field,
-    flag,
-    parse_categories,
-    read_json,
-)
+from simcis_jax.data.category_list import check_validation_categories, field, flag, parse_categories
 from simcis_jax.data.picture_size import check_listed_size
 from simcis_jax.data.run_lengths import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
+from simcis_jax.runtime.json_files import read_json
 
 
 class _Record(NamedTuple):

@@ -22,9 +22,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import category_entries, field, parse_categories, read_json
+from simcis_jax.data.category_list import category_entries, field, parse_categories
 from simcis_jax.data.source import Example
 from simcis_jax.errors import FileError, InputError, MissingFileError
+from simcis_jax.runtime.json_files import read_json
 
 VERSION = '1.0.0'
 _IMAGES_PER_FILE = 2048

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from simcis_jax.errors import InputError, MissingFileError, reading, writing
+from simcis_jax.errors import InputError, MissingFileError, writing
 from simcis_jax.model.backbones import BACKBONES
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD
 from simcis_jax.port import state_dicts, torch_weights
 from simcis_jax.port.architecture import plain_settings
 from simcis_jax.port.hugging_face_names import HUGGING_FACE
 from simcis_jax.runtime.files import write_atomically
+from simcis_jax.runtime.json_files import read_json
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
@@ -70,7 +71,7 @@ def is_folder_of_model(path: str | Path) -> bool:
         return False
     try:
         content = json.loads(config.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and 'model_type' in content
 
@@ -87,7 +88,7 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str,
         FileError: a file is missing or cannot be read.
     """
     folder = Path(folder)
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG, dict)
     if config.get('model_type') != 'mask2former':
         raise InputError(
             f'{folder / CONFIG} describes model_type={config.get("model_type")!r}; give the folder '
@@ -109,19 +110,6 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str,
             'from one repository.'
         )
     return params, settings, class_names(folder, config, settings['num_classes'])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON object; raises InputError or FileError if there is none."""
-    with reading(path):
-        encoded = path.read_bytes()
-    try:
-        content = json.loads(encoded)
-    except ValueError as error:
-        raise InputError(f'{path} is not JSON ({error}); download it again.') from None
-    if not isinstance(content, dict):
-        raise InputError(f'{path} holds a {type(content).__name__}; a JSON object is needed.')
-    return content
 
 
 def weights_file(folder: Path) -> Path:
@@ -151,7 +139,7 @@ def image_sides(folder: str | Path) -> dict[str, int]:
     A fixed height and width, to which transformers distorts images, are not read.
     """
     path = Path(folder) / PREPROCESSOR
-    size = read_json(path).get('size') if path.is_file() else None
+    size = read_json(path, dict).get('size') if path.is_file() else None
     if not isinstance(size, dict):
         return {}
     sides = {'short_side': size.get('shortest_edge'), 'max_side': size.get('longest_edge')}

@@ -13,12 +13,13 @@ import numpy as np
 
 from simcis_jax import settings
 from simcis_jax.data import open_source
-from simcis_jax.data.category_list import read_categories, read_json
+from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError, UserError
 from simcis_jax.port.pretrained import is_pretrained
 from simcis_jax.prediction.load_pretrained import load_pretrained
 from simcis_jax.prediction.trained_model import TrainedModel
 from simcis_jax.runtime import parallel
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.settings import Settings
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from simcis_jax.data.category_list import read_categories, read_json
+from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError
 from simcis_jax.methods import METHODS
 from simcis_jax.methods.base import Method
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import stage_folders
 from simcis_jax.training.metrics_log import read_metrics

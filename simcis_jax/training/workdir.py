@@ -26,15 +26,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from simcis_jax.data.category_list import (
-    category_entries,
-    conflict,
-    read_categories,
-    read_json,
-)
+from simcis_jax.data.category_list import category_entries, conflict, read_categories
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
 from simcis_jax.runtime.files import write_atomically
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.types import Categories
 
