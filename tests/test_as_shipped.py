@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import runs
 
+pytestmark = pytest.mark.slow  # Compiling with all optimisations takes minutes.
+
 
 def run_as_shipped(finished, workdir):
     """Trains the stages after stage 1 of the finished run, with XLA's default flags."""
@@ -33,7 +35,6 @@ def test_scores_match_the_unoptimised_program():
     evaluated.assert_close(report, expected)
 
 
-@pytest.mark.slow  # Compiling with all optimisations takes minutes.
 def test_first_losses_match_the_unoptimised_program(finished, shipped):
     def first_losses(workdir):
         return next(record for record in runs.records(workdir) if record['stage'] == 2)
@@ -43,7 +44,6 @@ def test_first_losses_match_the_unoptimised_program(finished, shipped):
     assert first_losses(shipped) == expected
 
 
-@pytest.mark.slow
 def test_a_resumed_run_has_the_same_results_bit_for_bit(finished, shipped, tmp_path):
     workdir = shutil.copytree(shipped, tmp_path / 'run')
     (workdir / 'stage_3' / 'evaluation.json').unlink()

@@ -49,6 +49,7 @@ def exported(model, tmp_path_factory):
     return out, export.export_model(model, out, height=64, width=96, batch_size=2)
 
 
+@pytest.mark.slow
 def test_without_the_package_results_are_those_of_prediction(run, exported):
     folder = exported[0].parent
     photos = {

@@ -97,6 +97,7 @@ def test_its_commands_and_arguments_exist(capsys):
 
 
 @pytest.mark.skipif(not (ROOT / '.git').exists(), reason='there is no repository to clone')
+@pytest.mark.slow
 def test_the_package_is_cloned_and_installed_where_it_is_missing(
     make_client, tmp_path, monkeypatch
 ):

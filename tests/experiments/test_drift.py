@@ -22,6 +22,7 @@ def test_cosine_similarity_is_the_mean_over_vectors():
     )
 
 
+@pytest.mark.slow
 def test_drift_is_zero_after_stage_1_and_positive_later(run):
     found = drift.measure(run, num_images=2)
     # Decoding the selected positions again gives the same queries.

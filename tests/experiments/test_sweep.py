@@ -122,6 +122,7 @@ def test_another_method_is_trained_after_the_shared_stage(sweep_folder, finished
     assert provenance.first_stage_source(run.folder) == tiny_run(sweep_folder).folder.name
 
 
+@pytest.mark.slow
 def test_a_smaller_bank_starts_from_a_copy_that_is_evaluated_again(
     sweep_folder, finished, monkeypatch
 ):

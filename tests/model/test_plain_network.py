@@ -273,6 +273,7 @@ def test_stochastic_depth_is_one_on_average_and_never_drops_the_first_block():
     np.testing.assert_allclose((factors == 0).mean(axis=-1), rates + np.zeros(2), atol=0.03)
 
 
+@pytest.mark.slow
 def test_blocks_are_dropped_only_with_keys():
     case = plain_weights.CASES['swin_small']
     params, image, size = inputs('swin_small')

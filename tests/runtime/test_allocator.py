@@ -41,6 +41,7 @@ def faults_of_a_warm_step(**environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='only glibc is configured')
+@pytest.mark.slow
 def test_freed_memory_is_kept_unless_the_user_tunes_malloc():
     assert faults_of_a_warm_step() < PAGES / 10
     small = 'glibc.malloc.mmap_threshold=131072'

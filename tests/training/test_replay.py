@@ -65,6 +65,7 @@ def test_replayed_images_change_the_trained_parameters(replaying, finished):
     assert any(not np.array_equal(a, b) for a, b in zip(ours, without, strict=True))
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_resumes_with_the_same_images(replaying, tmp_path, monkeypatch):
     trainer, config, whole, replayed = replaying
 

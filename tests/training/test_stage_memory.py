@@ -41,6 +41,7 @@ class Stopped(Exception):
     """Ends a run from within."""
 
 
+@pytest.mark.slow
 def test_a_stage_leaves_only_its_parameters_and_memory_on_the_device(monkeypatch, tmp_path):
     run_steps, live, params = trainer.run_steps, [], []
 

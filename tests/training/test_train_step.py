@@ -226,6 +226,7 @@ def test_padding_rows_do_not_count_in_the_class_statistics(update):
     np.testing.assert_array_equal(some + others, everything)
 
 
+@pytest.mark.slow  # Compiles two steps.
 def test_a_bfloat16_step_is_close_to_float32_and_keeps_state_and_predictions_in_float32(update):
     low = Update(**{'model.dtype': 'bfloat16'})
     state, metrics = low()
