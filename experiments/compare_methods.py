@@ -1,25 +1,36 @@
-"""Tables 1, 2, 3 and 9: continual methods and joint training in every setting.
+"""Tables 1, 2, 3 and 9: all continual methods and joint training, in every setting.
 
     python -m experiments.compare_methods --data=ade20k --data_root=DATA --workdir=runs/ade20k
     python -m experiments.compare_methods --data=coco --data_root=DATA --workdir=runs/coco
     python -m experiments.compare_methods --data=shapes --workdir=runs/shapes
     python -m experiments.compare_methods --config=FILE --config.data.root=DIR --workdir=runs/mine
 
-For each setting and seed, all continual methods share one first stage. Joint training sees all
-classes at once, for as many steps as all stages together. `--settings=ade_cps_100_10` runs one
-setting, `--variants=SimCIS,joint` some of the methods.
+For each setting and seed, methods with the same network and first stage share it. Methods of the
+original Mask2Former have their own configs: MiB of ade_cps_100_10 is ade_cps_plain_100_10. Joint
+training sees all classes at once, for as many steps as all stages together.
+`--settings=ade_cps_100_10` runs one setting, `--variants=SimCIS,joint` some of the methods.
+
+Besides the scores, a table says what a later stage costs, and a figure shows the scores over the
+stages.
 """
 
 from __future__ import annotations
 
-from experiments import command
+from experiments import command, stage_costs
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
 VARIANTS = (
     Variant('fine-tuning', {'method.name': 'finetune'}),
     Variant('pseudo-labels', {'method.name': 'pseudo_label'}),
+    Variant('FuTCR', {'method.name': 'futcr'}),
     Variant('SimCIS'),
+    Variant('MiB', {'method.name': 'mib'}, family='plain'),
+    Variant('PLOP', {'method.name': 'plop'}, family='plain'),
+    Variant('CoMFormer', {'method.name': 'comformer'}, family='plain'),
+    Variant('BalConpas', {'protocol.replay_images': 0}, family='balconpas'),
+    Variant('BalConpas with replay', family='balconpas'),
+    Variant('ECLIPSE', family='eclipse'),
     Variant('joint', joint=True),
 )
 
@@ -42,6 +53,7 @@ EXPERIMENT = Experiment(
         'coco': [Setting('coco_cps_83_5', '9', '83-5')],
     },
     variants=VARIANTS,
+    analyze=stage_costs.analyze,
 )
 
 if __name__ == '__main__':

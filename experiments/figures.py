@@ -147,8 +147,9 @@ def lines(
             if all(float(x).is_integer() for x in places):
                 axis.set_xticks(places)
             for label, line in found.items():
-                index = names.index(label) % len(COLORS)
+                turn, index = divmod(names.index(label), len(COLORS))
                 style = dict(color=COLORS[index], marker=MARKERS[index], linewidth=2)
+                style['linestyle'] = ('-', '--')[turn % 2]
                 axis.plot(list(line), list(line.values()), label=label, **style)
         axes[0].set_ylabel(y_label)
         handles, labels = axes[0].get_legend_handles_labels()

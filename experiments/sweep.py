@@ -36,6 +36,14 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
     joint: bool = False  # Train all classes in one stage, with the steps of all stages together.
     name: str = ''  # Replaces the changes in the folder name, where they are too long.
+    family: str = ''  # Of configs: 'plain' changes ade_cps_plain_100_10, not ade_cps_100_10.
+
+    def config_name(self, setting: str) -> str:
+        """The config that the variant changes."""
+        if not self.family:
+            return setting
+        data, task, protocol = setting.split('_', 2)
+        return f'{data}_{task}_{self.family}_{protocol}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +73,7 @@ def make_run(
 
     Args:
         setting: name of the config file.
-        config: config of the setting; it is not modified.
+        config: config that the variant changes; it is not modified.
         variant: the changes to make.
         seed: random seed.
         num_classes: number of classes of the data set.
@@ -96,7 +104,7 @@ def make_run(
         config=resolved,
         base_classes=base_classes,
         stages=planned_stages(config.protocol, num_classes),
-        folder=workdir / '+'.join([setting, *changes, f'seed={seed}']),
+        folder=workdir / '+'.join([variant.config_name(setting), *changes, f'seed={seed}']),
     )
 
 
@@ -194,7 +202,7 @@ def cost(runs: Sequence[Run], workdir: Path) -> str:
         elif key in shared or first_stages.find(run.config, workdir):
             first, note = 0, ' (shares stage 1)'
         shared.append(key)
-        rates = _rates(run.setting, workdir)
+        rates = _rates(run.folder.name.partition('+')[0], workdir)
         hours = first / rates[0] / 3600 + later / rates[1] / 3600
         totals += first + later, hours
         lines.append(f'{first:9,}{later:9,}{_hours(hours)}  {run.folder.name}{note}')
@@ -207,10 +215,10 @@ def _hours(hours: float) -> str:
     return f'{"-":>8}' if np.isnan(hours) else f'{hours:8.2f}'
 
 
-def _rates(setting: str, workdir: Path) -> tuple[float, float]:
-    """Median steps per second of a setting's runs in stage 1 and in later stages, or NaN."""
+def _rates(config_name: str, workdir: Path) -> tuple[float, float]:
+    """Median steps per second of a config's runs in stage 1 and in later stages, or NaN."""
     rates = ([], [])
-    for path in workdir.glob(f'{setting}+*/metrics.jsonl'):
+    for path in workdir.glob(f'{config_name}+*/metrics.jsonl'):
         for line in path.read_text('utf-8').splitlines():
             record = json.loads(line) if line.endswith('}') else {}
             if record.get('steps_per_second'):

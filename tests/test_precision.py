@@ -146,7 +146,12 @@ class Shapes:
 
 
 @pytest.mark.parametrize(
-    'dtype, has_teacher', [('float32', True), ('bfloat16', True), ('bfloat16', False)]
+    'dtype, has_teacher',
+    [
+        ('float32', True),
+        ('bfloat16', True),
+        pytest.param('bfloat16', False, marks=pytest.mark.slow),
+    ],
 )
 def test_products_of_a_train_step(dtype, has_teacher):
     shapes = Shapes(**{'model.dtype': dtype, 'method.simcis.decoder_kl_weight': 1.0})

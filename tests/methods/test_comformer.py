@@ -150,12 +150,11 @@ def test_matches_are_those_of_the_published_code(golden, image, monkeypatch):
     )
     # The cost of softmax masks has no weights.
     weights = LossWeights(classification=jnp.nan, mask=jnp.nan, dice=jnp.nan)
-    matches = match_targets(
+    match = functools.partial(match_targets, weights=weights, num_points=points.shape[1])
+    matches = jax.jit(match)(
         predictions(logits, masks),
         targets_of([labels[image]]),
         jax.random.split(jax.random.key(0), 1),
-        weights=weights,
-        num_points=points.shape[1],
     )
     for layer in range(LAYERS):
         queries, targets = recorded[f'match{layer}_image{image}']

@@ -133,7 +133,9 @@ def test_the_terms_are_means_over_the_images_of_the_device_in_every_stage(golden
     terms = FuTCR(contrast_pixels=10**6, repulsion_pixels=10**6, contrast_weight=3.0).losses(step)
     assert terms['class'] == 'kept' and terms['contrast'].per == terms['repulsion'].per == 'image'
     features, masks, labels, known = inputs(golden, 'main')
-    _, (contrast, repulsion, _, _) = losses(step.student.mask_features, masks, labels, known)
+    _, (contrast, repulsion, _, _) = jax.jit(losses)(
+        step.student.mask_features, masks, labels, known
+    )
     images, layers = 2, 2
     np.testing.assert_allclose(terms['contrast'].sum, 3.0 * contrast * images * layers, rtol=1e-5)
     np.testing.assert_allclose(
