@@ -21,6 +21,7 @@ from tests.xla_flags import FAST_COMPILATION
 ROOT = Path(__file__).parent.parent
 # Everything that the wheel is built from.
 SOURCES = ('pyproject.toml', 'README.md', 'LICENSE', 'requirements.txt', 'configs', 'simcis_jax')
+# With the network of tests/tiny.py, whose compiled programs are used again where a cache is shared.
 FEW_STEPS = (
     '--config.protocol.base=12',  # One stage.
     '--config.training.base_steps=4',
@@ -28,7 +29,9 @@ FEW_STEPS = (
     '--config.model.num_queries=12',
     '--config.model.hidden_dim=32',
     '--config.model.encoder_layers=1',
-    '--config.model.decoder_layers=1',
+    '--config.model.decoder_layers=2',
+    '--config.loss.num_points=32',
+    '--config.data.max_segments=10',
     '--config.data.num_train_images=20',
     '--config.data.num_val_images=4',
     '--config.evaluation.batch_size=4',
