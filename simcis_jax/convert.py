@@ -22,6 +22,7 @@ import numpy as np
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError, writing
 from simcis_jax.methods import METHODS
+from simcis_jax.model.backbones import family_of
 from simcis_jax.port import hugging_face, names, state_dicts, torch_weights
 from simcis_jax.port.architecture import backbone_name
 from simcis_jax.runtime import command
@@ -165,7 +166,7 @@ def _needs_no_conversion(source: str) -> InputError:
 
 def _layout_of(params: Mapping[str, Any]) -> names.Layout:
     if 'positions' in params.get('learned_queries', {}):
-        return names.MASK2FORMER['swin' if 'swin' in params else 'resnet']
+        return names.MASK2FORMER[family_of(params)]
     return names.PUBLISHED
 
 

@@ -5,6 +5,7 @@ The name of its family, 'resnet' or 'swin', is also the name of its parameters i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -38,6 +39,12 @@ def find_backbone(name: str) -> Backbone:
     if name not in BACKBONES:
         raise InputError(f'model.backbone={name!r} is unknown; one of {sorted(BACKBONES)}.')
     return BACKBONES[name]
+
+
+def family_of(params: Mapping[str, Any]) -> str:
+    """The family of the backbone in the parameters of a network."""
+    (family,) = params.keys() & set(FAMILIES)
+    return family
 
 
 def coarsest_stride(name: str) -> int:

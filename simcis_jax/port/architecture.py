@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from simcis_jax.errors import InputError
-from simcis_jax.model.backbones import BACKBONES
+from simcis_jax.model.backbones import BACKBONES, family_of
 from simcis_jax.model.mask2former import Mask2Former
 
 # The fields that make the original Mask2Former.
@@ -26,18 +26,18 @@ def backbone_name(params: Mapping[str, Any]) -> str:
     Raises:
         InputError: it is none of the registry.
     """
-    if 'resnet' in params:
+    family = family_of(params)
+    if family == 'resnet':
         blocks = tuple(_count(rf'res{stage}_(\d+)', params['resnet']) for stage in range(2, 6))
         found, words = dict(blocks=blocks), f'a ResNet with {blocks} blocks in its stages'
     else:
         found = swin_settings(params['swin'])
         words = 'a Swin with ' + ', '.join(f'{name} {value}' for name, value in found.items())
     for name, backbone in BACKBONES.items():
-        if backbone.family in params:
+        if backbone.family == family:
             fields = backbone.build(**backbone.settings)
             if all(getattr(fields, key) == value for key, value in found.items()):
                 return name
-    family = 'resnet' if 'resnet' in params else 'swin'
     known = ', '.join(name for name, x in BACKBONES.items() if x.family == family)
     raise InputError(f'{words} is none of the backbones {known}.')
 

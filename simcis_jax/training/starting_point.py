@@ -15,7 +15,8 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import first_difference
 from simcis_jax.errors import InputError
-from simcis_jax.model.backbones import BACKBONES, FAMILIES
+from simcis_jax.model.backbones import family_of
+from simcis_jax.port.architecture import backbone_name
 from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
@@ -215,15 +216,29 @@ def with_backbone(params: Any, path: str) -> Any:
             read = checkpoints.read('params')
     else:
         read = read_backbone(path)
-    (family,) = params.keys() & set(FAMILIES)
+    family = family_of(params)
     backbone = read.get(family, {})
-    shapes = [
+    expected, found = (
         {key: x.shape for key, x in flatten_dict(tree, sep='/').items()}
         for tree in (params[family], backbone)
-    ]
-    if shapes[0] != shapes[1]:
+    )
+    if expected == found:
+        return params | {family: backbone}
+    name, other = backbone_name(params), _backbone_in(path, read)
+    if name != other:
         raise InputError(
-            f'training.init_backbone={path} is another network than model.backbone; set '
-            f'model.backbone to the network in the file, one of {", ".join(BACKBONES)}.'
+            f'training.init_backbone={path} is a {other}, but model.backbone is {name}; set '
+            f'--config.model.backbone={other}.'
         )
-    return params | {family: backbone}
+    key = min(key for key in expected | found if expected.get(key) != found.get(key))
+    raise InputError(
+        f'training.init_backbone={path} is a changed {name}: {key} has shape {found.get(key)} '
+        f'instead of {expected.get(key)}; give the weights of an unchanged one.'
+    )
+
+
+def _backbone_in(path: str, params: Mapping[str, Any]) -> str:
+    try:
+        return backbone_name(params)
+    except InputError as error:
+        raise InputError(f'training.init_backbone={path}: {error}') from None

@@ -13,11 +13,12 @@ from tiny import tiny_config
 from simcis_jax import main
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
+from simcis_jax.model.backbones import BACKBONES
 from simcis_jax.settings import from_config
+from simcis_jax.training import starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays
 from simcis_jax.training.stage_evaluation import StageEvaluation
-from simcis_jax.training.starting_point import with_backbone
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
@@ -197,8 +198,31 @@ def test_stage_1_starts_from_the_pretrained_backbone(converted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
 
 
-def test_a_backbone_of_another_architecture_is_an_error(converted):
-    folder, params, _ = converted
-    other = {'resnet': {'stem': params['resnet']['stem']}}
-    with pytest.raises(ValueError, match='another network than model.backbone; set'):
-        with_backbone(other, str(folder))
+def backbone_shapes(name, **changes):
+    """The shapes of the parameters of a backbone."""
+    backbone = BACKBONES[name]
+    module = backbone.build(**backbone.settings | changes)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    return {backbone.family: jax.eval_shape(module.init, jax.random.key(0), image)['params']}
+
+
+@pytest.mark.parametrize(
+    ('held', 'changes', 'wanted', 'message'),
+    [
+        ('swin_small', {}, 'swin_t', 'is a swin_small, but model.backbone is swin_t; set --config'),
+        ('resnet50', {}, 'swin_t', 'is a resnet50, but model.backbone is swin_t; set'),
+        ('swin_small', {'window': 7}, 'swin_t', 'window 7 is none of the backbones swin_t, swin_s'),
+        (
+            'resnet50',
+            {'stem_width': 32},
+            'resnet50',
+            r'is a changed resnet50: res2_0/conv1/conv/kernel has shape \(1, 1, 32, 64\) instead',
+        ),
+    ],
+)
+def test_a_backbone_of_another_network_is_an_error(monkeypatch, held, changes, wanted, message):
+    monkeypatch.setattr(
+        starting_point, 'read_backbone', lambda path: backbone_shapes(held, **changes)
+    )
+    with pytest.raises(ValueError, match=f'training.init_backbone=FILE.*{message}'):
+        starting_point.with_backbone(backbone_shapes(wanted), 'FILE')
