@@ -49,7 +49,7 @@ class Model(NamedTuple):
 
 # The first match wins.
 MODELS = (
-    Model('a Mask2Former of Hugging Face', r'\bpixel_level_module\.', None,
+    Model('a Mask2Former of Hugging Face', r'\b(pixel_level|transformer)_module\.', None,
           'give its folder, with config.json, as --checkpoint or training.init_from'),
     Model('Panoptic FPN, Mask R-CNN or a similar model of detectron2',
           r'\b(proposal_generator|roi_heads)\.|^backbone\.(bottom_up|fpn_)', None, f'give {OURS}'),

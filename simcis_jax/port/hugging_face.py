@@ -1,7 +1,7 @@
 """Reads and writes folders of transformers' `Mask2FormerForUniversalSegmentation`.
 
 config.json                 the architecture, and the names of the classes
-model.safetensors           or pytorch_model.bin: the weights
+model.safetensors           or pytorch_model.bin, or several files and their index: the weights
 preprocessor_config.json    the size of images; optional
 """
 
@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 
 from simcis_jax.errors import InputError, MissingFileError, writing
-from simcis_jax.model.backbones import BACKBONES
+from simcis_jax.model.backbones import BACKBONES, family_of
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD
-from simcis_jax.port import state_dicts, torch_weights
+from simcis_jax.port import shards, state_dicts, torch_weights
 from simcis_jax.port.architecture import plain_settings
-from simcis_jax.port.hugging_face_names import HUGGING_FACE
+from simcis_jax.port.hugging_face_names import HUGGING_FACE, family_of_names
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
-WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+SINGLE_FILE = 'model.safetensors'
+INDEX = '.index.json'  # Added to the name of the file that is split.
+# In the order of precedence of transformers.
+WEIGHTS = (SINGLE_FILE, SINGLE_FILE + INDEX, 'pytorch_model.bin', 'pytorch_model.bin' + INDEX)
 MODEL = 'Mask2FormerForUniversalSegmentation'
 # Fields of config.json and the settings that they name. There, decoder_layers counts the initial
 # queries, too.
@@ -50,17 +53,21 @@ FIXED_SWIN = {
     'patch_size': 4,
     'num_channels': 3,
 }
-SWIN_FIELDS = {
-    'embed_dim': 'width',
-    'depths': 'depths',
-    'num_heads': 'num_heads',
-    'window_size': 'window',
-}
 FIXED_RESNET = {
     'layer_type': 'bottleneck',
     'hidden_act': 'relu',
     'downsample_in_bottleneck': False,
     'downsample_in_first_stage': False,
+}
+FIXED_BACKBONE = {'swin': FIXED_SWIN, 'resnet': FIXED_RESNET}
+BACKBONE_FIELDS = {
+    'swin': {
+        'embed_dim': 'width',
+        'depths': 'depths',
+        'num_heads': 'num_heads',
+        'window_size': 'window',
+    },
+    'resnet': {'depths': 'blocks', 'hidden_sizes': 'widths', 'embedding_size': 'stem_width'},
 }
 
 
@@ -94,10 +101,17 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str,
             f'{folder / CONFIG} describes model_type={config.get("model_type")!r}; give the folder '
             f"of a 'mask2former' ({MODEL})."
         )
+    kind = _backbone_config(config).get('model_type', 'swin')
+    if kind not in tuple(HUGGING_FACE):
+        raise InputError(
+            f'{folder / CONFIG} describes the backbone {kind!r}; give a model with one of '
+            f'{", ".join(HUGGING_FACE)}.'
+        )
     path = weights_file(folder)
-    family = 'swin' if _backbone_config(config).get('model_type', 'swin') == 'swin' else 'resnet'
-    layout = HUGGING_FACE[family]
-    state = state_dicts.as_float32(path, state_dicts.read_arrays(path), layout.ignored)
+    read_arrays = shards.read_arrays if path.name.endswith(INDEX) else state_dicts.read_arrays
+    state = read_arrays(path)
+    layout = HUGGING_FACE[family_of_names(state)]
+    state = state_dicts.as_float32(path, state, layout.ignored)
     try:
         params = torch_weights.to_flax(state, layout)
         settings = plain_settings(params)
@@ -113,11 +127,18 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str,
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of the weights in a folder; raises MissingFileError if there is none."""
+    """The file of the weights in a folder, or their index.
+
+    Raises:
+        MissingFileError: there is none.
+    """
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise MissingFileError(f'{folder} holds no weights; download {" or ".join(WEIGHTS)} into it.')
+    raise MissingFileError(
+        f'{folder} holds no weights; download {SINGLE_FILE} or pytorch_model.bin into it, or the '
+        f'files that it is split into and their index *{INDEX}.'
+    )
 
 
 def class_names(folder: Path, config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
@@ -157,17 +178,15 @@ def _difference(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str |
     for name, setting in FIELDS.items():
         if name in config and config[name] != described[setting]:
             return f'{name} is {config[name]} there and {described[setting]} in the weights'
-    backbone = BACKBONES[settings['backbone']]
-    given = _backbone_config(config)
-    fixed = FIXED_RESNET
-    if backbone.family == 'swin':
-        fixed = FIXED_SWIN
-        fields = backbone.build(**backbone.settings)
-        for name, setting in SWIN_FIELDS.items():
-            value, found = given.get(name), getattr(fields, setting)
-            value = tuple(value) if isinstance(value, list) else value
-            if value is not None and value != found:
-                return f'{name} of the backbone is {value} there and {found} in the weights'
+    backbone, given = BACKBONES[settings['backbone']], _backbone_config(config)
+    fields = backbone.build(**backbone.settings)
+    held = {name: getattr(fields, x) for name, x in BACKBONE_FIELDS[backbone.family].items()}
+    for name, found in {'model_type': backbone.family, **held}.items():
+        value = given.get(name, found)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != found:
+            return f'{name} of the backbone is {value} there and {found} in the weights'
+    fixed = FIXED_BACKBONE[backbone.family]
     for where, values in ((config, FIXED), (given, fixed)):
         for name, value in values.items():
             if name in where and where[name] != value:
@@ -197,12 +216,12 @@ def write(
         FileError: a file cannot be written.
     """
     folder = Path(folder)
-    layout = HUGGING_FACE['swin' if 'swin' in params else 'resnet']
+    layout = HUGGING_FACE[family_of(params)]
     state = torch_weights.to_torch(params, layout)
     settings = plain_settings(params)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    state_dicts.write_state(folder / WEIGHTS[0], state | _extra_arrays(state, len(names)))
+    state_dicts.write_state(folder / SINGLE_FILE, state | _extra_arrays(state, len(names)))
     config = _config(settings, names)
     preprocessor = {
         'image_processor_type': 'Mask2FormerImageProcessor',
@@ -227,12 +246,10 @@ def _config(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     backbone = BACKBONES[settings['backbone']]
     fields = backbone.build(**backbone.settings)
     stages = [f'stage{stage}' for stage in range(1, 5)]
+    config = {'model_type': backbone.family, **FIXED_BACKBONE[backbone.family]}
+    config |= {name: getattr(fields, x) for name, x in BACKBONE_FIELDS[backbone.family].items()}
     if backbone.family == 'swin':
-        config = {'model_type': 'swin', **FIXED_SWIN, 'drop_path_rate': 0.3}
-        config |= {name: getattr(fields, setting) for name, setting in SWIN_FIELDS.items()}
-    else:
-        config = {'model_type': 'resnet', **FIXED_RESNET}
-        config |= {'depths': fields.blocks, 'hidden_sizes': fields.widths, 'embedding_size': 64}
+        config['drop_path_rate'] = 0.3
     return {
         'architectures': [MODEL],
         'model_type': 'mask2former',

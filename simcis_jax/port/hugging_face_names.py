@@ -5,6 +5,8 @@ Files have the names of transformers 4; from version 5 on, it renames some of th
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from simcis_jax.port.names import (
     ATTENTION,
     CONV,
@@ -148,3 +150,8 @@ HUGGING_FACE = {
     )
     for family, rows in (('resnet', RESNET), ('swin', SWIN))
 }
+
+
+def family_of_names(names: Collection[str]) -> str:
+    """The family of the backbone of a model whose weights have these names."""
+    return 'swin' if any(name.startswith(f'{BACKBONE}.embeddings.') for name in names) else 'resnet'

@@ -73,6 +73,11 @@ def test_a_written_folder_has_the_names_shapes_and_settings_of_transformers(tmp_
     again = pretrained.read(tmp_path / 'out')
     assert_same_bits(again.params, params)
     assert again.image_sides == {'short_side': 800, 'max_side': 1333}
+    config['backbone_config']['depths'] = [3, 4, 23, 3]
+    (tmp_path / 'out' / 'config.json').write_text(json.dumps(config))
+    message = r'depths of the backbone is \(3, 4, 23, 3\) there and \('
+    with pytest.raises(ValueError, match=message):
+        pretrained.read(tmp_path / 'out')
 
 
 @pytest.mark.parametrize('kind', ['safetensors', 'bin'])
@@ -108,6 +113,14 @@ def test_the_class_order_of_transformers_is_kept(tmp_path, arrays):
         (
             {'backbone_config': {'model_type': 'swin', 'window_size': 7}},
             'window_size of the backbone is 7 there and 4 in the weights',
+        ),
+        (
+            {'backbone_config': {'model_type': 'resnet'}},
+            'model_type of the backbone is resnet there and swin in the weights',
+        ),
+        (
+            {'backbone_config': {'model_type': 'focalnet'}},
+            "describes the backbone 'focalnet'; give a model with one of resnet, swin",
         ),
     ],
 )
