@@ -20,6 +20,9 @@ QUIET = 0.05  # Largest share of the machine that other processes may use during
 # Rows of the table, and the sides that have them.
 ROWS = {
     'matrix product': (OURS, EAGER),
+    # The same network and losses on all sides; the next rows are those of SimCIS here.
+    'plain Mask2Former, forward': SIDES,
+    'plain Mask2Former, train step': SIDES,
     'evaluation forward': SIDES,
     'train step': SIDES,
     'train step, teacher + CSL + VQ': (OURS,),

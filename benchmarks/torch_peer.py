@@ -73,6 +73,8 @@ class Peer:
             'matrix product': matrix_product,
             'evaluation forward': self.evaluation,
             'train step': self.train_step,
+            'plain Mask2Former, forward': self.evaluation,
+            'plain Mask2Former, train step': self.train_step,
             'matching, 10 decoder outputs': self.matching,
             'losses, 10 decoder outputs, forward + backward': self.losses,
         }

@@ -1,4 +1,7 @@
-"""The work of simcis_jax: the published network, its train step, and each part on its own."""
+"""The work of simcis_jax: the published network, its train step, and each part on its own.
+
+The plain rows are those of the original Mask2Former, with the network and losses of the peer.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from benchmarks import row
 from benchmarks.scene import make_scene
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
-from simcis_jax.methods import make_method
+from simcis_jax.methods import NO_METHOD, make_method
 from simcis_jax.methods.step import Step
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.mask2former import Mask2Former, normalize
 from simcis_jax.model.masked_decoder import decoder_memory
 from simcis_jax.model.pixel_decoder import grid_centres
+from simcis_jax.port.architecture import PLAIN
 from simcis_jax.runtime import parallel
 from simcis_jax.settings import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
@@ -33,12 +37,19 @@ Work = tuple[Callable, tuple, bool]
 class Workload:
     """The model and the inputs of all rows, created on demand."""
 
-    def __init__(self, settings: row.Settings):
+    def __init__(self, settings: row.Settings, plain: bool = False):
         self.settings = settings
         self.model = Mask2Former(
-            settings.classes, num_queries=settings.queries, dtype=settings.dtype
+            settings.classes,
+            num_queries=settings.queries,
+            dtype=settings.dtype,
+            **(PLAIN if plain else {}),
         )
         self.method = make_method('simcis', bank_size=settings.bank_size)
+        self.weights = LossWeights()
+        if plain:
+            self.method = make_method(NO_METHOD)
+            self.weights = LossWeights(classification=2.0, mask=5.0, dice=5.0, no_object=0.1)
         self.sampling = PointSampling(settings.points)
         past = np.arange(settings.classes) < settings.classes // 2
         self.stage = StageArrays(past, ~past, jnp.int32(1000), jnp.float32(1e-4))
@@ -52,6 +63,8 @@ class Workload:
             'evaluation forward': self.evaluation,
             'train step': functools.partial(self.train_step, with_teacher=False),
             'train step, teacher + CSL + VQ': functools.partial(self.train_step, with_teacher=True),
+            'plain Mask2Former, forward': lambda: self.plain.evaluation(),
+            'plain Mask2Former, train step': lambda: self.plain.train_step(with_teacher=False),
             'matching, 10 decoder outputs': self.matching,
             'losses, 10 decoder outputs, forward + backward': self.losses,
             'pseudo-labels': self.pseudo_labels,
@@ -91,7 +104,7 @@ class Workload:
             self.model,
             self.method,
             mesh,
-            weights=LossWeights(),
+            weights=self.weights,
             sampling=self.sampling,
             optimizer=optimizer,
         )
@@ -197,6 +210,11 @@ class Workload:
         return function, (memory, queries, labels), True
 
     # Inputs
+
+    @functools.cached_property
+    def plain(self) -> Workload:
+        """The original Mask2Former at the same size."""
+        return Workload(self.settings, plain=True)
 
     @functools.cached_property
     def params(self) -> Any:
