@@ -38,6 +38,7 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
         num_images=protocol.replay_images,
         num_bytes=protocol.replay_megabytes * 1e6,
         bytes_of=functools.cache(functools.partial(stored_bytes, source)),
+        segments_of=source.segments_of,
         order=settings.method.replay_order,
     )
 
