@@ -40,10 +40,10 @@ def class_proportional(pool: ReplayPool) -> Iterator[int]:
     share = pool.num_images * len(pool.stage.past) // len(pool.stage.seen)
     total = np.zeros(len(column), int)
     for images, number in ((old, share), (new, len(new)), (old, len(old))):
-        yield from _take(images, number, total, shown / shown.sum())
+        yield from nearest_first(images, number, total, shown / shown.sum())
 
 
-def _take(
+def nearest_first(
     images: dict[int, np.ndarray], number: int, total: np.ndarray, target: np.ndarray
 ) -> Iterator[int]:
     """Takes so many images out of their counts, and adds the counts of each to the total [C].

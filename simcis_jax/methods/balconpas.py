@@ -1,13 +1,12 @@
 """BalConpas (ECCV 2024): balanced continual panoptic segmentation on the original Mask2Former.
 
-backtrace distillation    queries of past segments stay those of the teacher, in every layer
-anti-misguidance          a replayed image does not teach that a query is "no object"
-proportional memory       replayed images keep the shares of classes  continual/proportional_memory.py
-pseudo-labels             without a minimum score                     continual/pseudo_labels.py
+distillation       queries of past segments keep the features that the teacher gives them
+anti-misguidance   a replayed image does not teach queries to be "no object"
+memory             with the class shares of all images so far   continual/proportional_memory.py
+pseudo-labels      without a minimum score                      continual/pseudo_labels.py
 
-A replayed image is one with labels of past classes. It has no pseudo-labels, because they would be
-of the classes that are labelled; what it shows of new classes is not labelled. Where paper and code
-differ, the defaults are those of the code.
+An image with labels of past classes is a replayed one: it has no pseudo-labels, and its objects of
+new classes are not labelled. Where paper and code differ, the defaults are those of the code.
 """
 
 from __future__ import annotations
@@ -94,8 +93,13 @@ class BalConpas(PseudoLabel):
         )
         if self.distil_all_replayed:
             pseudo = step.stage.past[targets.labels]
-        fields = {field.name: getattr(targets, field.name) for field in dataclasses.fields(targets)}
-        return DistilledTargets(**fields, distilled=pseudo & targets.valid)
+        return DistilledTargets(
+            targets.segment_map,
+            targets.labels,
+            targets.boxes,
+            targets.dropped,
+            distilled=pseudo & targets.valid,
+        )
 
     def totals(self, step: Step) -> dict[str, Array]:
         """The basic numbers, those of free queries, and that of queries to distil."""
