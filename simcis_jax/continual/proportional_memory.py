@@ -20,15 +20,14 @@ def class_proportional(pool: ReplayPool) -> Iterator[int]:
     classes, then new images, and then what is left. Of equals, the lowest rank comes first.
 
     Args:
-        pool: with `num_images` and `segments_of`.
+        pool: with `num_images` and `counts_of`.
     """
-    column = {label: position for position, label in enumerate(pool.stage.seen)}
     candidates = pool.candidates
 
     def count(index: int, labels: frozenset[int]) -> np.ndarray:
         """The number of labelled segments [C] of every class in an image."""
-        columns = [column[label] for label in pool.segments_of(index) if label in labels]
-        return np.bincount(columns, minlength=len(column))
+        counts = pool.counts_of(index)
+        return np.where(np.isin(np.arange(len(counts)), list(labels)), counts, 0)
 
     def by_rank(images: Iterable[int]) -> dict[int, np.ndarray]:
         """The counts of images, in the order of their ranks."""
@@ -38,7 +37,7 @@ def class_proportional(pool: ReplayPool) -> Iterator[int]:
     shown = sum(count(*image) for images in pool.shown for image in images.items())
     old, new = by_rank(pool.kept), by_rank(pool.new.keys() - pool.kept.keys())
     share = pool.num_images * len(pool.stage.past) // len(pool.stage.seen)
-    total = np.zeros(len(column), int)
+    total = np.zeros_like(shown)
     for images, number in ((old, share), (new, len(new)), (old, len(old))):
         yield from nearest_first(images, number, total, shown / shown.sum())
 

@@ -150,7 +150,9 @@ def recorded_step(golden, case, method, monkeypatch):
     stage = stage_of(int(current[0]), num_seen)
     np.testing.assert_array_equal(np.flatnonzero(stage.current), current)
     monkeypatch.setattr(
-        pseudo_label, 'merge_targets', lambda _, truth, *__, **___: with_pseudo_labels(truth, pseudo)
+        pseudo_label,
+        'merge_targets',
+        lambda _, truth, *__, **___: with_pseudo_labels(truth, pseudo),
     )
     step = Step(
         weights=LossWeights(classification=2.0),
@@ -226,7 +228,8 @@ def test_all_past_segments_of_a_replayed_image_can_be_distilled(golden, monkeypa
     assert step.targets.distilled.sum(axis=1).tolist() == [2, 2, 1]
     everything = BalConpas(distil_all_replayed=True).targets(step)
     assert everything.distilled.sum(axis=1).tolist() == [2, 3, 1]
-    np.testing.assert_array_equal(everything.distilled[[0, 2]], step.targets.distilled[[0, 2]])
+    for image in (0, 2):
+        np.testing.assert_array_equal(everything.distilled[image], step.targets.distilled[image])
 
 
 def test_without_anti_misguidance_the_class_loss_is_the_basic_one(golden, monkeypatch):
@@ -367,6 +370,6 @@ def test_a_run_of_three_stages(tmp_path, num_images):
     logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').open()]
     assert all(('distillation' in record) == (record['stage'] > 1) for record in logged)
     assert all(record['skipped_steps'] == 0 for record in logged)
-    for stage, kept in ((2, 0), (3, num_images * 10 // 12)) if num_images else ():
+    for stage in (2, 3) if num_images else ():
         replayed = json.loads((tmp_path / f'stage_{stage}' / 'replay.json').read_text())
         assert replayed['num_images'] == num_images
