@@ -78,23 +78,27 @@ def counts_of(index):
 STAGES = make_stages(10, base=2, increment=2)
 
 
-def test_classes_have_the_shares_that_they_have_among_all_segments():
+def test_shares_are_far_nearer_to_those_of_all_segments_than_in_a_balanced_memory():
     rng = np.random.default_rng(0)
-    share = np.geomspace(0.15, 0.9, 10)
-    counts = rng.poisson(share, (400, 10)) * rng.integers(1, 4, (400, 10))
-    memories = image_memories(
-        [frozenset(np.flatnonzero(row).tolist()) for row in counts],
-        STAGES,
+    counts = rng.poisson(np.geomspace(0.15, 0.9, 10), (400, 10)) * rng.integers(1, 4, (400, 10))
+    settings = dict(
+        image_classes=[frozenset(np.flatnonzero(row).tolist()) for row in counts],
+        stages=STAGES,
         ranks=rng.permutation(400),
         num_images=40,
         counts_of=counts.__getitem__,
-        order=class_proportional,
     )
-    for stage, memory in zip(STAGES, memories[1:], strict=False):
-        assert len(memory) == 40
-        held = sum(np.isin(np.arange(10), list(memory[i])) * counts[i] for i in memory)
-        everything = np.isin(np.arange(10), stage.seen) * counts.sum(axis=0)
-        assert np.abs(held / held.sum() - everything / everything.sum()).sum() < 0.1
+    proportional = image_memories(**settings, order=class_proportional)
+    for number, memories in enumerate(zip(proportional, image_memories(**settings), strict=True)):
+        if number == 0:
+            continue
+        everything = np.isin(np.arange(10), STAGES[number - 1].seen) * counts.sum(axis=0)
+        distances = []
+        for memory in memories:
+            assert len(memory) == 40
+            held = sum(np.isin(np.arange(10), list(memory[i])) * counts[i] for i in memory)
+            distances.append(np.abs(held / held.sum() - everything / everything.sum()).sum())
+        assert distances[0] < distances[1] / 2
 
 
 def test_kept_images_have_the_share_of_past_classes_and_both_pools_fill_up():
