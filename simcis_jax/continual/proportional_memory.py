@@ -26,8 +26,10 @@ def class_proportional(pool: ReplayPool) -> Iterator[int]:
 
     def count(index: int, labels: frozenset[int]) -> np.ndarray:
         """The number of labelled segments [C] of every class in an image."""
-        counts = pool.counts_of(index)
-        return np.where(np.isin(np.arange(len(counts)), list(labels)), counts, 0)
+        counts, columns = pool.counts_of(index), list(labels)
+        labelled = np.zeros_like(counts)
+        labelled[columns] = counts[columns]
+        return labelled
 
     def by_rank(images: Iterable[int]) -> dict[int, np.ndarray]:
         """The counts of images, in the order of their ranks."""
@@ -51,11 +53,13 @@ def nearest_first(
     target [C].
     """
     indices, counts = list(images), np.array(list(images.values()))
+    sizes, taken = counts.sum(axis=-1), np.zeros(len(indices), bool)
     for _ in range(min(number, len(indices))):
-        sums = total + counts
-        distances = np.abs(sums / sums.sum(axis=1, keepdims=True) - target).sum(axis=1)
-        nearest = int(np.argmin(distances))
+        shares = (total + counts) / (total.sum() + sizes)[:, None]
+        shares -= target  # In place, because there may be many images.
+        distances = np.abs(shares, out=shares).sum(axis=1)
+        nearest = int(np.argmin(np.where(taken, np.inf, distances)))
+        taken[nearest] = True
         total += counts[nearest]
         del images[indices[nearest]]
-        yield indices.pop(nearest)
-        counts = np.delete(counts, nearest, axis=0)
+        yield indices[nearest]

@@ -78,27 +78,30 @@ def counts_of(index):
 STAGES = make_stages(10, base=2, increment=2)
 
 
-def test_shares_are_far_nearer_to_those_of_all_segments_than_in_a_balanced_memory():
-    rng = np.random.default_rng(0)
+def test_shares_are_nearer_to_those_of_all_segments_than_in_a_balanced_memory():
+    rng, classes = np.random.default_rng(0), np.arange(10)
     counts = rng.poisson(np.geomspace(0.15, 0.9, 10), (400, 10)) * rng.integers(1, 4, (400, 10))
-    settings = dict(
-        image_classes=[frozenset(np.flatnonzero(row).tolist()) for row in counts],
-        stages=STAGES,
-        ranks=rng.permutation(400),
-        num_images=40,
-        counts_of=counts.__getitem__,
-    )
-    proportional = image_memories(**settings, order=class_proportional)
-    for number, memories in enumerate(zip(proportional, image_memories(**settings), strict=True)):
-        if number == 0:
-            continue
-        everything = np.isin(np.arange(10), STAGES[number - 1].seen) * counts.sum(axis=0)
-        distances = []
-        for memory in memories:
+    stages = make_stages(10, base=6, increment=2)
+
+    def distances(order):
+        """Between the shares in each memory and those among all segments so far."""
+        memories = image_memories(
+            [frozenset(np.flatnonzero(row).tolist()) for row in counts],
+            stages,
+            ranks=np.random.default_rng(1).permutation(400),
+            num_images=40,
+            counts_of=counts.__getitem__,
+            order=order,
+        )
+        for stage, memory in zip(stages, memories[1:], strict=False):
             assert len(memory) == 40
-            held = sum(np.isin(np.arange(10), list(memory[i])) * counts[i] for i in memory)
-            distances.append(np.abs(held / held.sum() - everything / everything.sum()).sum())
-        assert distances[0] < distances[1] / 2
+            held = sum(np.isin(classes, list(memory[index])) * counts[index] for index in memory)
+            everything = np.isin(classes, stage.seen) * counts.sum(axis=0)
+            yield np.abs(held / held.sum() - everything / everything.sum()).sum()
+
+    proportional, balanced = list(distances(class_proportional)), list(distances(None))
+    assert proportional[0] < 0.05 and balanced[0] > 0.2
+    assert all(ours < theirs for ours, theirs in zip(proportional, balanced, strict=True))
 
 
 def test_kept_images_have_the_share_of_past_classes_and_both_pools_fill_up():
