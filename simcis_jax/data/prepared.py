@@ -108,7 +108,7 @@ class Prepared:
         if self._segments is None:
             raise InputError(
                 f'{self._folder} was prepared by an older version and does not list the segments '
-                'of its images; prepare the data set again.'
+                'of its images; remove it and prepare the data set again.'
             )
         return self._segments[index]
 

@@ -53,7 +53,7 @@ class BalConpas(PseudoLabel):
         'teacher sees there, as in the published code.',
     )
     anti_misguidance: bool = declare(
-        True, 'Free queries of a replayed image have no class loss; those of others make up for it.'
+        True, 'Queries without a segment have no class loss in replayed images, but more in others.'
     )
     proportional_memory: bool = declare(
         True, 'Replayed images keep the shares of classes; False = balance the classes.'
@@ -102,12 +102,12 @@ class BalConpas(PseudoLabel):
         )
 
     def totals(self, step: Step) -> dict[str, Array]:
-        """The basic numbers, those of free queries, and that of queries to distil."""
+        """The basic numbers, those of queries without a segment, and that of queries to distil."""
         totals = super().totals(step)
         if step.teacher is not None:
             free = step.teacher.class_logits.shape[2] - step.targets.valid.sum(axis=1)
             totals['free'] = free.sum()
-            totals['free_of_new'] = jnp.where(replayed(step), 0, free).sum()
+            totals['free_not_replayed'] = jnp.where(replayed(step), 0, free).sum()
             totals['distilled'] = step.targets.distilled.sum()
         return totals
 
@@ -121,18 +121,18 @@ class BalConpas(PseudoLabel):
         return terms
 
     def class_term(self, step: Step) -> Term:
-        """The class loss [L]; "no object" has its usual weight in total, but not where replayed."""
+        """The class loss [L]; "no object" keeps its total weight, but has none where replayed."""
         nothing = jnp.zeros_like(step.stage.past)  # Is merged with "no object".
         losses = unbiased_cross_entropy(step.student.class_logits, step.matched_labels, nothing)
-        share = step.totals['free'] / jnp.maximum(step.totals['free_of_new'], 1)
+        share = step.totals['free'] / jnp.maximum(step.totals['free_not_replayed'], 1)
         free = jnp.where(replayed(step), 0.0, step.weights.no_object * share)[:, None]
         losses = jnp.where(step.matched_labels >= 0, 1.0, free) * losses
         return Term(losses.sum(axis=(1, 2)), step.weights.classification, per='class')
 
     def distillation(self, step: Step) -> Term:
-        """The squared distance [L] of queries to the teacher's, of equal position.
+        """The mean squared distance [L] of queries to those of the teacher in the same place.
 
-        Those that match past segments in the last decoder output count in all.
+        In all decoder outputs it is that of the queries that match past segments in the last one.
         """
         student, teacher = step.student.queries, step.teacher.queries
         marks = jnp.where(step.targets.distilled, 0, -1)
