@@ -53,3 +53,31 @@ def continual_ade(base: int, increment: int) -> ConfigDict:
     config.method.mib.balanced_initialization = False
     config.evaluation.update(object_mask_threshold=0.0, overlap_threshold=0.0)
     return config
+
+
+def balconpas_panoptic(base: int, increment: int) -> ConfigDict:
+    """Continual panoptic segmentation of ADE20K as published for BalConpas.
+
+    Later stages train for 1,000 steps per class and replay 300 images.
+    """
+    config = panoptic(150, 'data/ade20k_panoptic')
+    config.protocol.update(base=base, increment=increment, replay_images=300)
+    config.optimizer.decay = 'polynomial'
+    config.training.batch_size = 8
+    config.method.name = 'balconpas'
+    return config
+
+
+def balconpas_semantic(base: int, increment: int) -> ConfigDict:
+    """Continual semantic segmentation of ADE20K as published for BalConpas, with ResNet-101.
+
+    The published runs train the batch norms of the backbone, which are frozen here.
+    """
+    config = balconpas_panoptic(base, increment)
+    config.data.update(root='data/ade20k_semantic', size=512)
+    config.model.backbone = 'resnet101'
+    config.training.init_backbone = 'weights/R-101.pkl'
+    config.evaluation.update(
+        tasks=('semantic',), short_side=512, max_side=2048, semantic_resize='scores'
+    )
+    return config

@@ -152,7 +152,7 @@ def _write(
             )
             for split, images in splits.items()
         }
-        if empty := [split for split, content in written.items() if not content.classes]:
+        if empty := [split for split, content in written.items() if not content.segments]:
             raise InputError(
                 f'None of the {empty[0]} images can be read; the first error is: {skipped[0]}'
             )

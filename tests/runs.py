@@ -26,9 +26,12 @@ def at_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[Batch], Ba
 
 
 def newest_state(workdir: Path, stage: int = 3) -> dict:
-    """The whole state of the newest checkpoint, as arrays."""
-    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
-        return {item: checkpoints.read(item) for item in ('params', 'memory', 'rest')}
+    """The whole state of the newest checkpoint, as arrays; an empty memory is left out."""
+    folder = workdir / f'stage_{stage}' / 'checkpoints'
+    with StageCheckpoints(folder) as checkpoints:
+        newest = folder / f'{checkpoints.latest_step}'
+        items = [x for x in ('params', 'memory', 'rest') if (newest / x / '_METADATA').exists()]
+        return {item: checkpoints.read(item) for item in items}
 
 
 def leaves(workdir: Path, stage: int = 3) -> list[np.ndarray]:

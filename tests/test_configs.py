@@ -16,7 +16,12 @@ SHARED = {'common', 'ade', 'plain'}  # Imported by other configs.
 # Of the original Mask2Former, which has no selected queries.
 PLAIN = {'ade_panoptic_r50', 'ade_semantic_swin_t', 'coco_panoptic_r50', 'coco_panoptic_swin_t'}
 CONTINUAL_PLAIN = {f'ade_cps_plain_100_{increment}' for increment in (5, 10, 50)}
-NEEDS_SOFTMAX = {'mib', 'comformer'}  # Methods that need "no object".
+BALCONPAS = {
+    f'ade_{task}_balconpas_{protocol}'
+    for task in ('cps', 'css')
+    for protocol in ('100_5', '100_10', '100_50', '50_50')
+}
+NEEDS_SOFTMAX = {'mib', 'comformer', 'balconpas'}  # Methods that need "no object".
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
 
 # Values of the published config files and scripts; None = not set there.
@@ -68,7 +73,7 @@ def test_a_config_is_complete_and_its_docstring_has_its_command(name):
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize('name', [name for name in NAMES if name not in PLAIN | CONTINUAL_PLAIN])
+@pytest.mark.parametrize('name', sorted({*NAMES} - PLAIN - CONTINUAL_PLAIN - BALCONPAS))
 def test_every_method_can_be_chosen(name, method):
     if method in NEEDS_SOFTMAX and load(name).get_config().model.head == 'sigmoid':
         with pytest.raises(ValueError, match="^model.head='sigmoid' must be 'softmax' with"):
@@ -156,6 +161,33 @@ def test_continual_methods_on_the_original_mask2former_have_the_published_values
         assert values['distillation_weight'] == (5 if name.endswith('100_50') else 10)
         assert values['softmax_masks'] and values['focal_cross_entropy'] and values['adaptive']
         assert (values['pseudo_label_score'], values['pseudo_label_overlap']) == (0, 0.5)
+
+
+@pytest.mark.parametrize('name', sorted(BALCONPAS))
+def test_balconpas_has_the_published_values(name):
+    config = config_of(name)
+    weights, optimizer, evaluation = config.weights, config.optimizer, config.evaluation
+    assert (weights.classification, weights.mask, weights.dice, weights.no_object) == (2, 5, 5, 0.1)
+    assert (optimizer.base_learning_rate, optimizer.later_learning_rate) == (1e-4, 5e-5)
+    assert (optimizer.decay, optimizer.warmup_steps, optimizer.clip_norm) == ('polynomial', 0, 0.01)
+    training, method = config.training, config.method
+    assert (training.batch_size, training.base_steps, training.steps_per_class) == (
+        8,
+        160_000,
+        1000,
+    )
+    assert (evaluation.object_mask_threshold, evaluation.overlap_threshold) == (0.8, 0.8)
+    semantic = name.startswith('ade_css')
+    assert config.data.size == evaluation.short_side == evaluation.max_side / 4
+    assert (config.data.size, config.model['backbone']) == (
+        (512, 'resnet101') if semantic else (640, 'resnet50')
+    )
+    assert evaluation.semantic_rule == 'soft_sum'
+    assert evaluation.semantic_resize == ('scores' if semantic else 'logits')
+    assert (config.protocol.replay_images, config.protocol.setting) == (300, 'overlapped')
+    assert (method.pseudo_label_score, method.pseudo_label_overlap) == (0, 0.8)
+    assert (method.distillation_weight, method.merge_classes) == (5, False)
+    assert method.anti_misguidance and method.proportional_memory
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])

@@ -86,6 +86,7 @@ def test_prepared_ade20k_has_the_examples_of_the_download(ade20k, kind):
                 np.testing.assert_array_equal(value, getattr(expected, name))
                 assert value.dtype == getattr(expected, name).dtype
             assert images.classes_of(index) == set(expected.labels.tolist())
+            assert images.segments_of(index) == sorted(expected.labels.tolist())
             assert images.size_of(index) == expected.segment_map.shape
 
 

@@ -30,7 +30,11 @@ from simcis_jax.types import Categories
 
 SETTINGS = DECLARED
 PLAIN = {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'}
-NETWORK = {'mib': PLAIN, 'comformer': PLAIN}  # The networks that these methods need.
+NETWORK = {
+    'mib': PLAIN,
+    'comformer': PLAIN,
+    'balconpas': PLAIN,
+}  # The networks that these methods need.
 
 
 def chosen(key):
@@ -195,7 +199,7 @@ def test_learned_queries_exclude_losses_that_need_selected_features(method, keys
 
 CHOSEN = {
     'finetune': set(), 'pseudo_label': {'pseudo_label'}, 'simcis': {'simcis'}, 'futcr': {'futcr'},
-    'mib': {'mib'}, 'plop': {'plop'}, 'comformer': {'comformer'},
+    'mib': {'mib'}, 'plop': {'plop'}, 'comformer': {'comformer'}, 'balconpas': {'balconpas'},
 }  # fmt: skip
 # What a method needs of the network, if that is not the default.
 

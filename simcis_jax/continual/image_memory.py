@@ -13,6 +13,8 @@ import math
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
 from simcis_jax.continual.protocol import labelled_classes, stage_images
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
@@ -37,8 +39,18 @@ class ReplayPool:
 
     stage: Stage  # The stage that has just ended.
     kept: Labelled  # The images that it replayed.
-    new: Labelled  # The images of the stage, with its labels only.
+    shown: Sequence[
+        Labelled
+    ]  # The images of each stage so far, with the labels of that stage only.
     ranks: Sequence[int]  # Of all images of the data set, a random permutation.
+    num_images: int = 0  # Maximum number of images in the memory; 0 = unlimited.
+    # The number of segments [C] of every class in an image, labelled or not.
+    counts_of: Callable[[int], np.ndarray] | None = None
+
+    @property
+    def new(self) -> Labelled:
+        """The images of the stage, with its labels only."""
+        return self.shown[-1]
 
     @property
     def candidates(self) -> dict[int, frozenset[int]]:
@@ -82,6 +94,7 @@ def image_memories(
     num_images: int = 0,
     num_bytes: float = 0,
     bytes_of: Callable[[int, frozenset[int]], int] | None = None,
+    counts_of: Callable[[int], np.ndarray] | None = None,
     order: Callable[[ReplayPool], Iterable[int]] | None = None,
 ) -> list[dict[int, frozenset[int]]]:
     """The memory that each stage replays; that of the first stage is empty.
@@ -95,17 +108,19 @@ def image_memories(
         num_bytes: maximum size of a memory in bytes; 0 = unlimited.
         bytes_of: size in bytes of an image, given its index and labelled classes; required if
             `num_bytes` is not 0.
+        counts_of: the number of segments [C] of every class in an image, given its index; only
+            `order` reads it.
         order: candidates of a pool, the preferred ones first; None = `class_balanced`.
 
     Raises:
         InputError: a memory is too small for one image.
     """
-    memories = [{}]
+    memories, shown = [{}], []
     for stage in stages[:-1]:
         labelled = frozenset(labelled_classes(stage, setting))
         images = stage_images(image_classes, stage, setting).tolist()
-        new = {i: labelled.intersection(image_classes[i]) for i in images}
-        pool = ReplayPool(stage, memories[-1], new, ranks)
+        shown.append({i: labelled.intersection(image_classes[i]) for i in images})
+        pool = ReplayPool(stage, memories[-1], tuple(shown), ranks, num_images, counts_of)
         candidates = pool.candidates
         memory, used = {}, 0
         for index in order(pool) if order else class_balanced(candidates, ranks):

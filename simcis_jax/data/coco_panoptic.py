@@ -103,8 +103,12 @@ class CocoPanoptic:
 
     def classes_of(self, index: int) -> frozenset[int]:
         """Classes with at least one non-crowd segment in an image, from the JSON."""
+        return frozenset(self.segments_of(index))
+
+    def segments_of(self, index: int) -> list[int]:
+        """The class of every non-crowd segment in an image, from the JSON."""
         record = self._records[index]
-        return frozenset(record.labels[~record.crowd].tolist())
+        return record.labels[~record.crowd].tolist()
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image, from the JSON."""

@@ -1,9 +1,9 @@
 """Prepared data sets: TFDS data sets in ArrayRecord, written and read without TensorFlow.
 
 A record holds the original image file, the segment map, and the label and crowd flag of each
-segment. `metadata.json` holds the categories, the classes and size of each image, and a checksum of
-the annotations of each split, so that stages and evaluations are planned without reading records.
-The files can also be read with TFDS itself.
+segment. `metadata.json` holds the categories, the classes, segments and size of each image, and a
+checksum of the annotations of each split, so that stages and evaluations are planned without
+reading records. The files can also be read with TFDS itself.
 """
 
 from __future__ import annotations
@@ -54,9 +54,13 @@ class Prepared:
         classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
-        # Data sets written by older versions have no checksums.
-        known = field({'checksums': {}} | content, 'checksums', dict, f'{metadata}')
-        self.checksum = known.get(split)
+        # Data sets written by older versions have neither checksums nor segments.
+        content = {'checksums': {}, 'segments': {}} | content
+        checksums, segments = (
+            field(content, k, dict, f'{metadata}') for k in ('checksums', 'segments')
+        )
+        self.checksum = checksums.get(split)
+        self._segments = segments.get(split)
         self._classes = [frozenset(labels) for labels in classes[split]]
         self._sizes = [(height, width) for height, width in sizes[split]]
         # TFDS would decode images differently from `data.decode`.
@@ -95,6 +99,19 @@ class Prepared:
         """Classes with at least one non-crowd segment in an image, from the metadata."""
         return self._classes[index]
 
+    def segments_of(self, index: int) -> list[int]:
+        """The class of every non-crowd segment in an image, from the metadata.
+
+        Raises:
+            InputError: the data set was prepared before the metadata listed segments.
+        """
+        if self._segments is None:
+            raise InputError(
+                f'{self._folder} was prepared by an older version and does not list the segments '
+                'of its images; remove it and prepare the data set again.'
+            )
+        return self._segments[index]
+
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image in pixels, from the metadata."""
         return self._sizes[index]
@@ -122,7 +139,7 @@ class Record(NamedTuple):
     """A serialized example and its metadata."""
 
     serialized: bytes
-    classes: list[int]  # Classes with at least one non-crowd segment, ascending.
+    segments: list[int]  # The class of every non-crowd segment, ascending.
     size: tuple[int, int]  # Height and width in pixels.
 
 
@@ -150,8 +167,8 @@ def to_record(encoded_image: bytes, example: Example) -> Record:
             'crowd': example.crowd,
         }
     )
-    classes = np.unique(example.labels[~example.crowd]).tolist()
-    return Record(serialized, classes, example.segment_map.shape)
+    segments = np.sort(example.labels[~example.crowd]).tolist()
+    return Record(serialized, segments, example.segment_map.shape)
 
 
 class WrittenSplit(NamedTuple):
@@ -159,7 +176,7 @@ class WrittenSplit(NamedTuple):
 
     shard_lengths: list[int]
     num_bytes: int
-    classes: list[list[int]]
+    segments: list[list[int]]
     sizes: list[tuple[int, int]]
 
 
@@ -179,7 +196,7 @@ def write_split(
     Raises:
         FileError: a file cannot be written.
     """
-    parts, lengths, num_bytes, classes, sizes = [], [], 0, [], []
+    parts, lengths, num_bytes, segments, sizes = [], [], 0, [], []
     numbered = enumerate(records)
     for number, shard in itertools.groupby(numbered, lambda pair: pair[0] // _IMAGES_PER_FILE):
         parts.append(folder / f'{split}.part-{number}')
@@ -189,11 +206,11 @@ def write_split(
                 writer.write(record.serialized)
                 lengths[-1] += 1
                 num_bytes += len(record.serialized)
-                classes.append(record.classes)
+                segments.append(record.segments)
                 sizes.append(record.size)
     for number, part in enumerate(parts):
         part.rename(folder / f'{name}-{split}.array_record-{number:05}-of-{len(parts):05}')
-    return WrittenSplit(lengths, num_bytes, classes, sizes)
+    return WrittenSplit(lengths, num_bytes, segments, sizes)
 
 
 @contextlib.contextmanager
@@ -227,7 +244,11 @@ def write_metadata(
     """
     metadata = {
         'categories': category_entries(categories),
-        'classes': {split: written.classes for split, written in splits.items()},
+        'classes': {
+            split: [sorted(set(labels)) for labels in written.segments]
+            for split, written in splits.items()
+        },
+        'segments': {split: written.segments for split, written in splits.items()},
         'sizes': {split: written.sizes for split, written in splits.items()},
         'checksums': dict(checksums),
     }

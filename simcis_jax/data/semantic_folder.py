@@ -92,6 +92,10 @@ class SemanticFolder:
         """Classes with at least one pixel in an image."""
         return self._classes[index]
 
+    def segments_of(self, index: int) -> list[int]:
+        """The class of every segment in an image: there is one of each class."""
+        return sorted(self._classes[index])
+
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width of an image."""
         return self._sizes[index]

@@ -62,7 +62,7 @@ class Shapes:
         self._size = size
         self._num_images = num_images
         self._seed = seed
-        self._classes = {}  # Index -> classes, filled on demand.
+        self._segments = {}  # Index -> class of every segment, filled on demand.
         self._examples = {}  # Index -> Example, filled on demand if the data set is small.
 
     def __len__(self) -> int:
@@ -92,14 +92,18 @@ class Shapes:
         )
 
     def classes_of(self, index: int) -> frozenset[int]:
-        """Classes with at least one segment in an image; only its outlines are drawn."""
-        if index not in self._classes:
+        """Classes with at least one segment in an image."""
+        return frozenset(self.segments_of(index))
+
+    def segments_of(self, index: int) -> list[int]:
+        """The class of every segment in an image; only its outlines are drawn."""
+        if index not in self._segments:
             _, regions, segment_map = self._layout(index)
             present = np.bincount(segment_map.ravel(), minlength=len(regions) + 1)[1:] > 0
-            self._classes[index] = frozenset(
+            self._segments[index] = [
                 region.label for region, shown in zip(regions, present, strict=True) if shown
-            )
-        return self._classes[index]
+            ]
+        return self._segments[index]
 
     def size_of(self, index: int) -> tuple[int, int]:
         """Height and width, the same for all images."""

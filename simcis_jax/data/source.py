@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +39,10 @@ class Source(Protocol):
 
     def classes_of(self, index: int) -> frozenset[int]:
         """Classes with at least one non-crowd segment in an image, without decoding it."""
+        ...
+
+    def segments_of(self, index: int) -> Sequence[int]:
+        """The class of every non-crowd segment in an image, without decoding it."""
         ...
 
     def size_of(self, index: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simcis_jax.errors import InputError
+from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.futcr import FuTCR
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     'mib': MiB,
     'plop': PLOP,
     'comformer': CoMFormer,
+    'balconpas': BalConpas,
 }
 DEFAULT_METHOD = 'simcis'
 NO_METHOD = 'finetune'  # For models that are not trained here.

@@ -38,6 +38,9 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
         num_images=protocol.replay_images,
         num_bytes=protocol.replay_megabytes * 1e6,
         bytes_of=functools.cache(functools.partial(stored_bytes, source)),
+        counts_of=functools.cache(
+            lambda index: np.bincount(source.segments_of(index), minlength=len(source.categories))
+        ),
         order=settings.method.replay_order,
     )
 

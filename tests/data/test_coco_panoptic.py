@@ -91,6 +91,7 @@ def test_classes_and_size_come_from_the_json_and_crowds_do_not_count(tmp_path):
     root = write(tmp_path, edit=edit)
     (root / 'panoptic_val/a.png').unlink()
     assert open_split(root).classes_of(0) == {1, 2}
+    assert sorted(open_split(root).segments_of(0)) == [1, 2]
     assert open_split(root).size_of(0) == (3, 4)
 
 

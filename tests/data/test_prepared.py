@@ -72,6 +72,7 @@ def test_examples_are_read_as_they_were_written(tmp_path, monkeypatch):
             np.testing.assert_array_equal(value, getattr(expected, name))
             assert value.dtype == getattr(expected, name).dtype
         assert images.classes_of(index) == {index % 3}
+        assert images.segments_of(index) == [index % 3]
         assert images.size_of(index) == (4, 6)
         assert images.image_bytes(index) == len(make_example(index)[0])
     with pytest.raises(IndexError):
@@ -189,6 +190,19 @@ def test_metadata_with_another_number_of_images_is_an_error(tmp_path):
     with pytest.raises(ValueError) as error:
         prepared.Prepared(root, 'train')
     assert_one_line(error, '3 records of train, but its metadata lists 2')
+
+
+def test_metadata_of_an_older_version_lists_no_segments(tmp_path):
+    root = write(tmp_path, {'train': 3})
+    path = root / '1.0.0/metadata.json'
+    content = json.loads(path.read_text())
+    del content['segments']
+    path.write_text(json.dumps(content))
+    images = prepared.Prepared(root, 'train')
+    assert images.classes_of(2) == {2}
+    with pytest.raises(ValueError) as error:
+        images.segments_of(2)
+    assert_one_line(error, '1.0.0 was prepared by an older version and does not list the segments')
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_classes_of_an_image_are_the_labels_in_its_map(tmp_path):
     (file,) = (tmp_path / 'images/val').glob('b.*')
     assert images.image_bytes(1) == file.stat().st_size
     copy = pickle.loads(pickle.dumps(images))
-    assert copy.classes_of(1) == {0, 2}
+    assert copy.classes_of(1) == {0, 2} and copy.segments_of(1) == [0, 2]
     np.testing.assert_array_equal(copy[1].segment_map, images[1].segment_map)
 
 

@@ -78,6 +78,7 @@ def test_stuff_has_one_segment_per_class(images, examples):
 def test_classes_and_sizes_agree_with_the_rendered_examples(images, examples):
     for index, example in enumerate(examples):
         assert images.classes_of(index) == frozenset(example.labels.tolist())
+        assert sorted(images.segments_of(index)) == sorted(example.labels.tolist())
         assert images.size_of(index) == example.image.shape[:2]
 
 

@@ -177,7 +177,7 @@ def test_the_method_chooses_the_replayed_images(run):
 
 def test_by_default_replayed_images_are_balanced():
     kept, new = {3: frozenset({0})}, {4: frozenset({1}), 5: frozenset({1})}
-    pool = ReplayPool(None, kept, new, [0] * 6)
+    pool = ReplayPool(None, kept, [new], [0] * 6)
     assert list(Method().replay_order(pool)) == list(class_balanced(kept | new, [0] * 6))
 
 

@@ -8,6 +8,7 @@ import pytest
 from simcis_jax.continual import virtual_query
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods import METHODS, base, make_method
+from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.futcr import FuTCR
@@ -91,7 +92,7 @@ def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
     assert made == {
         'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
-        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer,
+        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer, 'balconpas': BalConpas,
     }  # fmt: skip
 
 
