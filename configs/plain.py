@@ -9,20 +9,22 @@ from ml_collections import ConfigDict
 from simcis_jax.configs import common
 
 
+def original_network(config: ConfigDict) -> ConfigDict:
+    """Changes network and losses to those of the original Mask2Former."""
+    config.model.update(
+        head='softmax', boxes=False, queries='learned', attention_order='cross_first'
+    )
+    config.loss.update(classification=2.0, mask=5.0, dice=5.0, no_object=0.1)
+    return config
+
+
 def panoptic(num_classes: int, root: str) -> ConfigDict:
     """Joint panoptic training with ResNet-50 on this number of classes."""
-    config = common.get_config()
+    config = original_network(common.get_config())
     config.data.update(name='prepared', root=root)
     config.protocol.update(base=num_classes, increment=num_classes)
-    config.model.update(
-        head='softmax',
-        boxes=False,
-        queries='learned',
-        attention_order='cross_first',
-        dtype='bfloat16',
-    )
+    config.model.dtype = 'bfloat16'
     config.method.update(name='finetune')
-    config.loss.update(classification=2.0, mask=5.0, dice=5.0, no_object=0.1)
     config.training.update(batch_size=16, init_backbone='weights/R-50.pkl')
     config.evaluation.update(
         tasks=('panoptic', 'semantic', 'instance'),
@@ -80,4 +82,17 @@ def balconpas_semantic(base: int, increment: int) -> ConfigDict:
     config.evaluation.update(
         tasks=('semantic',), short_side=512, max_side=2048, semantic_resize='scores'
     )
+    return config
+
+
+def small(config: ConfigDict) -> ConfigDict:
+    """Changes a config of the small network to PLOP on the original Mask2Former.
+
+    What depends on the data or on the size of the network stays; the rest is as published. Methods
+    that add queries add as many per class as the first stage has.
+    """
+    original_network(config)
+    config.model.class_prior = None
+    config.method.name = 'plop'
+    config.evaluation.update(object_mask_threshold=0.0, overlap_threshold=0.0)
     return config

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
-from experiments.sweep import Run, Variant, cost, execution_order, finish, finished, make_run
+from experiments.sweep import Run, cost, execution_order, finish, finished, make_run
 from simcis_jax.config_groups import flat
 from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
@@ -95,7 +95,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
         config = read_config(setting.config, overrides, options.data_root)
         num_classes = count_classes(config) if is_custom else DATA[options.data]
         variants = experiment.variants_of(config, num_classes)
-        variants = [v for v in variants if not v.family or _has_family(setting, v)]
+        variants = [v for v in variants if v.config_name(setting.config)]
         if options.variants:
             texts = options.variants.split(',')
             variants = [
@@ -113,12 +113,6 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
             raise InputError(f'{key} belongs to a method that no run chooses; leave it out.')
     is_paper_data = options.data in ('ade20k', 'coco')
     return Plan(experiment, settings, is_paper_data, runs, Path(options.workdir), overrides)
-
-
-def _has_family(setting: Setting, variant: Variant) -> bool:
-    """Whether the setting has a config of the variant's family; a file of the user has none."""
-    is_packaged = setting.config == setting.name
-    return is_packaged and (command.CONFIGS / f'{variant.config_name(setting.name)}.py').is_file()
 
 
 def _contains_words(label: str, text: str) -> bool:

@@ -25,12 +25,16 @@ VARIANTS = (
     Variant('pseudo-labels', {'method.name': 'pseudo_label'}),
     Variant('FuTCR', {'method.name': 'futcr'}),
     Variant('SimCIS'),
-    Variant('MiB', {'method.name': 'mib'}, family='plain'),
-    Variant('PLOP', {'method.name': 'plop'}, family='plain'),
-    Variant('CoMFormer', {'method.name': 'comformer'}, family='plain'),
-    Variant('BalConpas', {'protocol.replay_images': 0}, family='balconpas'),
-    Variant('BalConpas with replay', family='balconpas'),
-    Variant('ECLIPSE', family='eclipse'),
+    Variant('MiB', {'method.name': 'mib'}, families=('plain',)),
+    Variant('PLOP', {'method.name': 'plop'}, families=('plain',)),
+    Variant('CoMFormer', {'method.name': 'comformer'}, families=('plain',)),
+    Variant(
+        'BalConpas',
+        {'method.name': 'balconpas', 'protocol.replay_images': 0},
+        families=('balconpas', 'plain'),
+    ),
+    Variant('BalConpas with replay', families=('balconpas',)),
+    Variant('ECLIPSE', {'method.name': 'eclipse'}, families=('eclipse', 'plain')),
     Variant('joint', joint=True),
 )
 

@@ -24,6 +24,7 @@ from simcis_jax.config_groups import flat
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
 from simcis_jax.method_choice import resolve
+from simcis_jax.runtime import command
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
@@ -36,14 +37,17 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
     joint: bool = False  # Train all classes in one stage, with the steps of all stages together.
     name: str = ''  # Replaces the changes in the folder name, where they are too long.
-    family: str = ''  # Of configs: 'plain' changes ade_cps_plain_100_10, not ade_cps_100_10.
+    # Of configs: 'plain' changes ade_cps_plain_100_10 in the setting ade_cps_100_10. The first that
+    # has a config is taken.
+    families: tuple[str, ...] = ()
 
-    def config_name(self, setting: str) -> str:
-        """The config that the variant changes."""
-        if not self.family:
+    def config_name(self, setting: str) -> str | None:
+        """The config that the variant changes; None if no family has one for the setting."""
+        if not self.families:
             return setting
-        data, task, protocol = setting.split('_', 2)
-        return f'{data}_{task}_{self.family}_{protocol}'
+        data, *task, protocol = setting.split('_', 2)
+        names = ('_'.join([data, *task, family, protocol]) for family in self.families)
+        return next((name for name in names if (command.CONFIGS / f'{name}.py').is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
