@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
+
+from simcis_jax.runtime.cache import cache_folder
 
 
 def enable_compilation_cache() -> None:
@@ -20,9 +19,7 @@ def enable_compilation_cache() -> None:
     compiled for one CPU may not run on another.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-        folder = cache / 'simcis_jax' / (platform.node() or 'local')
-        jax.config.update('jax_compilation_cache_dir', str(folder))
+        jax.config.update('jax_compilation_cache_dir', str(cache_folder()))
 
 
 @functools.lru_cache(maxsize=16)
