@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from simcis_jax import method_choice, settings
-from simcis_jax.runtime import command, devices, interruption, parallel
+from simcis_jax.runtime import command, devices, failures, interruption, parallel
 from simcis_jax.runtime.object_store import check_local
 from simcis_jax.training.optimizer import count_parameters
 from simcis_jax.training.remote_workdir import local_folder
@@ -99,9 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w', encoding='utf-8')
         interruption.stop_at_once()
-        config = command.read_config(options.config, overrides).to_dict()
-        config = method_choice.resolve(config, command.changed_keys(overrides))
-        run(config, options.workdir, options.mode)
+        with failures.end_together():
+            config = command.read_config(options.config, overrides).to_dict()
+            config = method_choice.resolve(config, command.changed_keys(overrides))
+            run(config, options.workdir, options.mode)
 
     command.start(program)
 

@@ -79,13 +79,15 @@ def test_a_run_goes_on_on_another_machine(fake_store, capsys):  # noqa: F811
     assert steps == {'6', '8'}  # Those that were deleted in the copy are deleted in the store.
 
 
-@pytest.mark.parametrize('uploads', [1, 4, 9, 14, 19, 24])
+@pytest.mark.parametrize('uploads', [0, 5, 10, 15])
 def test_a_run_that_is_killed_during_an_upload_goes_on(fake_store, monkeypatch, uploads):  # noqa: F811
     with local_folder(URL) as root:
         train(root, 4)
     names = []
 
     def kill(name):
+        if lease.NAME in name:
+            return
         names.append(name)
         if len(names) > uploads:
             raise Killed
