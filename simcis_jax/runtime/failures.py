@@ -47,7 +47,7 @@ def end_together() -> Iterator[None]:
 def _fail(service: Any, error: BaseException) -> NoReturn:
     cause = ' '.join(f'{type(error).__name__}: {error}'.split())
     cause = f'process {jax.process_index()} on {socket.gethostname()} failed: {cause}'
-    if isinstance(error, jax.errors.JaxRuntimeError):  # Maybe it lost another process.
+    if not isinstance(error, UserError):  # Maybe because it lost another process.
         _set_once(service, _QUESTION, '')
         silent = _silent(service, _ANSWER, 3)  # Meanwhile another process may tell its cause.
         if silent:
