@@ -20,8 +20,8 @@ def enable_compilation_cache() -> None:
 
     JAX_COMPILATION_CACHE_DIR selects another folder, JAX_ENABLE_COMPILATION_CACHE=false disables
     the cache. Each host has its own folder, because home folders may be shared and a program
-    compiled for one CPU may not run on another. Programs in it beyond `CACHE_SIZE` bytes are deleted,
-    those that were not used for longest first. JAX_COMPILATION_CACHE_MAX_SIZE leaves that to JAX.
+    compiled for one CPU may not run on another. Programs in it beyond `CACHE_SIZE` bytes are
+    deleted, the least recently used first. JAX_COMPILATION_CACHE_MAX_SIZE leaves that to JAX.
     """
     if jax.config.jax_compilation_cache_dir is None:
         folder = cache_folder()
