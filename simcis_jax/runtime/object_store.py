@@ -77,7 +77,11 @@ class Store:
             except FileNotFoundError:
                 return {}
         start = len(self._root) + 1
-        return {name[start:]: _version(info) for name, info in found.items()}
+        return {
+            name[start:]: _version(info)
+            for name, info in found.items()
+            if name[start:] and not name.endswith('/')  # Some tools write empty files as folders.
+        }
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""

@@ -51,8 +51,9 @@ def local_folder(workdir: str | Path) -> Iterator[Path]:
         finally:
             ended.set()
             thread.join()
+            held.check()
             try:
-                _push(copy, held)
+                copy.push(upload_order)
             except FileError as error:
                 raise FileError(
                     f'{error} The last changes of the run are in {copy.path} only: copy this '
@@ -84,14 +85,10 @@ def upload_order(name: str) -> int:
     return 3 if name.endswith(('evaluation.json', 'results.json', 'results.txt')) else 1
 
 
-def _push(copy: FolderCopy, held: lease.Lease) -> None:
-    held.check()
-    copy.push(upload_order)
-
-
 def _upload(copy: FolderCopy, held: lease.Lease, ended: threading.Event) -> None:
     while not ended.wait(EVERY):
         try:
-            _push(copy, held)
+            held.check()
+            copy.push(upload_order)
         except FileError as error:  # A network may come back; the end of the run is strict.
             print(f'warning: {error}', flush=True)

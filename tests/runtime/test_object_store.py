@@ -38,6 +38,13 @@ def test_a_copy_is_uploaded_and_fetched_on_another_machine(fake_store, tmp_path,
     assert other.path != copy.path and contents(other.path) == files
 
 
+def test_empty_files_that_stand_for_folders_are_no_files(fake_store):  # noqa: F811
+    fake_store.files = {'bucket/runs/a/': (b'', 0), 'bucket/runs/a/deep/': (b'', 1)}
+    copy = FolderCopy(URL)
+    copy.fetch()
+    assert os.listdir(copy.path) == []
+
+
 def test_only_what_changed_is_transferred(fake_store):  # noqa: F811
     written = []
     fake_store.failing = staticmethod(written.append)

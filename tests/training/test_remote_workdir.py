@@ -13,6 +13,7 @@ from tiny import tiny_config
 from simcis_jax import main
 from simcis_jax.errors import FileError, InputError
 from simcis_jax.runtime import lease
+from simcis_jax.runtime.object_store import Store
 from simcis_jax.training import manifest, remote_workdir
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.metrics_log import read_metrics
@@ -182,3 +183,12 @@ def test_a_run_in_a_store_ends_with_the_numbers_of_one_on_a_disk(
         runs.assert_same(root, tmp_path / 'run', stage=1)
     table = json.loads(fake_store.files['bucket/run/results.json'][0])
     assert [report['stage'] for report in table['stages']] == [1]
+
+
+def test_a_run_whose_folder_was_taken_over_uploads_nothing(fake_store):  # noqa: F811
+    other = json.dumps({'holder': 'process 9 on other', 'token': 'y'}).encode()
+    with pytest.raises(FileError, match='gs://bucket/run was taken over by process 9 on other'):
+        with local_folder(URL) as root:
+            (root / 'metrics.jsonl').write_text('{}')
+            Store(URL).write(lease.NAME, other)
+    assert list(fake_store.files) == [f'bucket/run/{lease.NAME}']
