@@ -185,7 +185,8 @@ def test_a_run_in_a_store_ends_with_the_numbers_of_one_on_a_disk(
     assert [report['stage'] for report in table['stages']] == [1]
 
 
-def test_a_run_whose_folder_was_taken_over_uploads_nothing(fake_store):  # noqa: F811
+def test_a_run_whose_folder_was_taken_over_uploads_nothing(fake_store, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(lease.Lease.__init__.__kwdefaults__, 'seconds', 60)  # Noticed at the end.
     other = json.dumps({'holder': 'process 9 on other', 'token': 'y'}).encode()
     with pytest.raises(FileError, match='gs://bucket/run was taken over by process 9 on other'):
         with local_folder(URL) as root:
