@@ -19,8 +19,10 @@ import jax
 from ml_collections import ConfigDict
 
 from simcis_jax import method_choice, settings
-from simcis_jax.runtime import command, devices, interruption, parallel
+from simcis_jax.runtime import command, devices, failures, interruption, parallel
+from simcis_jax.runtime.object_store import check_local
 from simcis_jax.training.optimizer import count_parameters
+from simcis_jax.training.remote_workdir import local_folder
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 
@@ -33,7 +35,7 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
     Args:
         config: config as `configs/common.py` makes it; or nested dicts, which must not change
             keys of methods that are not chosen.
-        workdir: folder of the run.
+        workdir: folder of the run, or its address in an object store.
         mode: 'train', or 'evaluate' to evaluate the newest finished stage again without training.
 
     Raises:
@@ -46,7 +48,12 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         config = method_choice.resolve(config.to_dict())
     values = settings.from_config(config)
     config = method_choice.resolve(config)
-    with Workdir(workdir, config, writes=parallel.is_main()) as folder:
+    for name in ('init_from', 'init_backbone'):
+        check_local(getattr(values.training, name), f'training.{name}')
+    with (
+        local_folder(workdir) as root,
+        Workdir(root, config, writes=parallel.is_main()) as folder,
+    ):
         if parallel.is_main():
             devices.print_devices(values.model['dtype'])
         trainer = Trainer(values, folder)
@@ -66,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         required=True,
         help='Name of a config in the package, such as shapes_cps_8_2, or path of a config file.',
     )
-    parser.add_argument('--workdir', type=command.path, required=True, help='Folder of the run.')
+    parser.add_argument(
+        '--workdir',
+        type=command.path_or_address,
+        required=True,
+        help='Folder of the run, or its address in an object store: gs:// or s3://.',
+    )
     parser.add_argument(
         '--mode',
         choices=MODES,
@@ -87,9 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not parallel.is_main():
                 sys.stdout = open(os.devnull, 'w', encoding='utf-8')
         interruption.stop_at_once()
-        config = command.read_config(options.config, overrides).to_dict()
-        config = method_choice.resolve(config, command.changed_keys(overrides))
-        run(config, options.workdir, options.mode)
+        with failures.end_together():
+            config = command.read_config(options.config, overrides).to_dict()
+            config = method_choice.resolve(config, command.changed_keys(overrides))
+            run(config, options.workdir, options.mode)
 
     command.start(program)
 

@@ -13,7 +13,7 @@ from traced import lines, products
 from simcis_jax import precision, settings
 from simcis_jax.data.evaluation_batches import EvaluationBatch
 from simcis_jax.evaluation.evaluator import make_tasks
-from simcis_jax.evaluation.inference import make_predictor
+from simcis_jax.evaluation.inference import BatchPredictor
 from simcis_jax.model import deformable_attention
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
@@ -167,7 +167,7 @@ def test_products_of_an_evaluation(dtype):
     changes = {'model.dtype': dtype, 'evaluation.tasks': ('panoptic', 'semantic', 'instance')}
     shapes = Shapes(**changes)
     tasks = make_tasks(CATEGORIES, shapes.settings.evaluation)
-    predict = make_predictor(
+    predict = BatchPredictor(
         shapes.model, shapes.mesh, list(tasks.values()), shapes.settings.method
     )
     sizes = np.full((IMAGES, 2), SIZE, np.int32)

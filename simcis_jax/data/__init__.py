@@ -8,6 +8,7 @@ from simcis_jax.data.semantic_folder import SemanticFolder
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
+from simcis_jax.runtime.object_store import check_local, downloaded
 
 SOURCES = ('coco_panoptic', 'prepared', 'semantic_folder', 'shapes')
 
@@ -26,7 +27,8 @@ def open_source(
     Args:
         name: one of SOURCES.
         split: name of the split; 'shapes' has 'train' and 'val', the others have what is in `root`.
-        root: folder of the data set; ignored by 'shapes'.
+        root: folder of the data set; ignored by 'shapes'. That of 'prepared' may be an address in
+            an object store, from which it is copied to the user's cache.
         size: side of the images in pixels, for 'shapes' only.
         num_images: number of images, for 'shapes' only; 0 = its default.
         categories: the categories of the training split, which define the labels of all splits;
@@ -46,10 +48,12 @@ def open_source(
         raise InputError(
             f'data.name={name!r} needs the folder of the data set: --config.data.root='
         )
+    if name != 'prepared':
+        check_local(root, 'data.root', 'a prepared data set may be in an object store, no other')
     if name == 'semantic_folder':
         return SemanticFolder(root, split, categories)
     if name == 'prepared':
         from simcis_jax.data.prepared import Prepared  # TFDS is slow to import.
 
-        return Prepared(root, split)
+        return Prepared(downloaded(root), split)
     return coco_panoptic_split(root, split, categories)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -28,6 +29,46 @@ class _Record(NamedTuple):
     segment_ids: np.ndarray  # [n] int64, ascending
     labels: np.ndarray  # [n] int32
     crowd: np.ndarray  # [n] bool
+
+
+class _Records:
+    """Records with one array per field, which are small and quick to send to worker processes."""
+
+    def __init__(self, records: Sequence[_Record]):
+        columns = list(zip(*records, strict=True)) or [()] * len(_Record._fields)
+        self._ids, self._files, sizes, self._panoptic_files, *segments = columns
+        self._sizes = np.asarray(sizes, np.int32)
+        self._ends = np.cumsum([0, *map(len, segments[0])])
+        kinds = (np.int32, np.int32, bool)
+        self._segments = tuple(
+            np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
+            for kind, arrays in zip(kinds, segments, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> _Record:
+        index = range(len(self))[index]
+        here = slice(self._ends[index], self._ends[index + 1])
+        segment_ids, labels, crowd = (column[here] for column in self._segments)
+        return _Record(
+            self._ids[index],
+            self._files[index],
+            tuple(self._sizes[index].tolist()),
+            self._panoptic_files[index],
+            segment_ids.astype(np.int64),
+            labels,
+            crowd,
+        )
+
+    def classes(self) -> list[frozenset[int]]:
+        """The classes with at least one non-crowd segment of every image."""
+        _, labels, crowd = self._segments
+        ends = np.concatenate([[0], np.cumsum(~crowd)])[self._ends].tolist()
+        labels, known = labels[~crowd].tolist(), {}  # Many images have the same classes.
+        found = (frozenset(labels[a:b]) for a, b in itertools.pairwise(ends))
+        return [known.setdefault(classes, classes) for classes in found]
 
 
 class CocoPanoptic:
@@ -74,7 +115,11 @@ class CocoPanoptic:
         records = _read_records(content, label_of, path)
         if image_file is not None:
             records = [r._replace(image_file=image_file(str(r.image_id))) for r in records]
-        self._records, self._json = records, path
+        self._records, self._json = _Records(records), path
+        self._classes = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'_classes': None}  # Workers do not need them.
 
     def __len__(self) -> int:
         return len(self._records)
@@ -103,7 +148,9 @@ class CocoPanoptic:
 
     def classes_of(self, index: int) -> frozenset[int]:
         """Classes with at least one non-crowd segment in an image, from the JSON."""
-        return frozenset(self.segments_of(index))
+        if self._classes is None:
+            self._classes = self._records.classes()
+        return self._classes[index]
 
     def segments_of(self, index: int) -> list[int]:
         """The class of every non-crowd segment in an image, from the JSON."""

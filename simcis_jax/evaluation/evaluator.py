@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 
 from simcis_jax.data.evaluation_batches import (
@@ -26,7 +27,7 @@ from simcis_jax.data.evaluation_batches import (
 from simcis_jax.data.source import Example, Source, images_with
 from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluation.counts_log import CountsLog
-from simcis_jax.evaluation.inference import make_predictor
+from simcis_jax.evaluation.inference import BatchPredictor
 from simcis_jax.evaluation.tasks import (
     InstanceTask,
     PanopticTask,
@@ -96,7 +97,7 @@ class Evaluator:
         self.mesh = parallel.make_local_mesh() if mesh is None else mesh
         self.tasks = make_tasks(categories, settings)
         self.predict = shared(
-            make_predictor, model, self.mesh, tuple(self.tasks.values()), method or Method()
+            BatchPredictor, model, self.mesh, tuple(self.tasks.values()), method or Method()
         )
         # Rows of a batch of one process: as many on each device.
         num_devices = jax.process_count() * self.mesh.size
@@ -159,14 +160,16 @@ class Evaluator:
         # An image that is counted already is predicted again only for the pictures.
         plan = [b for b in plan if not counted >= {*b.indices} or shown & {*b.indices}]
         batches = load_batches(source, plan, batch_size=self.num_rows)
-        images, rows = self._images(self._predict_ahead(params, seen, batches)), {}
-        for index, counts, row in map_ahead(count, images):
-            if row is not None:
-                rows[index] = row
-            if counts is not None:
-                log.add(counts)
-                if process == 0:
-                    progress.advance()
+        predictable, rows = jnp.asarray(seen) if self.mask_unseen else None, {}
+        with self.predict.compiling_ahead(params, predictable, plan, self.num_rows):
+            images = self._images(self._predict_ahead(params, predictable, batches))
+            for index, counts, row in map_ahead(count, images):
+                if row is not None:
+                    rows[index] = row
+                if counts is not None:
+                    log.add(counts)
+                    if process == 0:
+                        progress.advance()
         log.close()
 
         shares = parallel.gather_objects((log.totals, rows))
@@ -205,10 +208,9 @@ class Evaluator:
         }
 
     def _predict_ahead(
-        self, params: Any, seen: np.ndarray, batches: Iterable[EvaluationBatch]
+        self, params: Any, seen: Array | None, batches: Iterable[EvaluationBatch]
     ) -> Iterator[tuple[EvaluationBatch, Any]]:
         """Yields batches with their results; the devices compute the next one meanwhile."""
-        seen = jnp.asarray(seen) if self.mask_unseen else None
         return one_ahead(lambda batch: self.predict(params, seen, batch), batches)
 
     def _images(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from simcis_jax.data.evaluation_batches import EvaluationBatch
+from simcis_jax.data.evaluation_batches import EvaluationBatch, PlannedBatch
 from simcis_jax.evaluation.postprocess import resized_masks
 from simcis_jax.evaluation.tasks import ImagePredictions, Task
 from simcis_jax.methods.base import Method
@@ -85,31 +89,96 @@ def make_network(
     )
 
 
-def make_predictor(
-    model: nn.Module, mesh: Mesh, tasks: Sequence[Task], method: Method
-) -> Callable[[Any, Array | None, EvaluationBatch], tuple]:
-    """Compiles `predict(params, seen, batch)`: one result per task, as arrays [B, *canvas, ...].
+class BatchPredictor:
+    """`predict(params, seen, batch)`: one result per task, as arrays [B, *canvas, ...].
 
     The network is compiled once per padded shape. Post-processing, which compiles much faster, is
     compiled once per padded shape and canvas. The batch is split over the mesh. Only classes `seen`
     [C] bool are predicted; None = all.
     """
-    everywhere, split = parallel.REPLICATED, parallel.SPLIT
-    network = shared(make_network, model, mesh, method)
 
-    @functools.cache
-    def inference(padded, canvas):
+    def __init__(self, model: nn.Module, mesh: Mesh, tasks: Sequence[Task], method: Method):
+        self._model, self._mesh, self._tasks = model, mesh, tasks
+        self._network = shared(make_network, model, mesh, method)
+        self._make_inference = functools.cache(self._make_inference)
+        self._compiled = {}  # Programs that were compiled ahead, as futures.
+
+    def __call__(self, params: Any, seen: Array | None, batch: EvaluationBatch) -> tuple:
+        """Predicts a batch; compiles its shape unless that was done ahead."""
+        arrays = (batch.image, batch.size, batch.original_size)
+        image, size, original_size = parallel.put_batch(self._mesh, arrays)
+        padded = image.shape[1:3]
+        network, inference = self._network, self._make_inference(padded, batch.canvas)
+        if self._compiled:
+            keys = self._keys(params, seen, image.shape[0], padded, batch.canvas)
+            network, inference = (
+                self._compiled[key].result() if key in self._compiled else function
+                for key, function in zip(keys, (network, inference), strict=True)
+            )
+        logits = network(params, seen, image, size)
+        return inference(seen, *logits, size, original_size)
+
+    @contextlib.contextmanager
+    def compiling_ahead(
+        self, params: Any, seen: Array | None, plan: Sequence[PlannedBatch], num_rows: int
+    ) -> Iterator[None]:
+        """In this block, threads compile all shapes of a plan, in its order.
+
+        XLA compiles without Python's lock, so batches are predicted meanwhile.
+
+        Args:
+            params: as for a prediction.
+            seen: as for a prediction.
+            plan: the batches.
+            num_rows: B, rows of every batch.
+        """
+        split = NamedSharding(self._mesh, parallel.SPLIT)
+        like = functools.partial(jax.ShapeDtypeStruct, sharding=split)
+        sizes = like((num_rows, 2), np.int32)
+
+        def network_of(padded):
+            image = like((num_rows, *padded, 3), np.uint8)
+            return self._network.lower(params, seen, image, sizes).compile()
+
+        def inference_of(padded, canvas, network):
+            logits = [like(x.shape, x.dtype) for x in network.result().out_info]
+            return self._make_inference(padded, canvas).lower(seen, *logits, sizes, sizes).compile()
+
+        pool = futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            # The network of a shape is submitted first, so nobody waits for what has not begun.
+            for batch in plan:
+                shapes = batch.padded, batch.canvas
+                of_network, of_inference = self._keys(params, seen, num_rows, *shapes)
+                if of_network not in self._compiled:
+                    self._compiled[of_network] = pool.submit(network_of, batch.padded)
+                if of_inference not in self._compiled:
+                    network = self._compiled[of_network]
+                    self._compiled[of_inference] = pool.submit(inference_of, *shapes, network)
+            yield
+        finally:
+            pool.shutdown(cancel_futures=True)
+            done = {k: f for k, f in self._compiled.items() if not (f.cancelled() or f.exception())}
+            self._compiled = done
+
+    def _make_inference(self, padded: tuple[int, int], canvas: tuple[int, int]) -> Callable:
+        everywhere, split = parallel.REPLICATED, parallel.SPLIT
         return parallel.map_over_devices(
-            functools.partial(run_tasks, tasks, model, padded, canvas),
-            mesh,
+            functools.partial(run_tasks, self._tasks, self._model, padded, canvas),
+            self._mesh,
             in_specs=(everywhere, split, split, split, split),
             out_specs=split,
         )
 
-    def predict(params: Any, seen: Array | None, batch: EvaluationBatch) -> tuple:
-        arrays = (batch.image, batch.size, batch.original_size)
-        image, size, original_size = parallel.put_batch(mesh, arrays)
-        logits = network(params, seen, image, size)
-        return inference(image.shape[1:3], batch.canvas)(seen, *logits, size, original_size)
-
-    return predict
+    def _keys(
+        self,
+        params: Any,
+        seen: Array | None,
+        num_rows: int,
+        padded: tuple[int, int],
+        canvas: tuple[int, int],
+    ) -> tuple[tuple, tuple]:
+        """The keys of the network and of post-processing; a program fits one placement only."""
+        placement = getattr(jax.tree.leaves(params)[0], 'sharding', None)
+        of_network = (placement, seen is None, num_rows, padded)
+        return of_network, (*of_network, canvas)

@@ -19,7 +19,7 @@ from simcis_jax.data.category_list import category_entries
 from simcis_jax.data.evaluation_batches import EvaluationBatch, pad_batch
 from simcis_jax.errors import FileError, InputError
 from simcis_jax.evaluation.evaluator import make_tasks
-from simcis_jax.evaluation.inference import make_predictor, run_network, run_tasks
+from simcis_jax.evaluation.inference import BatchPredictor, run_network, run_tasks
 from simcis_jax.model.backbones import coarsest_stride
 from simcis_jax.prediction.platform_programs import PLATFORMS, join_platforms
 from simcis_jax.prediction.trained_model import TrainedModel
@@ -166,7 +166,7 @@ def _compare(model: TrainedModel, exported: jax.export.Exported) -> str:
         return f'loaded again, and not compared, because this process runs on {platform}'
     mesh = parallel.mesh_of(jax.local_devices()[:1])
     tasks = tuple(make_tasks(model.categories, model.evaluation).values())
-    predict = make_predictor(model.network, mesh, tasks, model.method)
+    predict = BatchPredictor(model.network, mesh, tasks, model.method)
     params = parallel.put_replicated(mesh, model.params)
     call = jax.jit(exported.call)
     agreements, num_segments = [], 0

@@ -18,7 +18,7 @@ from simcis_jax.data.augment import resize_image, resized_shape
 from simcis_jax.data.evaluation_batches import canvas_side, pad_batch
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.evaluator import make_tasks
-from simcis_jax.evaluation.inference import make_predictor
+from simcis_jax.evaluation.inference import BatchPredictor
 from simcis_jax.methods.base import Method
 from simcis_jax.prediction.load_model import load_model
 from simcis_jax.runtime import parallel
@@ -81,7 +81,7 @@ class Predictor:
         self._seen = None if seen is None else jnp.asarray(seen)
         both = dataclasses.replace(evaluation, tasks=('panoptic', 'semantic'))
         tasks = tuple(make_tasks(categories, both).values())
-        self._predict = make_predictor(model, mesh, tasks, method or Method())
+        self._predict = BatchPredictor(model, mesh, tasks, method or Method())
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.

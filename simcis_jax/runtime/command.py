@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from simcis_jax.errors import InputError, MissingFileError, UserError
 from simcis_jax.runtime.allocator import configure_malloc
 from simcis_jax.runtime.compilation import enable_compilation_cache
+from simcis_jax.runtime.object_store import is_url
 
 CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout, a link to the top level.
 CONFIG_FLAG = '--config.'  # Prefix of arguments that change a config value.
@@ -28,7 +29,17 @@ def make_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def path(text: str) -> str:
-    """Argument type for paths; expands `~`, which the shell does not after `=`."""
+    """Argument type for paths on a disk; expands `~`, which the shell does not after `=`."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f'{text} must be a path on a disk; only --workdir of simcis_jax.main and '
+            'data.root of a prepared data set may be in an object store; copy it'
+        )
+    return path_or_address(text)
+
+
+def path_or_address(text: str) -> str:
+    """Argument type for paths and for addresses in object stores."""
     return os.path.expanduser(text)
 
 

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from simcis_jax.errors import InputError
+from simcis_jax.runtime.failures import HEARTBEAT
 
 AXIS = 'data'
 REPLICATED, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
@@ -33,7 +34,9 @@ def start_processes() -> None:
     count, index = (os.environ.get(name) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'))
     try:
         jax.distributed.initialize(
-            num_processes=int(count) if count else None, process_id=int(index) if index else None
+            num_processes=int(count) if count else None,
+            process_id=int(index) if index else None,
+            heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (ValueError, TypeError) as error:
         raise InputError(

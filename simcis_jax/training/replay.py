@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +14,11 @@ from simcis_jax.continual.image_memory import Labelled
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
 from simcis_jax.data.storage import label_bytes, stored_bytes
+from simcis_jax.errors import InputError, MissingFileError
+from simcis_jax.runtime.json_files import read_json
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
+from simcis_jax.training.workdir import StageFolder
 
 _STREAM = 2**32 - 1  # Random stream of the choice; differs from every stage index.
 
@@ -43,6 +47,24 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
         ),
         order=settings.method.replay_order,
     )
+
+
+def record(
+    folder: StageFolder, source: Source, memory: Labelled, queries: Mapping[str, int]
+) -> dict[str, Any]:
+    """Writes `replay.json` of a stage, unless it is there; returns its content.
+
+    What a stage replays depends on data set, config and the stage before, which all stay the same
+    when a run goes on. So the images are read once.
+    """
+    path = folder.root / 'replay.json'
+    with contextlib.suppress(InputError, MissingFileError):
+        found = read_json(path, dict)
+        if found.get('num_images') == len(memory) and queries.items() <= found.items():
+            return found
+    found = contents(source, memory, queries)
+    folder.write_replay(found)
+    return found
 
 
 def contents(source: Source, memory: Labelled, queries: Mapping[str, int]) -> dict[str, Any]:

@@ -184,8 +184,7 @@ class Trainer:
         folder = self.workdir.stage(stage.number)
         queries = {} if previous is None else method.replayed(previous.memory)
         if folder.writes and (memory or queries):
-            replayed = replay.contents(self.train_source, memory, queries)
-            folder.write_replay(replayed)
+            replayed = replay.record(folder, self.train_source, memory, queries)
             print(f'stage {stage.number} replays {replay.summary(replayed)}', flush=True)
         damaged = discard_damaged(folder.checkpoints) if folder.writes else []
         parallel.wait_for_all('checkpoints')

@@ -259,3 +259,45 @@ def test_different_sizes_of_image_and_png_are_an_error(tmp_path):
     with pytest.raises(ValueError) as error:
         open_split(root)[0]
     assert_one_line(error, 'panoptic_val/a.png is 5x3', '4x3')
+
+
+def test_many_images_are_listed_once_and_sent_to_workers_in_few_bytes(tmp_path):
+    number, rng = 200, np.random.default_rng(0)
+    segments = [
+        [
+            {
+                'id': k + 1,
+                'category_id': int(rng.choice([2, 4, 9])),
+                'iscrowd': int(rng.random() < 0.3),
+            }
+            for k in range(rng.integers(0, 12))
+        ]
+        for _ in range(number)
+    ]
+
+    def edit(content):
+        content['images'] = [
+            {'id': i, 'file_name': f'{i:012}.jpg', 'width': 4 + i, 'height': 3}
+            for i in range(number)
+        ]
+        content['annotations'] = [
+            {'image_id': i, 'file_name': f'{i:012}.png', 'segments_info': segments[i]}
+            for i in range(number)
+        ]
+
+    images = open_split(write(tmp_path, edit=edit))
+    pickled = len(pickle.dumps(images))
+    label_of = {2: 0, 4: 1, 9: 2}
+    for index in range(number):
+        kept = [entry for entry in segments[index] if not entry['iscrowd']]
+        expected = {label_of[entry['category_id']] for entry in kept}
+        assert images.classes_of(index) == expected
+        assert images.classes_of(index) is images.classes_of(index)
+        assert images.size_of(index) == (3, 4 + index)
+    assert len(pickle.dumps(images)) == pickled  # The classes do not travel.
+    total = sum(map(len, segments))
+    assert pickled < 9 * total + 64 * number + 2000
+    copy = pickle.loads(pickle.dumps(images))
+    assert [copy.classes_of(i) for i in range(number)] == [
+        images.classes_of(i) for i in range(number)
+    ]

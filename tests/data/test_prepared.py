@@ -9,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fake_store import fake_store  # noqa: F401
 
 from simcis_jax import types
-from simcis_jax.data import pipeline, prepared, source
+from simcis_jax.data import open_source, pipeline, prepared, source
 from simcis_jax.data.source import Example
+from simcis_jax.runtime.object_store import Store
 
 CATEGORIES = types.Categories(
     names=('sky', 'car', 'bus'),
@@ -212,3 +214,16 @@ def test_twenty_thousand_images_open_in_two_seconds(tmp_path):
     images = prepared.Prepared(root, 'train')
     assert len(source.images_with(images, [2])) == 20_210 // 3
     assert time.monotonic() - start < 2
+
+
+def test_a_prepared_data_set_in_an_object_store_is_copied_once(tmp_path, fake_store):  # noqa: F811
+    root = write(tmp_path, {'train': 3, 'val': 2})
+    store = Store('s3://bucket/sets/tiny')
+    for path in root.rglob('*.*'):
+        if path.is_file():
+            store.upload(path, path.relative_to(root).as_posix())
+    for split, count in (('train', 3), ('val', 2)):
+        images = open_source('prepared', split, root='s3://bucket/sets/tiny')
+        assert len(images) == count
+        np.testing.assert_array_equal(images[1].image, make_example(1)[1].image)
+    assert sorted(fake_store.downloads) == sorted(fake_store.files)  # Each file once.

@@ -30,6 +30,17 @@ def test_paths_expand_the_home_folder(monkeypatch):
     assert parser.parse_args(['--out=~/x']).out == '/home/someone/x'
 
 
+def test_addresses_are_refused_unless_an_argument_takes_them(capsys):
+    parser = command.make_parser('test', '')
+    parser.add_argument('--out', type=command.path)
+    parser.add_argument('--workdir', type=command.path_or_address)
+    assert parser.parse_args(['--workdir=gs://bucket/a']).workdir == 'gs://bucket/a'
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--out=gs://bucket/a'])
+    error = 'argument --out: gs://bucket/a must be a path on a disk; only --workdir of simcis_jax'
+    assert error in capsys.readouterr().err
+
+
 def test_an_unknown_argument_is_an_error(capsys):
     with pytest.raises(SystemExit):
         command.split_overrides(command.make_parser('test', ''), ['--confg.a=1'])

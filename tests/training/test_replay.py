@@ -10,9 +10,10 @@ from tiny import tiny_config
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.storage import stored_bytes
 from simcis_jax.settings import from_config
+from simcis_jax.training import replay
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer
-from simcis_jax.training.workdir import Workdir
+from simcis_jax.training.workdir import StageFolder, Workdir
 
 IMAGES = 6
 
@@ -95,3 +96,21 @@ def test_replayed_images_stay_within_the_megabyte_limit(tmp_path):
     for memory in trainer.image_memories[1:]:
         used = sum(stored_bytes(images, index, labels) for index, labels in memory.items())
         assert 0.01e6 < used <= 0.02e6
+
+
+def test_replayed_images_are_read_once_for_replay_json(tmp_path, monkeypatch):
+    reads, read = [], Shapes.__getitem__
+    monkeypatch.setattr(Shapes, '__getitem__', lambda self, i: reads.append(i) or read(self, i))
+    source, folder = Shapes('train', size=64, num_images=6), StageFolder(tmp_path)
+    memory = {index: source.classes_of(index) for index in (1, 4)}
+    del reads[:]
+    first = replay.record(folder, source, memory, {'queries': 3})
+    assert set(reads) == {1, 4} and first['num_images'] == 2
+    del reads[:]
+    assert replay.record(folder, source, memory, {'queries': 3}) == first
+    assert reads == []
+    for change in ('{', '{}', json.dumps(first | {'queries': 2})):
+        (tmp_path / 'replay.json').write_text(change)
+        assert replay.record(folder, source, memory, {'queries': 3}) == first
+        assert json.loads((tmp_path / 'replay.json').read_text()) == first
+    assert set(reads) == {1, 4}

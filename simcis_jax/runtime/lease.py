@@ -1,0 +1,118 @@
+"""Exclusive use of a folder in a store that has no locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from simcis_jax.errors import FileError
+from simcis_jax.runtime.object_store import Store
+
+NAME = 'lease.json'
+
+
+class Lease:
+    """Context manager that keeps a file in a folder and renews it while the folder is used.
+
+    Whoever finds the file waits to see whether it is renewed. Of two processes that write it at the
+    same time, the later keeps the folder, because both look again. A process that could not renew
+    it in time, such as without network, notices afterwards that another has taken the folder.
+
+    Args:
+        store: the folder.
+        seconds: a lease that was not renewed for so long is over.
+        settling: seconds between writing the file and looking again.
+        on_loss: called in a thread when another process has taken the folder.
+
+    Raises:
+        FileError: another process uses the folder.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        seconds: float = 60,
+        settling: float = 2,
+        on_loss: Callable[[], None] = lambda: None,
+    ):
+        self._store, self._seconds, self._settling = store, seconds, settling
+        self._holder = f'process {os.getpid()} on {socket.gethostname()}'
+        self._token, self._renewals, self._on_loss = uuid.uuid4().hex, 0, on_loss
+        self._ended, self._taken_by = threading.Event(), None
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def __enter__(self) -> Lease:
+        found = self._store.read(NAME)
+        if found is not None:
+            print(
+                f'{self._store.url} is in use by {_holder(found)}, or was until that was killed; '
+                f'looking again in {self._seconds:.0f} seconds',
+                flush=True,
+            )
+            time.sleep(self._seconds)
+            self._refuse_if(self._store.read(NAME) not in (found, None))
+        self._write()
+        time.sleep(self._settling)
+        self._refuse_if(not self._is_ours())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._taken_by is None and self._is_ours():
+            self._store.remove(NAME)
+
+    def check(self) -> None:
+        """Raises FileError if another process has taken the folder."""
+        if self._taken_by is None and not self._is_ours():
+            self._taken_by = _holder(self._store.read(NAME))
+        if self._taken_by is not None:
+            raise FileError(
+                f'{self._store.url} was taken over by {self._taken_by}, because this process could '
+                f'not renew its lease for {self._seconds:.0f} seconds; let that one finish.'
+            )
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._seconds / 6):
+            try:
+                if not self._is_ours():
+                    self._taken_by = _holder(self._store.read(NAME))
+                    self._on_loss()
+                    return
+                self._write()
+            except FileError as error:
+                print(f'warning: {error}', flush=True)
+
+    def _write(self) -> None:
+        self._renewals += 1
+        content = {'holder': self._holder, 'token': self._token, 'renewals': self._renewals}
+        self._store.write(NAME, json.dumps(content).encode())
+
+    def _is_ours(self) -> bool:
+        return _field(self._store.read(NAME), 'token') == self._token
+
+    def _refuse_if(self, is_used: bool) -> None:
+        if is_used:
+            raise FileError(
+                f'{self._store.url} is used by another process '
+                f'({_holder(self._store.read(NAME))}); wait for it, stop it, or choose another '
+                'folder.'
+            )
+
+
+def _holder(content: bytes | None) -> str:
+    return _field(content, 'holder') or 'another process'
+
+
+def _field(content: bytes | None, name: str) -> str | None:
+    try:
+        return json.loads(content or b'{}').get(name)
+    except (ValueError, AttributeError):
+        return None

@@ -1,0 +1,94 @@
+"""Work directories in object stores: a run works in a copy on the local disk, which is uploaded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from simcis_jax.errors import FileError, InputError
+from simcis_jax.runtime import lease
+from simcis_jax.runtime.object_store import FolderCopy, is_url
+
+EVERY = 30.0  # Seconds between uploads.
+
+
+@contextlib.contextmanager
+def local_folder(workdir: str | Path) -> Iterator[Path]:
+    """The folder in which a run works: `workdir`, or the copy of one in an object store.
+
+    The copy is brought up to date at the start. What changes is uploaded every 30 seconds and at
+    the end, in an order in which a run can be resumed from what is in the store at any moment.
+
+    Raises:
+        InputError: several processes, which have no common disk then; an unknown kind of store.
+        FileError: another process uses the work directory, or the store cannot be read or written.
+    """
+    if not is_url(workdir):
+        yield Path(workdir)
+        return
+    if jax.process_count() > 1:
+        raise InputError(
+            f'--workdir={workdir} is in an object store, where a run of several processes cannot '
+            'work; give a folder that all of them see, such as the bucket mounted with gcsfuse.'
+        )
+    copy = FolderCopy(str(workdir), is_copied)
+    stop_run = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    with lease.Lease(copy.store, on_loss=stop_run) as held:
+        copy.fetch()
+        print(f'{workdir}: working in a copy, {copy.path}', flush=True)
+        ended = threading.Event()
+        thread = threading.Thread(target=_upload, args=(copy, held, ended), daemon=True)
+        thread.start()
+        try:
+            yield copy.path
+        finally:
+            ended.set()
+            thread.join()
+            held.check()
+            try:
+                copy.push(upload_order)
+            except FileError as error:
+                raise FileError(
+                    f'{error} The last changes of the run are in {copy.path} only: copy this '
+                    'folder there, or repeat the command, which repeats the steps that are missing.'
+                ) from error
+
+
+def is_copied(name: str) -> bool:
+    """Whether a file of a work directory is uploaded: not what is still being written."""
+    *folders, file = name.split('/')
+    return (
+        file not in ('lock', lease.NAME)
+        and not file.endswith('.part')
+        and not any('.tmp' in folder or '-tmp' in folder for folder in folders)
+    )
+
+
+def upload_order(name: str) -> int:
+    """Sorts files so that what a file is about is in the store before it.
+
+    The log tells which weights are the best; a checkpoint, up to which step the log is complete;
+    the scores, that the checkpoint of a stage is there. A checkpoint is valid with its manifest,
+    its newest file.
+    """
+    if '/best/' in name:
+        return 0
+    if '/checkpoints/' in name:
+        return 2
+    return 3 if name.endswith(('evaluation.json', 'results.json', 'results.txt')) else 1
+
+
+def _upload(copy: FolderCopy, held: lease.Lease, ended: threading.Event) -> None:
+    while not ended.wait(EVERY):
+        try:
+            held.check()
+            copy.push(upload_order)
+        except FileError as error:  # A network may come back; the end of the run is strict.
+            print(f'warning: {error}', flush=True)

@@ -1,0 +1,67 @@
+"""Exclusive use of a folder in a store without locks."""
+
+import json
+import threading
+
+import pytest
+from fake_store import fake_store  # noqa: F401
+
+from simcis_jax.errors import FileError
+from simcis_jax.runtime import lease
+from simcis_jax.runtime.object_store import Store
+
+QUICK = {'seconds': 0.6, 'settling': 0.05}
+
+
+@pytest.fixture
+def store(fake_store):  # noqa: F811
+    return Store('gs://bucket/run')
+
+
+def test_a_lease_that_is_renewed_refuses_others_and_ends_with_its_block(store):
+    with lease.Lease(store, **QUICK) as held:
+        held.check()
+        with pytest.raises(FileError, match='gs://bucket/run is used by another .*process .* on'):
+            lease.Lease(store, **QUICK).__enter__()
+        held.check()
+    assert store.read(lease.NAME) is None
+
+
+def test_a_lease_of_a_killed_process_is_taken_over(store, capsys):
+    killed = {'holder': 'process 7 on host', 'token': 'x', 'renewals': 3}
+    store.write(lease.NAME, json.dumps(killed).encode())
+    with lease.Lease(store, **QUICK) as held:
+        held.check()
+    assert 'is in use by process 7 on host, or was until' in capsys.readouterr().out
+
+
+def test_of_two_that_take_it_at_once_one_has_it(store):
+    outcomes, entered = [], threading.Barrier(4)
+
+    def take():
+        entered.wait()
+        try:
+            with lease.Lease(store, **QUICK):
+                outcomes.append('has it')
+                everyone.wait(5)
+        except FileError:
+            outcomes.append('refused')
+            everyone.release()
+
+    everyone = threading.Event()
+    everyone.release = lambda: len(outcomes) == 4 and everyone.set()
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sorted(outcomes) == ['has it'] + ['refused'] * 3
+
+
+def test_a_process_notices_that_another_has_taken_its_folder(store):
+    lost = threading.Event()
+    with lease.Lease(store, **QUICK, on_loss=lost.set) as held:
+        other = {'holder': 'process 9 on other', 'token': 'y', 'renewals': 1}
+        store.write(lease.NAME, json.dumps(other).encode())
+        assert lost.wait(5)
+        with pytest.raises(FileError, match='was taken over by process 9 on other'):
+            held.check()
+    assert json.loads(store.read(lease.NAME)) == other  # The lease of the other stays.
