@@ -89,6 +89,7 @@ class StageArrays:
     current: Array  # [C] bool, C^t.
     num_steps: Array  # [] int32, train steps of the stage.
     learning_rate: Array  # [] float32, before any decay.
+    index: Array | None = None  # [] int32; 0 is the base stage.
 
     @property
     def seen(self) -> Array:
@@ -115,7 +116,7 @@ class Predictions:
     In a compiled program, fields that nobody reads cost nothing.
     """
 
-    class_logits: Array  # [L, B, Q, C]; [L, B, Q, C + 1] with the softmax head.
+    class_logits: Array  # [L, B, Q, C]; [L, B, Q, C + 1] with a head that has "no object".
     mask_embeddings: Array  # [L, B, Q, D]
     boxes: Array | None  # [L, B, Q, 4] cx, cy, w, h in [0, 1]; None = the queries have none.
     virtual_class_logits: Array  # [L, B, V, C]
@@ -128,6 +129,8 @@ class Predictions:
     queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
     # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.
     features: dict[str, tuple[Array, ...]] | None = None
+    # The stages, from 0, that queries [Q] and classes [C] belong to, int32; None = all are alike.
+    stages: tuple[Array, Array] | None = None
     # [L, B, Q, C] if the queries that the teacher selected were decoded as well.
     replayed_class_logits: Array | None = None
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
-from simcis_jax.model.class_heads import class_probabilities, likeliest_classes
+from simcis_jax.model.class_heads import class_probabilities, has_no_object, likeliest_classes
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 
@@ -130,8 +130,8 @@ def panoptic_inference(
     """The panoptic segmentation of class logits [Q, C] and mask logits [Q, H, W].
 
     Queries with a class probability above `object_mask_threshold` compete for every pixel by class
-    score times mask probability. Of the softmax head, the score is the probability, and queries of
-    "no object" do not compete. A query is dropped if it wins fewer pixels than
+    score times mask probability. Of a head with "no object", the score is the probability, and
+    queries of "no object" do not compete. A query is dropped if it wins fewer pixels than
     `overlap_threshold` times the size of its mask. Stuff segments of one class are merged.
 
     Args:
@@ -186,7 +186,7 @@ def semantic_inference(
     winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     smaller, larger = jnp.minimum(num_won, num_mask), jnp.maximum(num_won, num_mask)
     kept &= (num_segment > 0) & (smaller / jnp.maximum(larger, 1) >= overlap_threshold)
-    unassigned = class_logits.shape[1] - (head == 'softmax')
+    unassigned = class_logits.shape[1] - has_no_object(head)
     return jnp.where(inside & kept[winner], labels[winner], unassigned).astype(jnp.int32)
 
 
@@ -235,8 +235,8 @@ def _classify(
     class_logits: Array, head: str, seen: Array | None, rejected: Array | None, temperature: float
 ) -> tuple[Array, Array, Array, Array]:
     """Best class probability, class score, label, and whether the query is allowed, each [Q]."""
-    if head == 'softmax':
-        scores, labels, allowed = likeliest_classes(class_logits, seen)
+    if has_no_object(head):
+        scores, labels, allowed = likeliest_classes(class_logits, seen, head)
         return scores, scores, labels, allowed if rejected is None else allowed & ~rejected[labels]
     logits = _seen_only(class_logits.astype(jnp.float32), seen)
     labels = jnp.argmax(logits, axis=1).astype(jnp.int32)

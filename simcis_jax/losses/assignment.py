@@ -41,7 +41,7 @@ def assign(cost: Array, num_rows: Array | int) -> tuple[Array, Array]:
     """The cheapest one-to-one assignment of the first `num_rows` rows to columns.
 
     Args:
-        cost: [M, N] finite, M <= N.
+        cost: [M, N]; columns of inf are not chosen, of the others there are at least `num_rows`.
         num_rows: [] int32, how many rows there are; the others are not read.
 
     Returns:

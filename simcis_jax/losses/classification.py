@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from simcis_jax.model.class_heads import softmax_probabilities
+from simcis_jax.model.class_heads import has_no_object, softmax_probabilities
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
@@ -16,11 +16,11 @@ def class_cost(logits: Array, labels: Array, head: str = 'sigmoid') -> Array:
     """Cost [Q, T] of assigning target t to query q.
 
     Args:
-        logits: [Q, C], or [Q, C + 1] of the softmax head.
+        logits: [Q, C], or [Q, C + 1] of a head with "no object".
         labels: [T]; -1 = padding, whose column is undefined.
         head: see `model.class_heads`.
     """
-    if head == 'softmax':
+    if has_no_object(head):  # Also of independent probabilities, as in the published code.
         return -softmax_probabilities(logits)[:, labels]
     p = jax.nn.sigmoid(logits)
     positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.declare import declare
-from simcis_jax.errors import InputError
 from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.classification import class_cost
@@ -100,24 +99,17 @@ def matching_cost(
 
 
 def match(cost: Array, valid: Array) -> tuple[Array, Array]:
-    """The cheapest one-to-one assignment of queries to targets.
+    """The cheapest one-to-one assignment of as many queries and targets as possible.
 
     Args:
-        cost: [Q, T] with Q >= T; non-finite entries are chosen only where no finite one is left.
-        valid: [T] bool; padding targets get the remaining queries.
+        cost: [Q, T]; non-finite entries are chosen only where no finite one is left.
+        valid: [T] bool; padding targets get the remaining queries, if there are enough.
 
     Returns:
-        The query of each target [T] int32, all different, and the number [] of non-finite costs of
-        valid targets.
-
-    Raises:
-        InputError: there are more target slots than queries.
+        The query of each target [T] int32, all different but for -1, which means that the target
+        has none, and the number [] of non-finite costs of valid targets.
     """
     num_queries, num_targets = cost.shape
-    if num_targets > num_queries:
-        raise InputError(
-            f'{num_targets} target slots for {num_queries} queries; lower data.max_segments.'
-        )
     finite = jnp.isfinite(cost) & valid
     num_nonfinite = jnp.sum(valid & ~jnp.isfinite(cost))
     # The solver subtracts potentials, so in float32 a huge replacement for non-finite costs would
@@ -126,13 +118,37 @@ def match(cost: Array, valid: Array) -> tuple[Array, Array]:
     cost = jnp.where(finite, cost - low, 0.0)
     cost = jnp.where(finite, cost, jnp.max(cost, initial=0.0) * num_targets + 1.0)
 
+    num_valid = valid.sum()
+    if num_targets <= num_queries:
+        return _by_targets(cost, valid, num_valid), num_nonfinite
+    # The solver assigns every row, so the fewer of the two become its rows.
+    few = num_valid <= num_queries
+    queries = jnp.where(
+        few,
+        _by_targets(cost, valid, jnp.where(few, num_valid, 0)),
+        _by_queries(cost, valid, jnp.where(few, 0, num_queries)),
+    )
+    return jnp.where(valid, queries, NONE), num_nonfinite
+
+
+def _by_targets(cost: Array, valid: Array, num_rows: Array) -> Array:
+    """The query of each target [T], if all `num_rows` valid targets get one."""
+    num_queries, num_targets = cost.shape
     # Valid targets become the first rows, because the solver reads no others.
     num_valid = valid.sum()
     rank = jnp.where(valid, jnp.cumsum(valid) - 1, num_valid + jnp.cumsum(~valid) - 1)
     order = jnp.zeros(num_targets, jnp.int32).at[rank].set(jnp.arange(num_targets))
-    assigned, _ = assign(cost.T[order], num_valid)
+    assigned, _ = assign(cost.T[order], num_rows)
     # Padding takes the queries that are left.
     taken = jnp.where(assigned == NONE, num_queries, assigned)  # Out of range: dropped.
     left = jnp.argsort(jnp.zeros(num_queries).at[taken].set(1, mode='drop'), stable=True)
-    queries = jnp.where(valid, assigned[rank], left[rank - num_valid])
-    return queries.astype(jnp.int32), num_nonfinite
+    return jnp.where(valid, assigned[rank], left[rank - num_valid]).astype(jnp.int32)
+
+
+def _by_queries(cost: Array, valid: Array, num_rows: Array) -> Array:
+    """The query of each target [T] or -1, if all `num_rows` queries get a valid target."""
+    num_queries, num_targets = cost.shape
+    targets, _ = assign(jnp.where(valid, cost, jnp.inf), num_rows)
+    targets = jnp.where(targets == NONE, num_targets, targets)  # Out of range: dropped.
+    queries = jnp.arange(num_queries, dtype=jnp.int32)
+    return jnp.full(num_targets, NONE).at[targets].set(queries, mode='drop')

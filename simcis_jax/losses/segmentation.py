@@ -58,7 +58,7 @@ class PointSampling:
 class Matches:
     """The query assigned to each target, for every decoder output."""
 
-    queries: Array  # [L, B, T] int32; undefined for padding targets.
+    queries: Array  # [L, B, T] int32; -1 = has none, undefined for padding targets.
     num_nonfinite: Array  # [] int32, number of non-finite costs.
 
 
@@ -115,11 +115,12 @@ def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
     """The label [Q] of every query, -1 if unmatched.
 
     Args:
-        queries: [T] the query of each target.
+        queries: [T] the query of each target; -1 = none.
         labels: [T] the class of each target; -1 = padding.
         num_queries: Q.
     """
-    queries = jnp.where(labels >= 0, queries, num_queries)  # Out of range: dropped.
+    matched = (labels >= 0) & (queries >= 0)
+    queries = jnp.where(matched, queries, num_queries)  # Out of range: dropped.
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
 
 
@@ -177,7 +178,7 @@ def mask_terms(
         slots, exists, logits = chunk_of(k, *inputs, queries)
         losses_at = softmax_losses_at if softmax else mask_losses_at
         losses = losses_at(points_and_truth[0], logits, points_and_truth[1])
-        counted = valid[:, slots] & exists
+        counted = valid[:, slots] & exists & (queries[:, :, slots] >= 0)
         return [jnp.where(counted, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 
     keys = jax.vmap(lambda key: jax.random.split(key, num_outputs), out_axes=1)(keys)
@@ -243,7 +244,8 @@ def segmentation_losses(
         l1 = jnp.abs(boxes[queries] - truth).sum(axis=-1)
         giou = 1 - generalized_iou(boxes[queries], truth)
         terms = dict(box=l1, giou=giou)
-        return {name: jnp.where(labels >= 0, term, 0.0).sum() for name, term in terms.items()}
+        matched = (labels >= 0) & (queries >= 0)
+        return {name: jnp.where(matched, term, 0.0).sum() for name, term in terms.items()}
 
     def over_outputs_and_images(function, num_per_output, num_shared):
         over_images = jax.vmap(function)

@@ -8,6 +8,7 @@ from simcis_jax.errors import InputError
 from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.comformer import CoMFormer
+from simcis_jax.methods.eclipse import ECLIPSE
 from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.plop import PLOP
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     'plop': PLOP,
     'comformer': CoMFormer,
     'balconpas': BalConpas,
+    'eclipse': ECLIPSE,
 }
 DEFAULT_METHOD = 'simcis'
 NO_METHOD = 'finetune'  # For models that are not trained here.

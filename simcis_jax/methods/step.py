@@ -38,6 +38,8 @@ class Step:
     sampling: PointSampling = static(PointSampling())
     # Whether only classes seen so far select queries and compete in the softmax head.
     mask_unseen: bool = static(True)
+    # Paths of the parameters that the stage does not train.
+    frozen: frozenset[str] = static(frozenset())
 
     # What the step starts with.
     stage: StageArrays | None = None

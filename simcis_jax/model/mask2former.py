@@ -20,7 +20,7 @@ from jax import Array
 from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.model.backbones import BACKBONES, coarsest_stride, find_backbone, make_backbone
-from simcis_jax.model.class_heads import HEADS, num_columns, without_unseen
+from simcis_jax.model.class_heads import HEADS, has_no_object, num_columns, without_unseen
 from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.learned_queries import LearnedQueries
 from simcis_jax.model.masked_decoder import (
@@ -118,9 +118,7 @@ class Mask2Former(nn.Module):
         if self.queries not in QUERY_SOURCES:
             raise InputError(f'model.queries={self.queries!r} is unknown; one of {QUERY_SOURCES}.')
         dtype = jnp.dtype(self.dtype)
-        self.heads = PredictionHeads(
-            self.num_classes, self.hidden_dim, self.class_prior, self.head, self.boxes
-        )
+        self.heads = self.make_heads()
         settings = dict(dtype=dtype, rematerialize=self.rematerialize)
         if self.stochastic_depth:
             settings['stochastic_depth'] = self.stochastic_depth
@@ -153,10 +151,35 @@ class Mask2Former(nn.Module):
             self.masks,
         )
 
+    def make_heads(self) -> nn.Module:
+        """The heads of the queries."""
+        return PredictionHeads(
+            self.num_classes, self.hidden_dim, self.class_prior, self.head, self.boxes
+        )
+
     def backbone_maps(self, image: Array, keys: Array | None = None) -> list[Array]:
         """The four maps of the backbone, finest first, of normalised images [B, H, W, 3]."""
         backbone = getattr(self, find_backbone(self.backbone).family)
         return backbone(image) if keys is None else backbone(image, keys)
+
+    def encode(
+        self, image: Array, size: Array | None = None, depth_keys: Array | None = None
+    ) -> tuple[dict[str, tuple[Array, ...]], Array]:
+        """The maps of backbone and pixel decoder, and the mask features, see `Predictions`.
+
+        Arguments and errors are those of `__call__`.
+        """
+        height, width = image.shape[1:3]
+        stride = coarsest_stride(self.backbone)
+        if height % stride or width % stride:
+            raise InputError(
+                f'The network needs image sides that are multiples of {stride}, got '
+                f'{height}x{width}; pad the image or change data.size.'
+            )
+        backbone_maps = self.backbone_maps(normalize(image, size), depth_keys)
+        maps, mask_features = self.pixel_decoder(backbone_maps)
+        backbone_maps = tuple(x.astype(jnp.float32) for x in backbone_maps)
+        return {'backbone': backbone_maps, 'pixel_decoder': tuple(maps)}, mask_features
 
     def __call__(
         self,
@@ -187,15 +210,9 @@ class Mask2Former(nn.Module):
         Raises:
             InputError: H or W is no multiple of the stride, or there are fewer tokens than queries.
         """
-        batch_size, height, width, _ = image.shape
-        stride = coarsest_stride(self.backbone)
-        if height % stride or width % stride:
-            raise InputError(
-                f'The network needs image sides that are multiples of {stride}, got '
-                f'{height}x{width}; pad the image or change data.size.'
-            )
-        backbone_maps = self.backbone_maps(normalize(image, size), depth_keys)
-        maps, mask_features = self.pixel_decoder(backbone_maps)
+        batch_size = len(image)
+        features, mask_features = self.encode(image, size, depth_keys)
+        maps = features['pixel_decoder']
         memory = decoder_memory(maps, self.level_embedding, mask_features)
         if virtual_queries is None:
             virtual_queries = jnp.zeros((batch_size, 0, self.hidden_dim))
@@ -218,7 +235,7 @@ class Mask2Former(nn.Module):
 
         def decode(*arguments):
             outputs = self.decoder(*arguments)
-            if self.head != 'softmax' or seen is None:
+            if seen is None or not has_no_object(self.head):
                 return outputs
             return outputs.replace(class_logits=without_unseen(outputs.class_logits, seen))
 
@@ -233,10 +250,7 @@ class Mask2Former(nn.Module):
             head=self.head,
             masks=self.masks,
             queries=outputs.queries,
-            features={
-                'backbone': tuple(x.astype(jnp.float32) for x in backbone_maps),
-                'pixel_decoder': tuple(maps),
-            },
+            features=features,
         )
         if replay_positions is None:
             return predictions

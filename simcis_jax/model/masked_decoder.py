@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -41,7 +43,7 @@ class DecoderOutputs:
 
 
 def decoder_memory(
-    maps: list[Array], level_embedding: Array, mask_features: Array
+    maps: Sequence[Array], level_embedding: Array, mask_features: Array
 ) -> DecoderMemory:
     """Flattens the maps [B, h_i, w_i, D] and adds level embeddings [3, D].
 
@@ -94,6 +96,7 @@ class DecoderLayer(nn.Module):
         tokens: Array,
         token_positions: Array,
         allowed: Array,
+        companions: Array | None = None,
     ) -> tuple[Array, Array]:
         """Returns queries [B, Q, D] and virtual queries [B, V, D].
 
@@ -102,12 +105,13 @@ class DecoderLayer(nn.Module):
             query_positions: [B, Q, D] position encodings of the queries.
             tokens: [B, s, D] of one map, token_positions: [s, D] their position encodings.
             allowed: [B, Q, s] bool, tokens each query may attend to.
+            companions: [B, Q, Q] bool, queries each query may attend to; None = all.
         """
 
         def attend_to_queries(queries: Array) -> Array:
             placed = queries + query_positions
             attention = Attention(self.num_heads, self.dtype, name='self_attention')
-            return attention(queries, placed, placed, queries)
+            return attention(queries, placed, placed, queries, companions)
 
         def attend_to_image(queries: Array) -> Array:
             attention = Attention(self.num_heads, self.dtype, name='cross_attention')
@@ -162,20 +166,26 @@ class MaskedDecoder(nn.Module):
         virtual_queries: Array,
         memory: DecoderMemory,
         stop_gradient: bool = True,
+        *,
+        heads: Callable[[Array], tuple[Array, Array]] | None = None,
+        companions: Array | None = None,
     ) -> DecoderOutputs:
         """Decodes queries.
 
         Args:
             queries: [B, Q, D]; the initial predictions pass gradients to them.
             places: the initial boxes [B, Q, 4] cx, cy, w, h; without `boxes`, the position
-                encodings [B, Q, D].
+                encodings [B, Q, D], or those of every layer [layers, B, Q, D].
             virtual_queries: [B, V, D].
             memory: the maps to attend to.
             stop_gradient: stop gradients from the layers to the initial queries.
+            heads: maps queries to class logits and mask embeddings; None = those of the decoder.
+            companions: [B, Q, Q] bool, queries each query may attend to; None = all.
         """
+        heads = heads or self.heads
         num_queries = queries.shape[1]
         both = jnp.concatenate([queries, virtual_queries], axis=1)
-        class_logits, mask_embeddings = self.heads(both)
+        class_logits, mask_embeddings = heads(both)
         mask_embeddings = mask_embeddings[:, :num_queries]
         predictions = [(class_logits, mask_embeddings, places, queries)]
         if stop_gradient:
@@ -187,12 +197,13 @@ class MaskedDecoder(nn.Module):
             queries, virtual_queries = layer(
                 queries,
                 virtual_queries,
-                self._encoded_boxes(queries, places) if self.boxes else places,
+                self._positions(queries, places, i),
                 memory.tokens[level],
                 memory.positions[level],
                 attention_mask(mask_embeddings, memory.mask_features[level], self.masks),
+                companions,
             )
-            class_logits, mask_embeddings = self.heads(
+            class_logits, mask_embeddings = heads(
                 jnp.concatenate([queries, virtual_queries], axis=1)
             )
             mask_embeddings = mask_embeddings[:, :num_queries]
@@ -207,7 +218,9 @@ class MaskedDecoder(nn.Module):
             jnp.stack(queries),
         )
 
-    def _encoded_boxes(self, queries: Array, boxes: Array) -> Array:
-        """The position encodings [B, Q, D] of boxes [B, Q, 4], scaled for each query."""
-        encoded = self.position_head(encode_boxes(boxes, self.hidden_dim // 2))
+    def _positions(self, queries: Array, places: Array, layer: int) -> Array:
+        """The position encodings [B, Q, D] in a layer; those of boxes, scaled for each query."""
+        if not self.boxes:
+            return places if places.ndim == 3 else places[layer]
+        encoded = self.position_head(encode_boxes(places, self.hidden_dim // 2))
         return self.position_scale(queries) * encoded

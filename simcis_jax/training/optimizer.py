@@ -25,7 +25,8 @@ BACKBONE = re.compile(rf'^({"|".join(FAMILIES)})/')
 # pixel decoder is a plain parameter and decays; `level_embedding` of the decoder is an nn.Embedding
 # and does not.
 NOT_DECAYED = re.compile(
-    r'norm[^/]*/(scale|bias)$|^level_embedding$|^learned_queries/|/relative_position_bias$'
+    r'norm[^/]*/(scale|bias)$|^level_embedding$|(^learned_queries|/prompts)/'
+    r'|/relative_position_bias$'
 )
 
 

@@ -48,7 +48,8 @@ def stage_arrays(stage: Stage, num_classes: int, settings: Settings) -> StageArr
     optimizer = settings.optimizer
     past, current = stage.masks(num_classes)
     rate = optimizer.later_learning_rate if stage.index else optimizer.base_learning_rate
-    return StageArrays(past, current, np.int32(num_steps_of(stage, settings)), np.float32(rate))
+    num_steps = num_steps_of(stage, settings)
+    return StageArrays(past, current, np.int32(num_steps), np.float32(rate), np.int32(stage.index))
 
 
 def training_batches(

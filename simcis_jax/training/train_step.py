@@ -78,6 +78,7 @@ def make_train_step(
             weights=weights,
             sampling=sampling,
             mask_unseen=mask_unseen,
+            frozen=frozen,
             stage=stage,
             memory=state.memory,
             key=jax.random.fold_in(state.key, state.step),
