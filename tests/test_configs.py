@@ -12,7 +12,7 @@ from simcis_jax.method_choice import resolve
 from simcis_jax.methods import METHODS
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
-SHARED = {'common', 'ade', 'plain'}  # Imported by other configs.
+SHARED = {'common', 'ade', 'plain', 'eclipse'}  # Imported by other configs.
 # Of the original Mask2Former, which has no selected queries.
 PLAIN = {'ade_panoptic_r50', 'ade_semantic_swin_t', 'coco_panoptic_r50', 'coco_panoptic_swin_t'}
 CONTINUAL_PLAIN = {f'ade_cps_plain_100_{increment}' for increment in (5, 10, 50)}
@@ -21,9 +21,24 @@ BALCONPAS = {
     for task in ('cps', 'css')
     for protocol in ('100_5', '100_10', '100_50', '50_50')
 }
-NEEDS_SOFTMAX = {'mib', 'comformer', 'balconpas'}  # Methods that need "no object".
+NEEDS_SOFTMAX = {'mib', 'comformer', 'balconpas', 'eclipse'}  # Methods that need "no object".
 NEEDS_SELECTED = {'simcis', 'futcr'}  # Methods with a loss on selected queries.
 NAMES = sorted(path.stem for path in CONFIGS.glob('*.py') if path.stem not in SHARED)
+
+# Of ECLIPSE: steps of stage 1 and of later ones, their rate, prompts and deltas.
+ECLIPSE = {
+    'ade_cps_eclipse_100_5': (160_000, 12_000, 5e-4, 10, (0.4, 0.6)),
+    'ade_cps_eclipse_100_10': (160_000, 16_000, 5e-4, 10, (0.4, 0.5)),
+    'ade_cps_eclipse_100_50': (160_000, 80_000, 5e-4, 50, (-0.4, -0.6)),
+    'ade_cps_eclipse_50_10': (80_000, 24_000, 5e-4, 10, (0.4, 0.5)),
+    'ade_cps_eclipse_50_20': (80_000, 32_000, 5e-4, 20, (0.4, 0.5)),
+    'ade_cps_eclipse_50_50': (80_000, 120_000, 5e-4, 50, (0.5, -0.4)),
+    'ade_css_eclipse_100_5': (160_000, 12_000, 1e-3, 5, (0.1, 0.8)),
+    'ade_css_eclipse_100_10': (160_000, 24_000, 1e-3, 5, (0.1, 0.7)),
+    'ade_css_eclipse_100_50': (160_000, 120_000, 1e-3, 50, (0.0, -0.1)),
+    'coco_cps_eclipse_83_5': (240_000, 8_000, 5e-4, 10, (0.5, 0.6)),
+    'coco_cps_eclipse_83_10': (240_000, 32_000, 5e-4, 10, (0.5, 0.6)),
+}
 
 # Values of the published config files and scripts; None = not set there.
 PUBLISHED_KEYS = (
@@ -195,6 +210,30 @@ def test_balconpas_has_the_published_values(name):
     assert (method.pseudo_label_score, method.pseudo_label_overlap) == (0, 0.8)
     assert (method.distillation_weight, method.merge_classes) == (5, False)
     assert method.anti_misguidance and method.proportional_memory
+
+
+@pytest.mark.parametrize('name', ECLIPSE)
+def test_eclipse_has_the_published_values(name):
+    config = config_of(name)
+    data, kind, *_, base, increment = name.split('_')
+    training, method = config.training, config.method
+    values = (
+        training.base_steps,
+        training.steps_per_class * int(increment),
+        config.optimizer.later_learning_rate,
+        method.prompts_per_stage,
+        method.deltas,
+    )
+    assert values == ECLIPSE[name]
+    assert training.batch_size == (8 if (data, kind) == ('ade', 'cps') else 16)
+    assert config.optimizer.decay == ('polynomial' if data == 'ade' else 'steps')
+    assert config.optimizer.milestones == () or data == 'ade'  # Constant.
+    assert config.model['num_queries'] == (50 if base == '50' else 100)
+    assert config.model['backbone'] == ('resnet101' if kind == 'css' else 'resnet50')
+    assert (config.weights.classification, method.later_class_weight) == (2, 10)
+    evaluation = config.evaluation
+    thresholds = evaluation.object_mask_threshold, evaluation.semantic_threshold
+    assert thresholds[kind == 'css'] == evaluation.overlap_threshold == 0
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])

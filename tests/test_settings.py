@@ -30,11 +30,7 @@ from simcis_jax.types import Categories
 
 SETTINGS = DECLARED
 PLAIN = {'model.head': 'softmax', 'model.boxes': False, 'model.queries': 'learned'}
-NETWORK = {
-    'mib': PLAIN,
-    'comformer': PLAIN,
-    'balconpas': PLAIN,
-}  # The networks that these methods need.
+NETWORK = dict.fromkeys(('mib', 'comformer', 'balconpas', 'eclipse'), PLAIN)  # What they need.
 
 
 def chosen(key):
@@ -200,6 +196,7 @@ def test_learned_queries_exclude_losses_that_need_selected_features(method, keys
 CHOSEN = {
     'finetune': set(), 'pseudo_label': {'pseudo_label'}, 'simcis': {'simcis'}, 'futcr': {'futcr'},
     'mib': {'mib'}, 'plop': {'plop'}, 'comformer': {'comformer'}, 'balconpas': {'balconpas'},
+    'eclipse': {'eclipse'},
 }  # fmt: skip
 # What a method needs of the network, if that is not the default.
 
@@ -209,7 +206,7 @@ def test_a_run_has_the_keys_of_its_method_only(name):
     """And those of a config file for other methods do not matter."""
     changes = {'method.name': name, 'data.size': 320, **NETWORK.get(name, {})}
     config = config_with(changes)
-    for other in CHOSEN.keys() - {'finetune', 'mib', name}:
+    for other in CHOSEN.keys() - {'finetune', 'mib', 'eclipse', name}:
         config['method'][other]['pseudo_label_score'] = 0.9
     resolved = resolve(config)
     assert set(resolved['method']) == {'name'} | CHOSEN[name]

@@ -59,7 +59,7 @@ def finished_stage(
             'command that trains it to the end.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        num_known = _count_classes(checkpoints)
+        num_known = _count_classes(folder, checkpoints)
         learned = stages[folder.number - 1].seen
         if max(learned) >= num_known or num_known > len(stages[-1].seen):
             raise InputError(
@@ -80,8 +80,9 @@ def inherit(
 ) -> None:
     """Copies a finished stage, and the evaluated stages before it, into a work directory.
 
-    A model with fewer than `num_classes` classes is extended: the class head gets random rows and
-    the memory empty rows for the new classes; everything else keeps its learned values.
+    A model with fewer than `num_classes` classes is extended: the class head gets random rows, the
+    memory empty rows, and what the network has for each stage random values; everything else keeps
+    its learned values.
     """
     for number in range(1, source.number):
         stage = StageFolder(source.root.parent / f'stage_{number}')
@@ -89,7 +90,7 @@ def inherit(
             workdir.stage(number).copy_from(stage)
     target = workdir.stage(source.number)
     with StageCheckpoints(source.checkpoints) as checkpoints:
-        num_known = _count_classes(checkpoints)
+        num_known = _count_classes(source, checkpoints)
         if num_known == num_classes or target.read_report() is not None:
             target.copy_from(source)
             return
@@ -122,18 +123,25 @@ def _check_classes(folder: StageFolder, categories: Categories) -> None:
             )
 
 
-def _count_classes(checkpoints: StageCheckpoints) -> int:
+def _count_classes(folder: StageFolder, checkpoints: StageCheckpoints) -> int:
+    """The number of classes of a run; of a converted model, the rows of its class head."""
+    path = folder.root.parent / 'categories.json'
+    if path.is_file():
+        return len(read_categories(path))
     return checkpoints.shapes('params')['heads.class_head.dense.bias'][0]
 
 
 def _extend(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
-    """The old arrays, extended by the rows of `new` along their class axis."""
+    """The new arrays, with the old ones at the beginning; "no object" stays the last row."""
 
     def leaf(old, new):
+        places = [np.arange(size) for size in old.shape]
         for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
-            if sizes == (num_known, num_classes):
-                return np.concatenate([old, np.split(new, [num_known], axis)[1]], axis)
-        return np.asarray(old)  # Arrays of one process only could not be saved.
+            if sizes == (num_known + 1, num_classes + 1):
+                places[axis][-1] = num_classes
+        extended = np.array(new)  # Arrays of one process only could not be saved.
+        extended[np.ix_(*places)] = old
+        return extended
 
     return jax.tree.map(leaf, old, new)
 
@@ -168,17 +176,20 @@ def head_difference(pretrained: Pretrained, categories: Categories) -> str | Non
 
 
 def with_pretrained(params: Any, pretrained: Pretrained, categories: Categories) -> Any:
-    """The parameters of a pretrained model; its class head only if the classes are the same.
+    """The parameters with those of a pretrained model; its class head only if it fits.
 
     Prints whether the head was kept.
     """
+    heads, new = pretrained.params['heads'], params['heads']['class_head']
     difference = head_difference(pretrained, categories)
     kept = f'replaced, its classes differ: {difference}' if difference else 'kept'
+    if jax.tree.structure(new) != jax.tree.structure(heads['class_head']):
+        kept = 'replaced, this network has other layers there'
     print(f'starting from {pretrained.path}; class head {kept}', flush=True)
-    if difference is None:
-        return pretrained.params
-    heads = pretrained.params['heads'] | {'class_head': params['heads']['class_head']}
-    return pretrained.params | {'heads': heads}
+    heads = params['heads'] | heads
+    if kept != 'kept':
+        heads |= {'class_head': new}
+    return params | pretrained.params | {'heads': heads}
 
 
 def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categories) -> None:

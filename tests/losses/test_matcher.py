@@ -135,9 +135,28 @@ def test_one_target_gets_the_cheapest_query():
     assert queries.tolist() == [1]
 
 
-def test_more_slots_than_queries_is_an_error_that_names_the_setting():
-    with pytest.raises(ValueError, match='3 target slots for 2 queries.*data.max_segments'):
-        match(jnp.zeros((2, 3)), jnp.ones(3, bool))
+@pytest.mark.parametrize('shape', [(5, 12), (1, 7), (11, 12)])
+def test_more_targets_than_queries_are_assigned_as_by_scipy(shape):
+    rng = np.random.default_rng(9)
+    costs = rng.normal(size=(NUM_PROBLEMS, *shape)).astype(np.float32) * 20
+    valid = random_valid(rng, shape[1])
+    assert {real.sum() > shape[0] for real in valid} == {True, False}
+    assigned, _ = map(np.asarray, match_many(costs, valid))
+    for cost, real, queries in zip(costs, valid, assigned, strict=True):
+        targets = np.flatnonzero(real)
+        expected = np.full(shape[1], -1)
+        rows, columns = linear_sum_assignment(cost[:, targets])
+        expected[targets[columns]] = rows
+        np.testing.assert_array_equal(queries, expected)
+
+
+@pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
+def test_of_more_targets_than_queries_those_with_finite_costs_are_chosen(bad):
+    cost = np.full((2, 5), bad, np.float32)
+    cost[0, 3], cost[1, 1], cost[1, 3] = 7.0, 5.0, 1.0
+    queries, num_nonfinite = assign(cost, np.array([True, True, True, True, False]))
+    np.testing.assert_array_equal(queries, [-1, 1, -1, 0, -1])
+    assert num_nonfinite == 5
 
 
 def test_assignment_of_published_costs_equals_the_published_code():

@@ -11,6 +11,7 @@ from simcis_jax.methods import METHODS, base, make_method
 from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.comformer import CoMFormer
+from simcis_jax.methods.eclipse import ECLIPSE
 from simcis_jax.methods.futcr import FuTCR
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.plop import PLOP
@@ -92,7 +93,7 @@ def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
     assert made == {
         'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
-        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer, 'balconpas': BalConpas,
+        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer, 'balconpas': BalConpas, 'eclipse': ECLIPSE,
     }  # fmt: skip
 
 

@@ -7,20 +7,24 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from random_params import save_stage_2
+from random_params import random_params, save_stage_2
 from tiny import tiny_config
 
 from simcis_jax import main
+from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.model.backbones import BACKBONES
+from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.port.architecture import PLAIN
 from simcis_jax.settings import from_config
 from simcis_jax.training import starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays
 from simcis_jax.training.stage_evaluation import StageEvaluation
+from simcis_jax.training.starting_point import finished_stage, inherit
 from simcis_jax.training.trainer import Trainer
-from simcis_jax.training.workdir import Workdir
+from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import Categories
 
 CLASSES = 12
@@ -113,6 +117,43 @@ def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
     for tree in (grown, params):
         del tree['heads']['class_head']
     jax.tree.map(np.testing.assert_array_equal, grown, params)
+
+
+def test_no_object_stays_the_last_row_of_an_extended_head(tmp_path):
+    changes = {f'model.{key}': value for key, value in PLAIN.items()}
+    changes |= {'method.name': 'finetune', 'model.class_prior': None}
+    values = from_config(tiny_config(**changes).to_dict())
+    image = np.zeros((1, values.data.size, values.data.size, 3), np.uint8)
+
+    def initialize(number, seed=1):
+        return random_params(Mask2Former(number, **values.model).init, image, seed=seed)['params']
+
+    old = initialize(CLASSES - 2, seed=0)
+    write_categories(tmp_path, CLASSES - 2)
+    source = StageFolder(tmp_path / 'stage_1')
+    with StageCheckpoints(source.checkpoints) as checkpoints:
+        checkpoints.save_weights(0, old)
+    stages = make_stages(CLASSES, base=8, increment=2)
+    finished = finished_stage(
+        str(source.root), stages, SHAPES, lambda number: (initialize(number), ())
+    )
+    workdir = Workdir(tmp_path / 'run', {})
+    rng = jax.random.key(0)
+    inherit(
+        workdir,
+        finished,
+        CLASSES,
+        lambda number: (Mask2Former(number, **values.model).init(rng, image)['params'], ()),
+    )
+    with StageCheckpoints(workdir.stage(1).checkpoints) as checkpoints:
+        new = checkpoints.read('params')
+    rows = np.append(np.arange(CLASSES - 2), CLASSES)
+    for kind in ('kernel', 'bias'):
+        extended, before = (x['heads']['class_head']['dense'][kind] for x in (new, old))
+        assert extended.shape[-1] == CLASSES + 1
+        np.testing.assert_array_equal(extended[..., rows], before)
+        del new['heads']['class_head']['dense'][kind], old['heads']['class_head']['dense'][kind]
+    jax.tree.map(np.testing.assert_array_equal, new, old)
 
 
 def test_new_classes_that_do_not_come_last_are_refused(tmp_path):
