@@ -1,4 +1,4 @@
-"""The class term: focal for the sigmoid head, weighted cross-entropy for the softmax head."""
+"""The class term: focal, or weighted cross-entropy for the softmax head."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from simcis_jax.losses.unbiased import focal
 from simcis_jax.model.class_heads import has_no_object, softmax_probabilities
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
@@ -47,6 +48,16 @@ def cross_entropy(logits: Array, labels: Array, no_object_weight: float) -> Arra
     return (jnp.where(labels >= 0, 1.0, no_object_weight) * losses).sum()
 
 
+def independent_focal_loss(logits: Array, labels: Array) -> Array:
+    """Focal loss [] of independent logits [N, C + 1] and labels [N], summed over all columns.
+
+    Label -1 means "no object", the last column.
+    """
+    columns = jnp.where(labels >= 0, labels, logits.shape[-1] - 1)
+    truth = jax.nn.one_hot(columns, logits.shape[-1])
+    return focal(optax.sigmoid_binary_cross_entropy(logits, truth)).sum()
+
+
 def class_loss(
     logits: Array,
     labels: Array,
@@ -58,7 +69,7 @@ def class_loss(
     """The class loss [] of the queries of one image, summed; see `class_weights`.
 
     Args:
-        logits: [Q, C], or [Q, C + 1] of the softmax head.
+        logits: [Q, C], or [Q, C + 1] of a head with "no object".
         labels: [Q]; -1 = no class.
         virtual_logits: [V, C] or [V, C + 1] of the virtual queries.
         virtual_labels: [V]; -1 = ignored.
@@ -68,6 +79,8 @@ def class_loss(
     if head == 'softmax':
         selected = cross_entropy(logits, labels, no_object_weight)
         return selected + cross_entropy(virtual_logits, virtual_labels, 0.0)
+    if head == 'independent':  # Has no virtual queries.
+        return independent_focal_loss(logits, labels)
     # A logit this low without a label has zero loss and zero gradient, and is finite.
     virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
     return focal_loss(logits, labels) + focal_loss(virtual, virtual_labels)

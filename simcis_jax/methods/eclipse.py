@@ -20,16 +20,14 @@ from jax import Array
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.declare import declare
-from simcis_jax.losses.matcher import softplus
 from simcis_jax.losses.segmentation import Matches
-from simcis_jax.losses.unbiased import focal
 from simcis_jax.methods.base import Method, without_no_object
 from simcis_jax.methods.step import Step, Term
 from simcis_jax.model.class_heads import UNSEEN
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
 from simcis_jax.types import Predictions, StageArrays, TrainState
 
-CLASS_FACTOR = 50.0  # Of the mean over queries and columns, which is small.
+CLASS_FACTOR = 50.0
 OTHER_STAGE = -10.0  # The logit of classes that the queries of a stage cannot name.
 LEAST = 1e-3  # The probability of "no object" stays between this and 1 minus this.
 
@@ -134,13 +132,13 @@ class ECLIPSE(Method):
         return super().match(self.with_weights(step))
 
     def losses(self, step: Step) -> dict[str, Term]:
-        """The basic terms with a focal class loss in which all columns have equal weight."""
-        step = self.with_weights(step)
-        terms = super().losses(step)
-        losses = independent_focal(step.student.class_logits, step.matched_labels)
+        """The basic terms; the class loss is the mean over queries and columns, times a factor."""
+        terms = super().losses(self.with_weights(step))
+        num_queries = step.student.class_logits.shape[2]
         num_columns = step.stage.seen.sum() + 1  # Those of classes to come have no loss.
-        loss = losses.mean(axis=-1).sum(axis=-1) / num_columns
-        return terms | {'class': Term(CLASS_FACTOR * loss, step.weights.classification)}
+        loss = terms['class']
+        mean = loss.sum / (num_queries * num_columns)
+        return terms | {'class': Term(CLASS_FACTOR * mean, loss.weight)}
 
     def with_weights(self, step: Step) -> Step:
         """The step with the class weight of the stage."""
@@ -166,13 +164,6 @@ class ECLIPSE(Method):
 def is_later(step: Step) -> bool:
     """Whether the step is of a later stage, which does not train the queries of the first."""
     return 'learned_queries/features' in step.frozen
-
-
-def independent_focal(logits: Array, labels: Array) -> Array:
-    """Focal loss [...] of logits [..., C + 1] and labels [...], summed; -1 means "no object"."""
-    num_columns = logits.shape[-1]
-    truth = jax.nn.one_hot(jnp.where(labels >= 0, labels, num_columns - 1), num_columns)
-    return focal(softplus(logits) - logits * truth).sum(axis=-1)
 
 
 def manipulated(logits: Array, own: Array, deltas: Array) -> Array:

@@ -3,15 +3,18 @@
 Every array has a generator of its own, seeded by its name in the published state dict.
 """
 
+import functools
 import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simcis_jax.continual.stages import Stage
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
 from simcis_jax.port.names import LEARNED_QUERIES, MASKED_DECODER, PREDICTOR, Layout
 from simcis_jax.port.torch_weights import to_flax
+from simcis_jax.types import StageArrays
 
 SALT, CLASS_BIAS = 'E19:', -3.2
 WIDTH, QUERIES, PROMPTS, LAYERS = 64, 20, 5, 9
@@ -118,8 +121,9 @@ def prompts(stage, *, shallow=False):
     }
 
 
-def params(*, shallow=False):
-    """The parameters after stage 3."""
+@functools.cache
+def params(number=3, *, shallow=False):
+    """The parameters after a stage."""
     attention = 'in_proj_weight', 'in_proj_bias', 'out_proj.weight', 'out_proj.bias'
     norm = 'weight', 'bias'
     shapes = {
@@ -155,7 +159,35 @@ def params(*, shallow=False):
         'class_head': mlp('class_embed.cls.1', len(STAGES[0])),
         'no_object': mlp('class_embed.cls.0', 1),
     }
-    second, third = (prompts(stage, shallow=shallow) for stage in (2, 3))
-    # The slot of the newest stage is not read.
-    finished = jax.tree.map(lambda x: np.stack([x, np.full_like(x, np.nan)]), second)
-    return jax.tree.map(jnp.asarray, tree | {'newest': third, 'finished': finished})
+    newest = prompts(max(number, 2), shallow=shallow)
+    empty = jax.tree.map(lambda x: np.zeros((2, *x.shape)), newest)
+    if number == 3:  # The slot of the newest stage is not read.
+        second = prompts(2, shallow=shallow)
+        empty = jax.tree.map(lambda x: np.stack([x, np.full_like(x, np.nan)]), second)
+    return jax.tree.map(jnp.asarray, tree | {'newest': newest, 'finished': empty})
+
+
+def stage_of(number):
+    """The stage as `Method.trainable` gets it, and as arrays."""
+    past = sum(STAGES[: number - 1], ())
+    stage = Stage(number - 1, past, STAGES[number - 1])
+    masks = map(jnp.asarray, stage.masks(sum(map(len, STAGES))))
+    return stage, StageArrays(*masks, jnp.int32(1), jnp.float32(5e-4), jnp.int32(number - 1))
+
+
+@functools.partial(jax.jit, static_argnames=('network', 'rows'))
+def decode(params, inputs, seen, *, network, rows):
+    variables = {'params': params}
+    return network.apply(variables, *inputs, seen, rows, method=PromptedMask2Former.decode)
+
+
+@functools.cache
+def decoded(rows='all', number=3, *, shallow=False):
+    """The predictions after a stage."""
+    return decode(
+        params(number, shallow=shallow),
+        inputs(),
+        stage_of(number)[1].seen,
+        network=network(layer_positions=not shallow),
+        rows=rows,
+    )
