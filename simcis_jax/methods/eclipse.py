@@ -25,7 +25,7 @@ from simcis_jax.methods.base import Method, without_no_object
 from simcis_jax.methods.step import Step, Term
 from simcis_jax.model.class_heads import UNSEEN
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
-from simcis_jax.types import Predictions, StageArrays, TrainState
+from simcis_jax.types import Predictions, StageArrays, Targets, TrainState
 
 CLASS_FACTOR = 50.0
 OTHER_STAGE = -10.0  # The logit of classes that the queries of a stage cannot name.
@@ -115,6 +115,14 @@ class ECLIPSE(Method):
         }
         newest = jax.tree.map(jnp.copy, newest)  # The train step donates every array once.
         return state.replace(params={**params, 'finished': finished, 'newest': newest})
+
+    def targets(self, step: Step) -> Targets:
+        """The classes of the stage, also on replayed images; its queries name no others."""
+        truth = step.batch.targets
+        if not is_later(step):
+            return truth
+        named = truth.valid & step.stage.current[truth.labels]
+        return truth.replace(labels=jnp.where(named, truth.labels, -1))
 
     def predict(self, step: Step, **inputs: Any) -> Predictions:
         """The predictions of the queries that the stage trains."""

@@ -214,6 +214,17 @@ def test_all_decoder_outputs_may_have_a_loss(golden):
     assert [shape[0] for shape in shapes] == [2, LAYERS + 1]
 
 
+def test_replayed_images_are_trained_on_the_classes_of_the_stage(golden):
+    step = step_of(golden, targets_of(golden))
+    truth = step.batch.targets
+    shown = jnp.array([[12, 2, 9, 10, -1, -1, -1, -1]] * 2)
+    replayed = step.replace(batch=step.batch.replace(targets=truth.replace(labels=shown)))
+    labels = ECLIPSE().targets(replayed).labels
+    np.testing.assert_array_equal(labels, [[12, -1, -1, 10, -1, -1, -1, -1]] * 2)
+    first = replayed.replace(frozen=frozenset())
+    assert ECLIPSE().targets(first) is first.batch.targets
+
+
 # Stages
 
 

@@ -55,19 +55,6 @@ def test_a_later_stage_trains_its_prompts_alone(run):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_same_numbers(run, tmp_path, monkeypatch):
-    def crash(_):
-        raise RuntimeError('the machine is gone')
-
-    with monkeypatch.context() as patch:
-        runs.at_step(patch, 13, crash)  # In stage 3, which has a checkpoint.
-        with pytest.raises(RuntimeError):
-            main.run(config_of_run(), str(tmp_path))
-    assert main.run(config_of_run(), str(tmp_path)) == run[1]
-    runs.assert_same(tmp_path, run[0])
-
-
-@pytest.mark.slow
 def test_a_run_continues_from_a_stage_of_another_run(run, tmp_path):
     source = run[0] / 'stage_2'
     results = main.run(config_of_run(**{'training.init_from': str(source)}), str(tmp_path))
