@@ -133,17 +133,20 @@ def _count_classes(folder: StageFolder, checkpoints: StageCheckpoints) -> int:
 
 def _extend(old: Any, new: Any, num_known: int, num_classes: int) -> Any:
     """The new arrays, with the old ones at the beginning; "no object" stays the last row."""
-
-    def leaf(old, new):
-        places = [np.arange(size) for size in old.shape]
-        for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
-            if sizes == (num_known + 1, num_classes + 1):
-                places[axis][-1] = num_classes
-        extended = np.array(new)  # Arrays of one process only could not be saved.
-        extended[np.ix_(*places)] = old
-        return extended
-
-    return jax.tree.map(leaf, old, new)
+    if isinstance(new, Mapping):
+        return {
+            key: _extend(old[key], x, num_known, num_classes)
+            if key in old
+            else jax.tree.map(np.array, x)
+            for key, x in new.items()
+        }
+    places = [np.arange(size) for size in old.shape]
+    for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True)):
+        if sizes == (num_known + 1, num_classes + 1):
+            places[axis][-1] = num_classes
+    extended = np.array(new)  # Arrays of one process only could not be saved.
+    extended[np.ix_(*places)] = old
+    return extended
 
 
 def check_network(pretrained: Pretrained, model: Mapping[str, Any]) -> None:

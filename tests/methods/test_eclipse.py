@@ -251,6 +251,11 @@ def test_a_stage_begins_as_in_the_published_code(golden):
     assert all(after[key] is before[key] for key in before.keys() - {'newest', 'finished'})
 
 
+def test_one_program_serves_all_later_stages():
+    first, second, third = (frozen_in(stage_of(number)[0], params()) for number in (1, 2, 3))
+    assert second == third and first < set(flatten_dict(params(), sep='/')) - second
+
+
 def test_stage_2_has_no_prompts_to_keep():
     after = ECLIPSE().begin_stage(state_of(params()), stage_of(2)[1], None).params
     jax.tree.map(np.testing.assert_array_equal, after['finished'], params()['finished'])

@@ -15,16 +15,14 @@ from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.model.backbones import BACKBONES
-from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port.architecture import PLAIN
 from simcis_jax.settings import from_config
 from simcis_jax.training import starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays
 from simcis_jax.training.stage_evaluation import StageEvaluation
-from simcis_jax.training.starting_point import finished_stage, inherit
 from simcis_jax.training.trainer import Trainer
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
 
 CLASSES = 12
@@ -119,40 +117,48 @@ def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
     jax.tree.map(np.testing.assert_array_equal, grown, params)
 
 
-def test_no_object_stays_the_last_row_of_an_extended_head(tmp_path):
+def extended(folder, method):
+    """The parameters of a plain network of 10 classes, and those that a run of 12 starts from."""
     changes = {f'model.{key}': value for key, value in PLAIN.items()}
-    changes |= {'method.name': 'finetune', 'model.class_prior': None}
+    changes |= {'method.name': method, 'model.class_prior': None}
     values = from_config(tiny_config(**changes).to_dict())
+    stages = make_stages(CLASSES, base=8, increment=2)
     image = np.zeros((1, values.data.size, values.data.size, 3), np.uint8)
 
     def initialize(number, seed=1):
-        return random_params(Mask2Former(number, **values.model).init, image, seed=seed)['params']
+        model = values.method.make_model(stages, values.model).clone(num_classes=number)
+        return random_params(model.init, image, seed=seed)['params'], ()
 
-    old = initialize(CLASSES - 2, seed=0)
-    write_categories(tmp_path, CLASSES - 2)
-    source = StageFolder(tmp_path / 'stage_1')
-    with StageCheckpoints(source.checkpoints) as checkpoints:
+    old, _ = initialize(CLASSES - 2, seed=0)
+    write_categories(folder, CLASSES - 2)
+    with StageCheckpoints(folder / 'stage_1' / 'checkpoints') as checkpoints:
         checkpoints.save_weights(0, old)
-    stages = make_stages(CLASSES, base=8, increment=2)
-    finished = finished_stage(
-        str(source.root), stages, SHAPES, lambda number: (initialize(number), ())
-    )
-    workdir = Workdir(tmp_path / 'run', {})
-    rng = jax.random.key(0)
-    inherit(
-        workdir,
-        finished,
-        CLASSES,
-        lambda number: (Mask2Former(number, **values.model).init(rng, image)['params'], ()),
-    )
+    source = starting_point.finished_stage(str(folder / 'stage_1'), stages, SHAPES, initialize)
+    workdir = Workdir(folder / 'run', {})
+    starting_point.inherit(workdir, source, CLASSES, initialize)
     with StageCheckpoints(workdir.stage(1).checkpoints) as checkpoints:
-        new = checkpoints.read('params')
+        return old, checkpoints.read('params')
+
+
+def test_no_object_stays_the_last_row_of_an_extended_head(tmp_path):
+    old, new = extended(tmp_path, 'finetune')
     rows = np.append(np.arange(CLASSES - 2), CLASSES)
     for kind in ('kernel', 'bias'):
-        extended, before = (x['heads']['class_head']['dense'][kind] for x in (new, old))
-        assert extended.shape[-1] == CLASSES + 1
-        np.testing.assert_array_equal(extended[..., rows], before)
-        del new['heads']['class_head']['dense'][kind], old['heads']['class_head']['dense'][kind]
+        before, after = (x['heads']['class_head']['dense'].pop(kind) for x in (old, new))
+        assert after.shape[-1] == CLASSES + 1
+        np.testing.assert_array_equal(after[..., rows], before)
+    jax.tree.map(np.testing.assert_array_equal, new, old)
+
+
+def test_a_network_with_arrays_of_stages_is_extended_by_a_stage(tmp_path):
+    old, new = extended(tmp_path, 'eclipse')
+    before, after = old.pop('finished'), new.pop('finished')
+
+    def check(stack, longer):
+        assert len(longer) == len(stack) + 1 == 2
+        np.testing.assert_array_equal(longer[0], stack[0])
+
+    jax.tree.map(check, before, after)
     jax.tree.map(np.testing.assert_array_equal, new, old)
 
 
