@@ -41,12 +41,15 @@ def frozen_in(stage, tree):
 # Losses and gradients
 
 
+def class_loss(logits, labels):
+    loss = independent_focal_loss(logits.reshape(-1, logits.shape[-1]), labels.ravel())
+    return CLASS_FACTOR * loss / logits.size
+
+
 def test_the_class_loss_is_that_of_the_published_code(golden):
     logits, labels = jnp.asarray(golden['focal/logits']), golden['focal/labels']
     labels = jnp.where(labels == logits.shape[-1] - 1, -1, labels)
-    loss = independent_focal_loss(logits.reshape(-1, logits.shape[-1]), labels.ravel())
-    ours = CLASS_FACTOR * loss / logits.size
-    np.testing.assert_allclose(ours, golden['focal/loss'], rtol=1e-5)
+    np.testing.assert_allclose(class_loss(logits, labels), golden['focal/loss'], rtol=1e-5)
 
 
 def draws(golden):
@@ -65,10 +68,10 @@ def draws(golden):
     return key_of_draws(matching, candidates, uniform)
 
 
-def targets_of(golden, images=(0, 1)):
-    """The recorded targets; other images have none."""
+def targets_of(golden):
+    """The recorded targets."""
     maps, labels = np.zeros((2, 128, 160), np.uint8), np.full((2, SLOTS), -1)
-    for image in images:
+    for image in (0, 1):
         masks = np.unpackbits(golden[f'target/{image}/masks_packed'], axis=-1)
         assert masks.sum(axis=0).max() <= 1
         maps[image] = (masks * np.arange(1, len(masks) + 1)[:, None, None]).sum(axis=0)
@@ -181,7 +184,9 @@ def test_gradients_and_update_are_those_of_the_published_code(golden, trained):
     }  # fmt: skip
     optimizer = make_optimizer(params(), OptimizerSettings(), step.frozen)
     updates, state = optimizer.update(gradients, optimizer.init(params()), params())
-    assert 2 * 27_000 < sum(x.size for x in jax.tree.leaves(state)) < 2 * 32_000
+    trained, _ = count_parameters(params(), step.frozen)
+    moments = [x.size for x in jax.tree.leaves(state)]
+    assert sum(moments) == 2 * trained + 1  # And the number of steps.
     updates = flatten_dict(updates, sep='/')
     names = [name.split('/')[1] for name in golden if name.startswith('grad/')]
     assert len(names) > 8
@@ -195,14 +200,17 @@ def test_gradients_and_update_are_those_of_the_published_code(golden, trained):
             np.testing.assert_allclose(ours, theirs, atol=1e-3 * rate, err_msg=name)
 
 
-def test_an_image_without_targets_has_the_published_class_loss(golden):
-    (_, (losses, _, matches)), _ = train(params(), step_of(golden, targets_of(golden, images=(0,))))
-    for i, (name, tail) in enumerate((('initial', '_0'), ('final', ''))):
-        queries, targets = golden[f'one_empty/match/{name}/0']
-        np.testing.assert_array_equal(matches.queries[i, 0, targets], queries)
-        np.testing.assert_allclose(
-            losses['class'][i], golden[f'one_empty/loss_ce{tail}'], rtol=1e-5
-        )
+@pytest.mark.parametrize(('output', 'name', 'tail'), [(0, 'initial', '_0'), (1, 'final', '')])
+def test_an_image_without_targets_has_the_published_class_loss(golden, output, name, tail):
+    logits = jnp.asarray(golden['train/class_logits'][output])
+    labels = np.full(logits.shape[:2], -1)
+    for image in (0, 1):
+        queries, targets = golden[f'one_empty/match/{name}/{image}']
+        labels[image, queries] = golden[f'target/{image}/labels'][targets]
+    assert (labels[0] >= 0).sum() == 3 and (labels[1] == -1).all()
+    np.testing.assert_allclose(
+        class_loss(logits, labels), golden[f'one_empty/loss_ce{tail}'], rtol=1e-5
+    )
 
 
 def test_all_decoder_outputs_may_have_a_loss(golden):
@@ -253,7 +261,7 @@ def test_a_stage_begins_as_in_the_published_code(golden):
 
 def test_one_program_serves_all_later_stages():
     first, second, third = (frozen_in(stage_of(number)[0], params()) for number in (1, 2, 3))
-    assert second == third and first < set(flatten_dict(params(), sep='/')) - second
+    assert first != second == third
 
 
 def test_stage_2_has_no_prompts_to_keep():
