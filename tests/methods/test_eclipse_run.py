@@ -1,4 +1,4 @@
-"""Runs of ECLIPSE: what a stage trains, interruption, continuation, prediction."""
+"""Runs of ECLIPSE: what a stage trains, what its checkpoint holds, and what it is good for."""
 
 import jax
 import numpy as np
@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from test_mib import plain_config
 
 from simcis_jax import main, predict, settings
+from simcis_jax.training.checkpointing import StageCheckpoints
 
 
 def config_of_run(**changes):
@@ -15,8 +16,13 @@ def config_of_run(**changes):
     return plain_config('eclipse', **settings)
 
 
+def read(workdir, stage, item):
+    with StageCheckpoints(workdir / f'stage_{stage}' / 'checkpoints') as checkpoints:
+        return checkpoints.read(item)
+
+
 def params_of(workdir, stage):
-    return flatten_dict(runs.newest_state(workdir, stage)['params'], sep='/')
+    return flatten_dict(read(workdir, stage, 'params'), sep='/')
 
 
 @pytest.fixture(scope='module')
@@ -38,20 +44,21 @@ def test_a_later_stage_trains_its_prompts_alone(run):
         assert {path for path in changed if path.startswith('heads/')} == {
             path for path in before if path.startswith('heads/no_object/')
         }
-    for path, stack in third.items():
+    for path, stack in third.items():  # It keeps the prompts of stage 2.
         if path.startswith('finished/'):
             newest = second[path.replace('finished', 'newest')]
             np.testing.assert_array_equal(stack[0], newest)
             np.testing.assert_array_equal(stack[1], second[path][1])
-    state = runs.newest_state(folder, 3)['rest']['opt_state']
+    state = read(folder, 3, 'rest')['opt_state']
     trained = sum(
         x.size for path, x in third.items() if path.startswith(('newest/', 'heads/no_object/'))
     )
     moments = sum(x.size for x in jax.tree.leaves(state))
     assert 2 * trained <= moments <= 2 * trained + 9
     logged = runs.records(folder)
-    assert all(record['skipped_steps'] == 0 for record in logged)
-    assert all(np.isfinite(record['class']) for record in logged if 'class' in record)
+    trained_on = [record for record in logged if 'class' in record]
+    assert {record['stage'] for record in trained_on} == {1, 2, 3}
+    assert all(record['skipped_steps'] == 0 for record in trained_on)
 
 
 @pytest.mark.slow
