@@ -93,7 +93,8 @@ def test_every_method_is_found_by_its_name():
     made = {name: type(make_method(name)) for name in METHODS}
     assert made == {
         'finetune': Method, 'pseudo_label': PseudoLabel, 'simcis': SimCIS, 'futcr': FuTCR,
-        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer, 'balconpas': BalConpas, 'eclipse': ECLIPSE,
+        'mib': MiB, 'plop': PLOP, 'comformer': CoMFormer, 'balconpas': BalConpas,
+        'eclipse': ECLIPSE,
     }  # fmt: skip
 
 
