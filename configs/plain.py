@@ -4,6 +4,8 @@ A pretrained model, a folder of transformers or a file of detectron2, is the sta
 --config.training.init_from=MODEL; with --mode=evaluate it is scored instead.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from simcis_jax.configs import common
@@ -94,5 +96,7 @@ def small(config: ConfigDict) -> ConfigDict:
     original_network(config)
     config.model.class_prior = None
     config.method.name = 'plop'
+    per_class = math.ceil(config.model.num_queries / config.protocol.base)
+    config.method.eclipse.prompts_per_stage = per_class * config.protocol.increment
     config.evaluation.update(object_mask_threshold=0.0, overlap_threshold=0.0)
     return config
