@@ -24,7 +24,7 @@ from simcis_jax.errors import InputError, writing
 from simcis_jax.methods import METHODS
 from simcis_jax.model.backbones import family_of
 from simcis_jax.port import hugging_face, names, state_dicts, torch_weights
-from simcis_jax.port.architecture import backbone_name
+from simcis_jax.port.architecture import backbone_name, plain_settings
 from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
@@ -175,7 +175,7 @@ def _class_names(folder: StageFolder, params: Mapping[str, Any]) -> Sequence[str
     path = folder.root.parent / 'categories.json'
     if path.is_file():
         return read_categories(path).names
-    num_classes = params['heads']['class_head']['dense']['bias'].shape[0] - 1
+    num_classes = plain_settings(params)['num_classes']
     return [f'class {label}' for label in range(num_classes)]
 
 

@@ -62,24 +62,31 @@ def plain_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The number of classes and the settings of the original Mask2Former with these parameters.
 
     Raises:
-        InputError: the backbone is unknown, or the arrays do not fit together.
+        InputError: the backbone is unknown, or the arrays are of another network or do not fit
+            together.
     """
     flat = {path: np.shape(x) for path, x in flatten_dict(params, sep='/').items()}
-    num_queries, hidden_dim = flat['learned_queries/features']
+
+    def shape(path: str) -> tuple[int, ...]:
+        if path not in flat:
+            raise InputError(f'{path} is missing, so it is not the original Mask2Former.')
+        return flat[path]
+
+    num_queries, hidden_dim = shape('learned_queries/features')
     encoder_layers = _count(r'layer\d+', params['pixel_decoder'])
     decoder_layers = _count(r'layers_\d+', params['decoder'])
     if not encoder_layers or not decoder_layers:
         raise InputError('the model has no encoder or no decoder layers.')
     settings = dict(
-        num_classes=flat['heads/class_head/dense/bias'][0] - 1,
+        num_classes=shape('heads/class_head/dense/bias')[0] - 1,
         backbone=backbone_name(params),
         num_queries=num_queries,
         hidden_dim=hidden_dim,
-        num_heads=flat['pixel_decoder/layer0/attention/offsets/bias'][0] // OFFSETS_PER_HEAD,
+        num_heads=shape('pixel_decoder/layer0/attention/offsets/bias')[0] // OFFSETS_PER_HEAD,
         encoder_layers=encoder_layers,
-        encoder_feedforward=flat['pixel_decoder/layer0/feedforward/linear1/bias'][0],
+        encoder_feedforward=shape('pixel_decoder/layer0/feedforward/linear1/bias')[0],
         decoder_layers=decoder_layers,
-        decoder_feedforward=flat['decoder/layers_0/feedforward/linear1/bias'][0],
+        decoder_feedforward=shape('decoder/layers_0/feedforward/linear1/bias')[0],
         **PLAIN,
     )
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)

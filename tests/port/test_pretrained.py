@@ -14,7 +14,7 @@ from golden_weights import GOLDEN
 from simcis_jax.errors import MissingFileError
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import hugging_face, names, pretrained, state_dicts, torch_files
-from simcis_jax.port.architecture import PLAIN
+from simcis_jax.port.architecture import PLAIN, plain_settings
 from simcis_jax.port.hugging_face_names import HUGGING_FACE
 from simcis_jax.port.torch_weights import to_flax, to_torch
 
@@ -239,3 +239,9 @@ def test_every_published_backbone_has_a_complete_table(name):
         layout = layouts[family_of(name)]
         again = to_flax(to_torch(params, layout), layout)
         assert jax.tree.map(np.shape, again) == jax.tree.map(np.shape, params)
+
+
+def test_the_settings_of_another_network_are_an_error(params):
+    heads = {name: x for name, x in params['heads'].items() if name != 'class_head'}
+    with pytest.raises(ValueError, match='heads/class_head/dense/bias is missing, so it'):
+        plain_settings(params | {'heads': heads})
