@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 
 from simcis_jax import types
 from simcis_jax.data import decode
-from simcis_jax.data.category_list import check_validation_categories, field, flag, parse_categories
+from simcis_jax.data.category_list import check_validation_categories, field, parse_categories
+from simcis_jax.data.coco_records import Records, read_records
 from simcis_jax.data.picture_size import check_listed_size
 from simcis_jax.data.run_lengths import row_runs
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError, MissingFileError
 from simcis_jax.runtime.json_files import read_json
-
-
-class _Record(NamedTuple):
-    image_id: str | int
-    image_file: str
-    size: tuple[int, int]  # height, width
-    panoptic_file: str
-    segment_ids: np.ndarray  # [n] int64, ascending
-    labels: np.ndarray  # [n] int32
-    crowd: np.ndarray  # [n] bool
-
-
-class _Records:
-    """Records with one array per field, which are small and quick to send to worker processes."""
-
-    def __init__(self, records: Sequence[_Record]):
-        columns = list(zip(*records, strict=True)) or [()] * len(_Record._fields)
-        self._ids, self._files, sizes, self._panoptic_files, *segments = columns
-        self._sizes = np.asarray(sizes, np.int32)
-        self._ends = np.cumsum([0, *map(len, segments[0])])
-        kinds = (np.int32, np.int32, bool)
-        self._segments = tuple(
-            np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
-            for kind, arrays in zip(kinds, segments, strict=True)
-        )
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> _Record:
-        index = range(len(self))[index]
-        here = slice(self._ends[index], self._ends[index + 1])
-        segment_ids, labels, crowd = (column[here] for column in self._segments)
-        return _Record(
-            self._ids[index],
-            self._files[index],
-            tuple(self._sizes[index].tolist()),
-            self._panoptic_files[index],
-            segment_ids.astype(np.int64),
-            labels,
-            crowd,
-        )
-
-    def classes(self) -> list[frozenset[int]]:
-        """The classes with at least one non-crowd segment of every image."""
-        _, labels, crowd = self._segments
-        ends = np.concatenate([[0], np.cumsum(~crowd)])[self._ends].tolist()
-        labels, known = labels[~crowd].tolist(), {}  # Many images have the same classes.
-        found = (frozenset(labels[a:b]) for a, b in itertools.pairwise(ends))
-        return [known.setdefault(classes, classes) for classes in found]
 
 
 class CocoPanoptic:
@@ -112,10 +62,10 @@ class CocoPanoptic:
         self.categories = categories or listed
         self.name = path.stem
         label_of = {category_id: label for label, category_id in enumerate(self.categories.ids)}
-        records = _read_records(content, label_of, path)
+        records = read_records(content, label_of, path)
         if image_file is not None:
             records = [r._replace(image_file=image_file(str(r.image_id))) for r in records]
-        self._records, self._json = _Records(records), path
+        self._records, self._json = Records(records), path
         self._classes = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,59 +167,6 @@ def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
     if not path.is_dir():
         raise MissingFileError(f'The folder {path} does not exist; check the data set root.')
     return path
-
-
-def _read_records(
-    content: dict[str, Any], label_of: dict[int, int], path: pathlib.Path
-) -> list[_Record]:
-    images = {}
-    for position, entry in enumerate(field(content, 'images', list, f'{path}')):
-        where = f'{path}: images[{position}]'
-        image_id = field(entry, 'id', (int, str), where)
-        if image_id in images:
-            raise InputError(
-                f'{where}: image id {image_id!r} occurs twice; every image needs its own id.'
-            )
-        size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
-        images[image_id] = field(entry, 'file_name', str, where), size
-    records, annotated = [], set()
-    for position, entry in enumerate(field(content, 'annotations', list, f'{path}')):
-        where = f'{path}: annotations[{position}]'
-        image_id = field(entry, 'image_id', (int, str), where)
-        if image_id not in images:
-            raise InputError(
-                f'{where}: image_id {image_id!r} is not listed under "images"; list it there.'
-            )
-        if image_id in annotated:
-            raise InputError(f'{where}: image_id {image_id!r} is annotated twice; remove one.')
-        annotated.add(image_id)
-        segments = field(entry, 'segments_info', list, where)
-        ids = [field(segment, 'id', int, where) for segment in segments]
-        category_ids = [field(segment, 'category_id', int, where) for segment in segments]
-        if unknown := sorted(set(category_ids) - label_of.keys()):
-            raise InputError(
-                f'{where}: category ids {unknown} are not listed under "categories"; '
-                'list them there.'
-            )
-        if len(set(ids)) < len(ids) or any(not 0 < segment_id < 2**24 for segment_id in ids):
-            raise InputError(
-                f'{where}: segment ids {sorted(ids)} must be unique and lie in 1 .. 2^24 - 1, the '
-                'range of a 24-bit colour; correct the JSON.'
-            )
-        order = np.argsort(ids)
-        labels = [label_of[category_id] for category_id in category_ids]
-        crowd = [flag(segment, 'iscrowd', where, default=0) for segment in segments]
-        records.append(
-            _Record(
-                image_id,
-                *images[image_id],
-                field(entry, 'file_name', str, where),
-                np.asarray(ids, np.int64)[order],
-                np.asarray(labels, np.int32)[order],
-                np.asarray(crowd, bool)[order],
-            )
-        )
-    return records
 
 
 def _segment_ids(png: np.ndarray) -> np.ndarray:
