@@ -32,11 +32,10 @@ class Case:
     backbone: str
     batch: int
     size: tuple[int, int]
-    trained: bool = False  # Whether losses and gradients are recorded.
 
 
 CASES = {
-    'swin_small': Case('swin_small', 3, (93, 61), trained=True),
+    'swin_small': Case('swin_small', 3, (93, 61)),
     'swin_t': Case('swin_t', 1, (50, 90)),
     'resnet50': Case('resnet50', 2, (61, 93)),
 }

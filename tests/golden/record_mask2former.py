@@ -176,7 +176,7 @@ def record(name, case):
         supervised = dict(mask_labels=masks, class_labels=[torch.from_numpy(x) for x in labels])
         out = model(
             pixel_values=inputs, output_hidden_states=True, output_auxiliary_logits=True,
-            **(supervised if case.trained else {}),
+            **supervised,
         )  # fmt: skip
     arrays = dict(recorder.arrays)
     for i, x in enumerate(out.encoder_hidden_states):
@@ -195,16 +195,15 @@ def record(name, case):
         for key, x in arrays.items()
     }
     result |= segmentations(name, out)
-    if case.trained:
-        out.loss.backward()
-        result[f'{name}/loss'] = out.loss.detach().numpy()
-        for key, value in terms.items():
-            result[f'{name}/{key}'] = value.detach().numpy()
-        sets = [drawn.NUM_LAYERS, *range(drawn.NUM_LAYERS)]
-        for number, matches in zip(sets, matched, strict=True):
-            for b, (queries, columns) in enumerate(matches):
-                result[f'{name}/matched/{number}/{b}'] = torch.stack([queries, columns]).numpy()
-        result |= gradients(name, model)
+    out.loss.backward()
+    result[f'{name}/loss'] = out.loss.detach().numpy()
+    for key, value in terms.items():
+        result[f'{name}/{key}'] = value.detach().numpy()
+    sets = [drawn.NUM_LAYERS, *range(drawn.NUM_LAYERS)]
+    for number, matches in zip(sets, matched, strict=True):
+        for b, (queries, columns) in enumerate(matches):
+            result[f'{name}/matched/{number}/{b}'] = torch.stack([queries, columns]).numpy()
+    result |= gradients(name, model)
     return result, shapes, config
 
 

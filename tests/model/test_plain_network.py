@@ -197,10 +197,16 @@ def padded_targets(case):
     return Targets(*map(jnp.asarray, (maps, np.stack(labels).astype(np.int32), boxes, dropped)))
 
 
-@pytest.fixture(scope='module')
-def step(golden):
-    """Losses, matched queries and gradients of a case; its third image has no targets."""
-    name = 'swin_small'
+@pytest.fixture(
+    scope='module',
+    params=[
+        'swin_small',
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ('swin_t', 'resnet50')),
+    ],
+)
+def step(golden, request):
+    """Losses, matched queries and gradients of a case; a third image has no targets."""
+    name = request.param
     case = plain_weights.CASES[name]
     model, (params, image, size) = network(case), inputs(name)
     targets, key = padded_targets(case), recorded_key(name, golden)
