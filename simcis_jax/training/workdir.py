@@ -81,7 +81,7 @@ class StageFolder:
 
     @property
     def picture(self) -> Path:
-        """The picture with predictions for the first images."""
+        """The picture with predictions for some of the images."""
         return self.root / 'predictions.png'
 
     @property
