@@ -1,4 +1,4 @@
-"""Loops of a length that is known only while they run, for compiled programs."""
+"""Loops in compiled programs whose length is known only at run time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command line: converts downloaded data sets to TFDS data sets in ArrayRecord files.
+"""The command that converts downloaded data sets to TFDS data sets in ArrayRecord files.
 
     python -m simcis_jax.prepare ade20k --source=DOWNLOADS --data_dir=DIR
     python -m simcis_jax.prepare coco_panoptic --source=DOWNLOADS --data_dir=DIR

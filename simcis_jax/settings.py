@@ -29,7 +29,11 @@ class DataSettings:
     name: str = declare(
         'coco_panoptic', "Data set; 'shapes' is built in and needs no files.", choices=DATA_SETS
     )
-    root: str = declare('', 'Folder of the data set.', path=True)
+    root: str = declare(
+        '',
+        'Folder of the data set, or the address of a prepared one at gs:// or s3://.',
+        path=True,
+    )
     train_split: str = declare('train', 'Split to train on.')
     val_split: str = declare('val', 'Split to evaluate on.')
     num_train_images: int = declare(0, "Training images of 'shapes'; 0 = its default.", at_least=0)
@@ -72,11 +76,12 @@ class ProtocolSettings:
     )
     setting: str = declare('overlapped', 'Which images a stage trains on.', choices=SETTINGS)
     replay_images: int = declare(
-        0, 'Images of past stages to replay at most; 0 = no limit.', at_least=0
+        0, 'Maximum number of replayed images of past stages; 0 = no limit.', at_least=0
     )
     replay_megabytes: float = declare(
         0.0,
-        'Size of the replayed images at most, in 1e6 bytes; 0 = no limit. Both 0 = no replay.',
+        'Maximum size of the replayed images in 1e6 bytes; 0 = no limit. If both are 0, no image is '
+        'replayed.',
         at_least=0,
     )
     mask_unseen: bool = declare(
@@ -156,7 +161,9 @@ class TrainingSettings:
         path=True,
     )
     init_backbone: str = declare(
-        '', 'File of ImageNet weights for the backbone: torchvision, timm or detectron2.', path=True
+        '',
+        'File of ImageNet weights for the backbone, of torchvision, timm, detectron2 or Swin.',
+        path=True,
     )
     seed: int = declare(0, 'Seed of all random numbers.', at_least=0, at_most=2**32 - 1)
     log_every: int = declare(50, 'Steps between log entries.', at_least=1)
@@ -201,7 +208,8 @@ class EvaluationSettings:
     )
     padding: int = declare(
         32,
-        'Pads sides to multiples of it; larger = fewer compiled shapes, slightly other results.',
+        'Image sides are padded to multiples of this; larger = fewer compiled shapes, and slightly '
+        'different results.',
         at_least=32,
         multiple_of=32,
     )
@@ -219,14 +227,14 @@ class EvaluationSettings:
     )
     semantic_rule: str = declare(
         'segments',
-        "What gives a pixel its class: the confident query that wins it, or the 'soft_sum' of all "
-        'queries, as in the original Mask2Former.',
+        "How a pixel gets its class: from the confident query that wins it ('segments'), or from "
+        "the 'soft_sum' of all queries, as in the original Mask2Former.",
         choices=('segments', 'soft_sum'),
     )
     semantic_resize: str = declare(
         'logits',
-        "What semantic inference resizes to the stored image size; published: 'labels', and "
-        "'scores' of the original Mask2Former.",
+        "What semantic inference resizes to the stored image size; published: 'labels' in SimCIS, "
+        "'scores' in the original Mask2Former.",
         choices=('logits', 'labels', 'scores'),
     )
     num_instances: int = declare(

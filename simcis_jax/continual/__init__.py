@@ -1,1 +1,1 @@
-"""What a stage is, and what outlives it."""
+"""Stages, pseudo-labels, and the memories that stages hand on."""

@@ -1,4 +1,4 @@
-"""What a query bank holds of each class, as a table for the report of a run."""
+"""The content of a query bank by class, as a table for the report of a run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The rows of the class head for classes that a stage adds, at the start of the stage.
+"""Initialises the rows of the class head for the classes that a stage adds.
 
-All rows exist from stage 1 on, but those of later classes wait, and weight decay shrinks them.
+All rows exist from stage 1 on. Weight decay shrinks those of later classes until their stage
+begins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counts of an evaluation, image by image, from which an interrupted one goes on."""
+"""Log of the counts of every image, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class CountsLog:
     """The counts of each task, summed over images.
 
     With a file, those of every image are kept in it: one line of JSON per image, after a first line
-    that says what is evaluated. Sums of IoU depend on their order, so an evaluation that goes on
-    adds single images, in the order of an evaluation that was never interrupted.
+    that says what is evaluated. Sums of IoU depend on their order, so a resumed evaluation adds
+    single images, in the order of an evaluation that was never interrupted.
 
     Args:
         tasks: what is counted.

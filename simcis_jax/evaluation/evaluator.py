@@ -122,7 +122,7 @@ class Evaluator:
             num_images: evaluates this many images at most, spread over the data set; 0 = all.
             title: of the progress line.
             counts_folder: keeps the counts of each image there, so that an evaluation that was
-                interrupted goes on when it is started again; None = keeps none.
+                interrupted resumes when it is started again; None = keeps none.
 
         Returns:
             The merged reports of the tasks, and a picture [H, W, 3] uint8 with one row per image:

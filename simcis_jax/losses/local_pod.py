@@ -1,7 +1,7 @@
 """Local POD, the pooled output distillation of PLOP (CVPR 2021).
 
-A map is pooled along rows and along columns, in the whole image and in the cells of finer grids, so
-that what is kept is where features are, not each of them.
+A map is pooled along rows and along columns, in the whole image and in the cells of finer grids.
+The loss therefore preserves the spatial statistics of the features, but not every single value.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The smallest of many numbers, found by a search for the largest one to keep.
+"""Selects the k smallest of many numbers by a search for the largest of them.
 
-A sort, which also ranks, takes longer.
+This is faster than sorting, because the k numbers need no order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The unbiased losses of MiB: "no object" also stands for classes that the labels do not show.
 
-To the labels of a stage, objects of past classes are no objects; to the teacher, those of new
-classes are. The losses compare distributions only after adding up what the other cannot tell apart.
+In the labels of a stage, objects of past classes count as "no object"; for the teacher, those of
+new classes do. Before two distributions are compared, the probabilities of classes that one of them
+does not distinguish are added up.
 """
 
 from __future__ import annotations

@@ -53,10 +53,12 @@ class BalConpas(PseudoLabel):
         'teacher sees there, as in the published code.',
     )
     anti_misguidance: bool = declare(
-        True, 'Queries without a segment have no class loss in replayed images, but more in others.'
+        True, 'Queries without a segment have no class loss in replayed images, and more in others.'
     )
     proportional_memory: bool = declare(
-        True, 'Replayed images keep the shares of classes; False = balance the classes.'
+        True,
+        'Choose replayed images whose class shares are those of all images so far; False = balance '
+        'the classes.',
     )
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

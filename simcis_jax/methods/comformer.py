@@ -39,7 +39,9 @@ class CoMFormer(LenientPseudoLabel):
     )
     distillation_weight: float = declare(10.0, 'Weight of the distillation.', at_least=0)
     adaptive: bool = declare(
-        True, 'Weigh queries in the distillation by what the teacher leaves to classes, squared.'
+        True,
+        'Weight queries in the distillation by (1 - p)^2; p is the probability of "no object" that '
+        'the teacher gives.',
     )
     teacher_sharpness: float = declare(
         1.0, "Factor of the teacher's class logits in the distillation.", above=0

@@ -1,11 +1,11 @@
-"""FuTCR (arXiv 2605.12451, May 2026): SimCIS that prepares mask features for classes to come.
+"""FuTCR (arXiv 2605.12451, May 2026): SimCIS that prepares mask features for future classes.
 
-A query whose mask covers mostly unlabelled pixels marks a region that may be of a class to come.
+A query whose mask covers mostly unlabelled pixels marks a region that may be of a future class.
 Two losses act on the mask features, in every stage:
 
-contrast     pixels of a region are drawn to its prototype, the mean feature over the region, and
-             pushed from those of the other regions
-repulsion    unlabelled pixels are pushed from the prototypes of the known classes
+contrast     pulls the pixels of a region towards its prototype, the mean feature over the region,
+             and pushes them away from those of the other regions
+repulsion    pushes unlabelled pixels away from the prototypes of the known classes
 
 Both are computed with the masks of the last layer and with those of the initial queries. As in the
 published code, they see the images of one device; with several devices or microbatches, the loss

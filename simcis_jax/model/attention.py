@@ -1,4 +1,4 @@
-"""Multi-head attention with an optional mask of its own for every query."""
+"""Multi-head attention with an optional mask for every query."""
 
 from __future__ import annotations
 

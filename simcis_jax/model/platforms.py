@@ -1,4 +1,4 @@
-"""Functions that are computed in another way on each platform, with the same result."""
+"""Functions with one implementation per platform, all with the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Swin transformers: self-attention inside windows, which every second block shifts."""
+"""Swin transformers: self-attention in windows, which are shifted in every second block."""
 
 from __future__ import annotations
 

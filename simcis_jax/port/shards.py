@@ -1,4 +1,4 @@
-"""Weights in several files, which transformers writes for large models, with an index of them."""
+"""Reads weights that are split into several files with an index, as transformers does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def read_arrays(index: str | Path) -> dict[str, np.ndarray]:
     for name, listed in _files(index).items():
         path = index.parent / name
         if not path.is_file():
-            raise MissingFileError(f'{path} does not exist; {index.name} lists it: download it.')
+            raise MissingFileError(
+                f'{path} does not exist, but {index.name} lists it; download it.'
+            )
         arrays = state_dicts.read_arrays(path)
         for problem, keys in (
             ('does not hold', listed - arrays.keys()),

@@ -1,4 +1,4 @@
-"""A trained model as one file that runs without this package: its program, with its weights."""
+"""Exports a trained model, program and weights, as one file that runs without this package."""
 
 from __future__ import annotations
 

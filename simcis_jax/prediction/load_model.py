@@ -56,7 +56,7 @@ def load_model(
     if folder.number > len(stages):
         raise InputError(
             f'{folder.root} is stage {folder.number}, but protocol.base and .increment make '
-            f'{len(stages)} stages.'
+            f'{len(stages)} stages; give the config of its run.'
         )
     seen = stages[folder.number - 1].seen
     model = values.method.make_model(stages, values.model)

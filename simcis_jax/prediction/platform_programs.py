@@ -1,4 +1,4 @@
-"""One program made of one for each platform."""
+"""Joins the programs of several platforms into one."""
 
 from __future__ import annotations
 

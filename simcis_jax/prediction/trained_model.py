@@ -1,4 +1,4 @@
-"""A trained model and what it takes to predict with it."""
+"""A trained model, with everything that prediction needs."""
 
 from __future__ import annotations
 

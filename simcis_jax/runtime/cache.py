@@ -1,4 +1,4 @@
-"""The folder for what can be made or downloaded again."""
+"""The cache folder, for files that can be computed or downloaded again."""
 
 from __future__ import annotations
 

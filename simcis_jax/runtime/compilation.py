@@ -1,4 +1,4 @@
-"""What has been compiled is used again, by later runs of a process and by later processes."""
+"""Compiled programs are reused, by later runs in the same process and by later processes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""When one process of a run fails, the others end within seconds and name the first cause.
+"""When one process of a run fails, the others end within seconds and print the first error.
 
-Without this they would wait for it in the next step until JAX gives up.
+Otherwise they would wait for it in the next step until JAX gives up.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _QUESTION, _ANSWER = 'simcis_jax/alive?', 'simcis_jax/alive/'
 def end_together() -> Iterator[None]:
     """In this block, an exception ends all processes of the run with status 1.
 
-    The process in which it was raised prints it as usual, the others name it with the process. Of a
-    process that was killed, they say that it does not answer. No effect if there is one process.
+    The process that raised it prints it as usual; the others print it with the number of that
+    process. If a process was killed, they print that it does not answer. A single process runs the
+    block without any change.
     """
     if jax.process_count() == 1:
         yield
@@ -72,9 +73,9 @@ def _end_with(service: Any, cause: str) -> None:
 
 
 def _end(service: Any) -> NoReturn:
-    """Ends without waiting for the other processes, as an ordinary end does.
+    """Ends this process without waiting for the others, as an ordinary exit would.
 
-    The service lives in process 0, which therefore ends last: JAX aborts what loses it.
+    Process 0 hosts the service and therefore ends last: JAX aborts processes that lose it.
     """
     if jax.process_index() == 0:
         _silent(service, _SEEN, 3)

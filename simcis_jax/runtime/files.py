@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes files atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a text file so that a reader finds either the old or the new one, never a part.
 
-    It is UTF-8; what was no text in the name of a file is written as the bytes that it was.
+    The encoding is UTF-8; bytes of file names that are not valid text are written unchanged.
 
     Raises:
         FileError: it cannot be written; the old one is still there.

@@ -1,4 +1,4 @@
-"""Files of JSON that a user may have changed or downloaded in part."""
+"""Reads JSON files that a user may have changed or downloaded incompletely."""
 
 from __future__ import annotations
 

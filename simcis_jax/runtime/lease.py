@@ -19,14 +19,15 @@ NAME = 'lease.json'
 class Lease:
     """Context manager that keeps a file in a folder and renews it while the folder is used.
 
-    Whoever finds the file waits to see whether it is renewed. Of two processes that write it at the
-    same time, the later keeps the folder, because both look again. A process that could not renew
-    it in time, such as without network, notices afterwards that another has taken the folder.
+    A process that finds the file waits to see whether it is renewed. If two processes write it at
+    the same time, both read it again, and the later writer keeps the folder. A process that could
+    not renew it in time, for example without network, notices afterwards that another has taken
+    over.
 
     Args:
         store: the folder.
-        seconds: a lease that was not renewed for so long is over.
-        settling: seconds between writing the file and looking again.
+        seconds: time after which a lease that is not renewed expires.
+        settling: seconds between writing the file and reading it again.
         on_loss: called in a thread when another process has taken the folder.
 
     Raises:
@@ -51,8 +52,8 @@ class Lease:
         found = self._store.read(NAME)
         if found is not None:
             print(
-                f'{self._store.url} is in use by {_holder(found)}, or was until that was killed; '
-                f'looking again in {self._seconds:.0f} seconds',
+                f'{self._store.url} is in use by {_holder(found)}, or was when that was killed; '
+                f'checking again in {self._seconds:.0f} seconds',
                 flush=True,
             )
             time.sleep(self._seconds)

@@ -1,4 +1,4 @@
-"""Prefetching with threads, and work that devices do ahead."""
+"""Works ahead of the consumer: with threads on the host, and one item ahead on devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def map_ahead(
 
 
 def one_ahead(start: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each item with what `start` returned for it, given out once the next item is started too.
+    """Yields each item with the result of `start` for it, after `start` was called for the next.
 
     Computation on devices is asynchronous: while the caller waits for one result and uses it, they
     already work on the next.

@@ -1,4 +1,4 @@
-"""Work directories in object stores: a run works in a copy on the local disk, which is uploaded."""
+"""Work directories in object stores: a run works in a local copy, whose changes are uploaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def local_folder(workdir: str | Path) -> Iterator[Path]:
     the end, in an order in which a run can be resumed from what is in the store at any moment.
 
     Raises:
-        InputError: several processes, which have no common disk then; an unknown kind of store.
+        InputError: the run has several processes, which do not share the local copy; or the kind of
+            store is unknown.
         FileError: another process uses the work directory, or the store cannot be read or written.
     """
     if not is_url(workdir):
@@ -72,11 +73,11 @@ def is_copied(name: str) -> bool:
 
 
 def upload_order(name: str) -> int:
-    """Sorts files so that what a file is about is in the store before it.
+    """Sorts files so that each is uploaded after the files on which it relies.
 
-    The log tells which weights are the best; a checkpoint, up to which step the log is complete;
-    the scores, that the checkpoint of a stage is there. A checkpoint is valid with its manifest,
-    its newest file.
+    The log names the best weights, a checkpoint the step up to which the log is complete, and the
+    scores of a stage mean that its checkpoint exists. The manifest of a checkpoint, which makes it
+    valid, is its newest file.
     """
     if '/best/' in name:
         return 0

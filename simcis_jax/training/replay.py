@@ -1,4 +1,4 @@
-"""What a stage replays from earlier stages: images and stored queries, with their bytes."""
+"""What a stage replays from earlier stages: images and stored queries, with their sizes."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def record(
 ) -> dict[str, Any]:
     """Writes `replay.json` of a stage, unless it is there; returns its content.
 
-    What a stage replays depends on data set, config and the stage before, which all stay the same
-    when a run goes on. So the images are read once.
+    What a stage replays depends on data set, config and the stage before. All of these stay the
+    same when a run resumes, so the images are read once.
     """
     path = folder.root / 'replay.json'
     with contextlib.suppress(InputError, MissingFileError):

@@ -1,4 +1,4 @@
-"""Evaluation of the stages of a run: at their end, and every few steps inside them if set."""
+"""Evaluates a run at the end of each stage and, optionally, every few steps during a stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The train state at the borders of a stage: at its start, and of a finished one."""
+"""The train state at the start of a stage, and that of a finished stage."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def finished_stage(
     if folder.number > len(stages):
         raise InputError(
             f'training.init_from={path} is stage {folder.number}, but protocol.base and '
-            f'.increment make {len(stages)} stages.'
+            f'.increment make {len(stages)} stages; set them as in the run of that '
+            'stage, or add stages with protocol.added.'
         )
     if not folder.is_finished:
         raise InputError(

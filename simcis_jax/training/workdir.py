@@ -35,7 +35,7 @@ from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.types import Categories
 
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
-# float rounding.
+# float rounding. docs/devices.md lists them.
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',

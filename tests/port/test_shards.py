@@ -82,7 +82,7 @@ def test_several_files_are_read_like_one(folder, arrays, kind):
 def test_a_missing_file_and_one_alone_are_errors(folder):
     refused(folder / SHARDS[0], 'holds a Mask2Former of Hugging Face; give its folder')
     (folder / SHARDS[1]).unlink()
-    refused(folder, f'{SHARDS[1]} does not exist; {INDEX} lists it: download', MissingFileError)
+    refused(folder, f'{SHARDS[1]} does not exist, but {INDEX} lists it; download', MissingFileError)
     (folder / INDEX).unlink()
     refused(folder, r'the files that it is split into and their index', MissingFileError)
 
