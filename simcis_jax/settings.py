@@ -80,7 +80,7 @@ class ProtocolSettings:
     )
     replay_megabytes: float = declare(
         0.0,
-        'Maximum size of the replayed images in 1e6 bytes; 0 = no limit. If both are 0, no image is '
+        'Maximum size of the replayed images in 1e6 bytes; 0 = no limit. If both are 0, nothing is '
         'replayed.',
         at_least=0,
     )
