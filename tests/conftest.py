@@ -66,6 +66,11 @@ def pytest_configure(config):
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which pytest leaves unparsed.
 
 
+def pytest_collection_modifyitems(items):
+    """Puts tests of the finished run first, so that one process trains it and none waits for it."""
+    items.sort(key=lambda item: 'finished' not in getattr(item, 'fixturenames', ()))
+
+
 def pytest_sessionfinish(session):
     """Each pytest-xdist worker sends its parity errors to the process that reports them."""
     if hasattr(session.config, 'workeroutput'):

@@ -22,7 +22,7 @@ def error_of(*arguments):
     [
         (['--config=configs/shapes_cps_8_2.py', '--config.model.num_querys=3'], 'num_queries'),
         (['--config=configs/nowhere.py'], 'configs/nowhere.py does not exist'),
-        (['--config=shapes_cps_8'], 'shapes_cps_8_2, shapes_cps_8_1.'),
+        (['--config=shapes_cps_8'], ': shapes_cps_8_2, shapes_cps_8_1'),
         (['--config=configs/camvid_cps_6_5.py'], '--config.data.root='),
         (
             ['--config=configs/camvid_cps_6_5.py', '--config.data.root=nowhere'],

@@ -213,6 +213,7 @@ def test_an_image_without_targets_has_the_published_class_loss(golden, output, n
     )
 
 
+@pytest.mark.slow
 def test_all_decoder_outputs_may_have_a_loss(golden):
     step = step_of(golden, targets_of(golden)).replace(params=params())
     shapes = [

@@ -34,6 +34,7 @@ def test_the_decoder_is_that_of_the_published_code(golden):
     np.testing.assert_allclose(ours.queries[:, :, ::5], golden['all/queries'], **CLOSE)
 
 
+@pytest.mark.slow
 def test_prompts_may_have_one_position_for_all_layers(golden):
     ours = decoded(shallow=True)
     logits = ECLIPSE(deltas=SHALLOW_DELTAS).class_logits(ours, None)

@@ -1,5 +1,6 @@
 """Exclusive use of a folder in a store without locks."""
 
+import itertools
 import json
 import threading
 
@@ -10,7 +11,7 @@ from simcis_jax.errors import FileError
 from simcis_jax.runtime import lease
 from simcis_jax.runtime.object_store import Store
 
-QUICK = {'seconds': 0.6, 'settling': 0.05}
+QUICK = {'seconds': 1.2, 'settling': 0.05}
 
 
 @pytest.fixture
@@ -35,21 +36,36 @@ def test_a_lease_of_a_killed_process_is_taken_over(store, capsys):
     assert 'is in use by process 7 on host, or was when' in capsys.readouterr().out
 
 
-def test_of_two_that_take_it_at_once_one_has_it(store):
-    outcomes, entered = [], threading.Barrier(4)
+def test_of_several_that_take_it_at_once_one_has_it(store, monkeypatch):
+    """All of them find no lease, and all have written theirs when the first reads it again."""
+    outcomes, released = [], threading.Event()
+
+    def together(function):
+        number, barrier = itertools.count(), threading.Barrier(4)
+
+        def call(*arguments):
+            result = function(*arguments)
+            if next(number) < 4:
+                barrier.wait(10)
+            return result
+
+        return call
+
+    def report(outcome):
+        outcomes.append(outcome)
+        if len(outcomes) == 4:
+            released.set()
 
     def take():
-        entered.wait()
         try:
-            with lease.Lease(store, **QUICK):
-                outcomes.append('has it')
-                everyone.wait(5)
+            with lease.Lease(store, seconds=60, settling=0):
+                report('has it')
+                released.wait(10)
         except FileError:
-            outcomes.append('refused')
-            everyone.release()
+            report('refused')
 
-    everyone = threading.Event()
-    everyone.release = lambda: len(outcomes) == 4 and everyone.set()
+    monkeypatch.setattr(store, 'read', together(store.read))
+    monkeypatch.setattr(store, 'write', together(store.write))
     threads = [threading.Thread(target=take) for _ in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
