@@ -86,6 +86,7 @@ class Trainer:
                     state = self.train_stage(stage, state)
                 report = self.evaluation.at_end(stage, state)
             else:
+                self.workdir.stage(stage.number).remove_counts()  # A kill may have left them.
                 state = None
             reports.append(report)
             results = self.write_results(reports)

@@ -140,6 +140,11 @@ class StageFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / 'replay.json', json.dumps(replayed, indent=2))
 
+    def remove_counts(self) -> None:
+        """Removes the counts of an evaluation whose scores are written."""
+        if self.writes:
+            shutil.rmtree(self.counts, ignore_errors=True)
+
     def write_report(self, report: Mapping) -> None:
         """Writes the scores, which marks the stage as finished."""
         if self.writes:
