@@ -6,6 +6,12 @@ A run of three stages is killed ten times: just after its start, and in every st
 a checkpoint, while it evaluates, and at the start of the next stage. One in four kills is SIGTERM,
 the others are SIGKILL. The same command resumes the run each time. Set JAX_COMPILATION_CACHE_DIR to
 keep compiled programs.
+
+    python -m tests.kill_test --runs=1 --kills=20 --config=shapes_cps_8_2 \\
+        --config.evaluation.every=50 --config.training.keep_best=pq
+
+kills a run of any config 20 times, at random moments spread over the whole run; every second kill
+comes inside an evaluation. All other flags are those of the training command.
 """
 
 import argparse
@@ -59,10 +65,24 @@ def moments():
         yield f'stage {stage} is over', evaluated, 4.0 if stage < 3 else 0.02
 
 
-def kill_once(workdir, condition, delay, number):
+def random_moments(rng, kills, num_records):
+    """As many moments as `kills`, spread over a run that logs `num_records` records."""
+    for kill, last in enumerate(sorted(rng.randrange(num_records) for _ in range(kills))):
+        inside = kill % 2 == 1
+
+        def reached(run, start, last=last, inside=inside):
+            log, counts = run / 'metrics.jsonl', run.glob('stage_*/counts/*')
+            is_past = log.exists() and log.read_bytes().count(b'\n') > last
+            return is_past and (not inside or any(is_new(path, start) for path in counts))
+
+        place = 'in an evaluation' if inside else 'anywhere'
+        yield f'after record {last}, {place}', reached, 1.0
+
+
+def kill_once(workdir, condition, delay, number, flags=()):
     """Starts the run and kills it `delay` seconds after the condition; returns the exit status."""
     start = time.time()
-    process = commands.start_run(workdir, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = commands.start_run(workdir, *flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not condition(workdir, start):
         time.sleep(0.002)
     time.sleep(delay)
@@ -75,8 +95,8 @@ def kill_once(workdir, condition, delay, number):
     return process.returncode
 
 
-def finish(workdir):
-    process = commands.start_run(workdir, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def finish(workdir, flags=()):
+    process = commands.start_run(workdir, *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output, _ = process.communicate()
     assert process.returncode == 0, output
 
@@ -87,31 +107,33 @@ def left(workdir):
     return ', '.join(f'{path.parent.parent.name}/{path.name}' for path in paths) or 'nothing'
 
 
-def kill_test(num_runs, seed, folder):
+def kill_test(num_runs, seed, folder, kills=None, flags=()):
     """Raises AssertionError if a killed run ends with other results than an undisturbed one."""
-    rng = random.Random(seed)
-    finish(folder / 'undisturbed')
+    rng, undisturbed = random.Random(seed), folder / 'undisturbed'
+    finish(undisturbed, flags)
+    num_records, num_stages = len(runs.records(undisturbed)), len([*undisturbed.glob('stage_*')])
     for index in range(num_runs):
-        workdir = folder / f'killed_{index}'
-        for kill, (name, condition, longest) in enumerate(moments()):
+        workdir, statuses = folder / f'killed_{index}', []
+        plan = random_moments(rng, kills, num_records) if kills else moments()
+        for kill, (name, condition, longest) in enumerate(plan):
             delay = rng.uniform(0, longest)
             number = signal.SIGTERM if kill % 4 == (index + 1) % 4 else signal.SIGKILL
-            status = kill_once(workdir, condition, delay, number)
-            words = f'run {index + 1}, {name} + {delay:.2f} s, {number.name}: status {status}'
+            statuses.append(kill_once(workdir, condition, delay, number, flags))
+            words = f'run {index + 1}, {name} + {delay:.2f} s, {number.name}: status {statuses[-1]}'
             print(f'{words}, left {left(workdir)}', flush=True)
-        finish(workdir)
-        runs.assert_same(workdir, folder / 'undisturbed')
-        print(
-            f'run {index + 1} of {num_runs}: killed {kill + 1} times, every bit equal', flush=True
-        )
+        finish(workdir, flags)
+        runs.assert_same(workdir, undisturbed, num_stages)
+        killed = sum(status != 0 for status in statuses)
+        print(f'run {index + 1} of {num_runs}: killed {killed} times, every bit equal', flush=True)
         shutil.rmtree(workdir)
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument('--runs', type=int, default=2)
     parser.add_argument('--seed', type=int, default=0)
-    arguments = parser.parse_args()
+    parser.add_argument('--kills', type=int, help='Random moments instead of the ten.')
+    arguments, training_flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{temporary}/compiled')
-        kill_test(arguments.runs, arguments.seed, Path(temporary))
+        kill_test(arguments.runs, arguments.seed, Path(temporary), arguments.kills, training_flags)

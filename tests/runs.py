@@ -64,12 +64,17 @@ def records(workdir: Path) -> list[dict[str, float]]:
 
 
 def assert_same(workdir: Path, other: Path, stage: int = 3) -> None:
-    """Asserts that the final states, results and logged losses are the same bit for bit.
+    """Asserts that final states, results, logged losses and scores are the same bit for bit.
 
-    `stage` is the last one.
+    So are the steps whose weights are kept as the best. `stage` is the last one.
     """
     for a, b in zip(leaves(workdir, stage), leaves(other, stage), strict=True):
         np.testing.assert_array_equal(a, b)
     assert records(workdir) == records(other)
+    best = [
+        sorted(str(p.relative_to(run)) for p in run.glob('stage_*/best/*'))
+        for run in (workdir, other)
+    ]
+    assert best[0] == best[1]
     results = [(run / 'results.json').read_text() for run in (workdir, other)]
     assert results[0] == results[1]

@@ -80,10 +80,12 @@ def test_a_damaged_checkpoint_is_removed_and_its_steps_are_repeated(finished, tm
     workdir = shutil.copytree(finished[0], tmp_path / 'run')
     (workdir / 'stage_3' / 'evaluation.json').unlink()
     (workdir / 'stage_3' / 'checkpoints' / '4' / 'rest' / 'manifest.ocdbt').unlink()
+    (workdir / 'stage_1' / 'counts').mkdir()  # Killed after the scores were written.
     assert main.run(tiny_config(), str(workdir)) == finished[1]
     output = capsys.readouterr().out
     assert re.search(r'4 is damaged and was removed: rest/manifest.ocdbt is missing', output)
     assert 'continuing stage 3 from step 2' in output
+    assert not (workdir / 'stage_1' / 'counts').exists()
     runs.assert_same(workdir, finished[0])
 
 

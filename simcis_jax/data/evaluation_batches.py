@@ -9,9 +9,10 @@ original image, whose height and width are rounded up to 64, 96, 128, 192, 256, 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
@@ -95,8 +96,8 @@ def describe(plan: Sequence[PlannedBatch]) -> str:
 
 def load_batches(
     source: Source, plan: Sequence[PlannedBatch], *, batch_size: int, num_threads: int = 4
-) -> Iterator[EvaluationBatch]:
-    """Loads the planned batches in order; threads read a few images ahead.
+) -> Generator[EvaluationBatch, None, None]:
+    """Loads the planned batches in order; threads read a few images ahead until it is closed.
 
     Args:
         source: the data set.
@@ -123,18 +124,20 @@ def load_batches(
         for batch in plan
         for item in zip(batch.indices, batch.sizes, batch.original_sizes, strict=True)
     )
-    loaded = map_ahead(lambda item: load(*item), items, num_threads=num_threads)
-    for planned in plan:
-        members = list(itertools.islice(loaded, len(planned.indices)))
-        yield pad_batch(
-            [resized for _, resized in members],
-            planned.original_sizes,
-            padded=planned.padded,
-            canvas=planned.canvas,
-            batch_size=batch_size,
-            indices=planned.indices,
-            examples=[example for example, _ in members],
-        )
+    with contextlib.closing(
+        map_ahead(lambda item: load(*item), items, num_threads=num_threads)
+    ) as loaded:
+        for planned in plan:
+            members = list(itertools.islice(loaded, len(planned.indices)))
+            yield pad_batch(
+                [resized for _, resized in members],
+                planned.original_sizes,
+                padded=planned.padded,
+                canvas=planned.canvas,
+                batch_size=batch_size,
+                indices=planned.indices,
+                examples=[example for example, _ in members],
+            )
 
 
 def pad_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import operator
@@ -159,18 +160,22 @@ class Evaluator:
 
         # An image that is counted already is predicted again only for the pictures.
         plan = [b for b in plan if not counted >= {*b.indices} or shown & {*b.indices}]
-        batches = load_batches(source, plan, batch_size=self.num_rows)
         predictable, rows = jnp.asarray(seen) if self.mask_unseen else None, {}
-        with self.predict.compiling_ahead(params, predictable, plan, self.num_rows):
-            images = self._images(self._predict_ahead(params, predictable, batches))
-            for index, counts, row in map_ahead(count, images):
+        with (
+            contextlib.closing(log),
+            self.predict.compiling_ahead(params, predictable, plan, self.num_rows),
+            contextlib.closing(load_batches(source, plan, batch_size=self.num_rows)) as batches,
+            contextlib.closing(
+                map_ahead(count, self._images(self._predict_ahead(params, predictable, batches)))
+            ) as images,
+        ):
+            for index, counts, row in images:
                 if row is not None:
                     rows[index] = row
                 if counts is not None:
                     log.add(counts)
                     if process == 0:
                         progress.advance()
-        log.close()
 
         shares = parallel.gather_objects((log.totals, rows))
         reports = []

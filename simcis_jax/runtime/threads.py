@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
 
 def map_ahead(
     function: Callable[[Any], Any], items: Iterable[Any], *, num_threads: int = 4
-) -> Iterator[Any]:
-    """Maps `function` over items in order, computing up to 2 * num_threads results ahead."""
-    with futures.ThreadPoolExecutor(num_threads) as pool:
+) -> Generator[Any, None, None]:
+    """Maps `function` over items in order, computing up to 2 * num_threads results ahead.
+
+    The threads end with the last item, or when the generator is closed.
+    """
+    pool = futures.ThreadPoolExecutor(num_threads)
+    try:
         items = iter(items)
         pending = collections.deque(
             pool.submit(function, item) for item in itertools.islice(items, 2 * num_threads)
@@ -22,6 +26,8 @@ def map_ahead(
             result = pending.popleft().result()
             pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
             yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def one_ahead(start: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

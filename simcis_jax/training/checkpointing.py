@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,26 @@ def discard_damaged(folder: Path) -> list[str]:
         One line for every damaged checkpoint that was removed.
     """
     _remove_unfinished(folder)
-    steps = sorted((int(p.name) for p in folder.glob('*') if p.name.isdigit()), reverse=True)
     removed = []
-    for step in steps:
+    for step in reversed(steps_in(folder)):
         damage = manifest.damage(folder / str(step))
         if damage is None:
             break
         shutil.rmtree(folder / str(step))
         removed.append(f'{folder / str(step)} is damaged and was removed: {damage}')
     return removed
+
+
+def keep_only(folder: Path, steps: Collection[int]) -> None:
+    """Removes the checkpoints of other steps, and unfinished ones."""
+    _remove_unfinished(folder)
+    for step in set(steps_in(folder)).difference(steps):
+        shutil.rmtree(folder / str(step))
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, in order."""
+    return sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
 from simcis_jax.data.storage import label_bytes, stored_bytes
 from simcis_jax.errors import InputError, MissingFileError
+from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings import Settings
@@ -23,8 +26,46 @@ from simcis_jax.training.workdir import StageFolder
 _STREAM = 2**32 - 1  # Random stream of the choice; differs from every stage index.
 
 
-def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) -> list[Labelled]:
+class StoredBytes:
+    """The sizes of images with their labels in bytes, which are read once per run.
+
+    Like `replay.json`, they stay the same when a run goes on.
+
+    Args:
+        source: the training split.
+        path: the JSON file that keeps them; None = none. It is read here, and written by `save`.
+    """
+
+    def __init__(self, source: Source, path: Path | None = None):
+        self._source, self._path, self._sizes, self._saved = source, path, {}, 0
+        if path is not None:
+            with contextlib.suppress(InputError, MissingFileError):  # Damaged: all are read again.
+                self._sizes = read_json(path, dict)
+            self._saved = len(self._sizes)
+
+    def __call__(self, index: int, classes: Collection[int]) -> int:
+        """The size of an image file and of its segments of `classes`."""
+        key = f'{index}: {sorted(classes)}'
+        if not isinstance(self._sizes.get(key), int):
+            self._sizes[key] = stored_bytes(self._source, index, classes)
+        return self._sizes[key]
+
+    def save(self) -> None:
+        """Writes the file if there is anything new."""
+        if self._path is not None and len(self._sizes) > self._saved:
+            write_atomically(self._path, json.dumps(self._sizes))
+
+
+def image_memories(
+    source: Source, stages: Sequence[Stage], settings: Settings, bytes_of: StoredBytes | None = None
+) -> list[Labelled]:
     """The images that each stage replays; they depend only on data set, protocol and seed.
+
+    Args:
+        source: the training split.
+        stages: all stages.
+        settings: those of the run.
+        bytes_of: the sizes of its images; None = they are read.
 
     Raises:
         InputError: `protocol.replay_megabytes` is too small for one image.
@@ -41,7 +82,7 @@ def image_memories(source: Source, stages: Sequence[Stage], settings: Settings) 
         ranks=rng.permutation(len(source)),
         num_images=protocol.replay_images,
         num_bytes=protocol.replay_megabytes * 1e6,
-        bytes_of=functools.cache(functools.partial(stored_bytes, source)),
+        bytes_of=bytes_of or StoredBytes(source),
         counts_of=functools.cache(
             lambda index: np.bincount(source.segments_of(index), minlength=len(source.categories))
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +13,7 @@ from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import duration
 from simcis_jax.settings import SCORES, Settings
-from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.checkpointing import StageCheckpoints, keep_only, steps_in
 from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import TrainState
@@ -53,7 +52,7 @@ class StageEvaluation:
             print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
             pictures.write_png(folder.picture, picture)
             folder.write_report(report)
-            shutil.rmtree(folder.counts, ignore_errors=True)
+            folder.remove_counts()
         return report
 
     def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
@@ -83,9 +82,14 @@ class EvaluationInStage:
         self._shared, self._stage, self._num_steps, self._log = shared, stage, num_steps, log
         self._every = shared.settings.evaluation.every
         self._best_name = f'val_{shared.settings.training.keep_best}'
-        scored = [record for record in records if any(map(_is_score, record))]
-        self._finished = {record['step'] for record in scored}
-        self._best = max((record.get(self._best_name) or 0.0 for record in scored), default=0.0)
+        scored = {record['step']: record for record in records if any(map(_is_score, record))}
+        self._finished = set(scored)
+        best = shared.workdir.stage(stage.number).best
+        if log is not None:  # Weights without a score are those of steps that are repeated.
+            keep_only(best, scored)
+        parallel.wait_for_all('best')
+        kept = [scored[step].get(self._best_name) for step in steps_in(best)]
+        self._best = max((score or 0.0 for score in kept), default=0.0)
 
     def is_due(self, step: int) -> bool:
         """Whether the state after this step is to be evaluated and has not been yet."""
@@ -116,7 +120,7 @@ class EvaluationInStage:
         self._finished.add(step)
         if self._log is not None:
             self._log.write(step, scores)
-            shutil.rmtree(folder.counts, ignore_errors=True)
+            folder.remove_counts()
             shown = '  '.join(f'{name} {score:.1f}' for name, score in scores.items())
             print(f'stage {number} step {step}  {shown}', flush=True)
 

@@ -94,7 +94,6 @@ def run_steps(
             with clock.measure('checkpoint'), progress.paused():
                 checkpoints.save(step, state)
         if stop_requested:
-            profile.stop()
             checkpoints.wait()
             raise Interrupted(stop.number, f'after step {step} of stage {stage}')
         if evaluates:

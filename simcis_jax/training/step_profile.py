@@ -9,7 +9,7 @@ import jax
 
 
 class StepProfile:
-    """Records the first to the last of a range of steps, once per stage.
+    """Context manager that records the first to the last of a range of steps, once per stage.
 
     Args:
         steps: first and last step; (0, 0) = nothing is recorded.
@@ -19,6 +19,12 @@ class StepProfile:
     def __init__(self, steps: tuple[int, int], folder: Path):
         self._first, self._last = steps
         self._folder, self._running = folder, False
+
+    def __enter__(self) -> StepProfile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop()
 
     def before(self, step: int) -> None:
         """Starts the recording if it begins with this step."""
@@ -30,10 +36,9 @@ class StepProfile:
         """Writes the profile if this was the last step; waits for its `results`."""
         if self._running and step >= self._last:
             jax.block_until_ready(results)
-            self.stop()
+            self._stop()
 
-    def stop(self) -> None:
-        """Ends a recording that is running."""
+    def _stop(self) -> None:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -48,7 +49,10 @@ class Trainer:
         self.stages = protocol.stages(len(self.categories))
         check_images(self.train_source, self.stages, settings)
         data_checks.check_scorable(self.val_source, settings.evaluation.tasks)
-        self.image_memories = replay.image_memories(self.train_source, self.stages, settings)
+        self.stored_bytes = replay.StoredBytes(self.train_source, workdir.replay_sizes)
+        self.image_memories = replay.image_memories(
+            self.train_source, self.stages, settings, self.stored_bytes
+        )
         self.mesh = parallel.make_mesh(training.batch_size)
         self.model = settings.method.make_model(self.stages, settings.model)
         self.states = StageStates(
@@ -86,6 +90,7 @@ class Trainer:
                     state = self.train_stage(stage, state)
                 report = self.evaluation.at_end(stage, state)
             else:
+                self.workdir.stage(stage.number).remove_counts()  # A kill may have left them.
                 state = None
             reports.append(report)
             results = self.write_results(reports)
@@ -144,6 +149,8 @@ class Trainer:
             if training.init_backbone:
                 starting_point.with_backbone(params, training.init_backbone)
         self.workdir.claim(self.categories)
+        if self.workdir.writes:
+            self.stored_bytes.save()
         if inherited is not None:
             starting_point.inherit(
                 self.workdir, inherited, len(self.categories), self.states.initialize
@@ -190,7 +197,7 @@ class Trainer:
         parallel.wait_for_all('checkpoints')
         for line in damaged:
             print(line, flush=True)
-        with StageCheckpoints(folder.checkpoints) as checkpoints:
+        with StageCheckpoints(folder.checkpoints) as checkpoints, contextlib.closing(data):
             if checkpoints.latest_step is not None:
                 shapes = jax.eval_shape(
                     lambda: self.states.with_optimizer(stage, self.states.new(stage, previous))
@@ -209,7 +216,11 @@ class Trainer:
             first = int(state.step)
             records = self.workdir.records(stage.number, first)
             parallel.wait_for_all('records')
-            with self.workdir.metrics_log(stage.number, first) as log, self.stop:
+            with (
+                self.workdir.metrics_log(stage.number, first) as log,
+                self.stop,
+                StepProfile(training.profile_steps, folder.root / 'profile') as profile,
+            ):
                 state = run_steps(
                     lambda state, batch: train_step(
                         state, teacher, parallel.put_batch(self.mesh, batch), arrays
@@ -228,7 +239,7 @@ class Trainer:
                     checkpoints=checkpoints,
                     evaluation=EvaluationInStage(self.evaluation, stage, num_steps, log, records),
                     log=log,
-                    profile=StepProfile(training.profile_steps, folder.root / 'profile'),
+                    profile=profile,
                     nonfinite=NonfiniteSteps(
                         stage.number, training.skip_nonfinite, data, self.train_source, folder.root
                     ),

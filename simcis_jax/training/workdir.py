@@ -3,6 +3,7 @@
 config.json                 the resolved config; a run with another config is rejected
 categories.json             the classes in COCO format; one with other classes is rejected
 lock                        locked by the process that uses the folder
+replay_sizes.json           sizes of images that protocol.replay_megabytes may replay, in bytes
 metrics.jsonl, tensorboard/ training losses
 stage_N/checkpoints/        the last two checkpoints of a stage
 stage_N/best/               the weights with the best score inside the stage, if they are kept
@@ -140,6 +141,11 @@ class StageFolder:
             self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.root / 'replay.json', json.dumps(replayed, indent=2))
 
+    def remove_counts(self) -> None:
+        """Removes the counts of an evaluation whose scores are written."""
+        if self.writes:
+            shutil.rmtree(self.counts, ignore_errors=True)
+
     def write_report(self, report: Mapping) -> None:
         """Writes the scores, which marks the stage as finished."""
         if self.writes:
@@ -237,6 +243,11 @@ class Workdir:
         lock.write(f'process {os.getpid()} on {socket.gethostname()}')
         lock.flush()
         self._lock = lock
+
+    @property
+    def replay_sizes(self) -> Path:
+        """The file with the sizes of images that stages may replay."""
+        return self.root / 'replay_sizes.json'
 
     def stage(self, number: int) -> StageFolder:
         """The folder of a stage (1 = base)."""

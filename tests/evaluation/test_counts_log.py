@@ -36,7 +36,9 @@ def counted(monkeypatch):
         return count(self, result, example, seen)
 
     monkeypatch.setattr(PanopticTask, 'count', spy)
-    monkeypatch.setattr('simcis_jax.evaluation.evaluator.map_ahead', map)  # In order, no threads.
+    monkeypatch.setattr(  # In order, no threads.
+        'simcis_jax.evaluation.evaluator.map_ahead', lambda f, items: (f(item) for item in items)
+    )
     return images, kill
 
 

@@ -98,6 +98,28 @@ def test_replayed_images_stay_within_the_megabyte_limit(tmp_path):
         assert 0.01e6 < used <= 0.02e6
 
 
+@pytest.mark.parametrize('damage', [None, '{', '{"0: [0]": null}'])
+def test_the_sizes_of_images_are_read_once_per_run(tmp_path, monkeypatch, damage):
+    config = tiny_config(**{'protocol.replay_megabytes': 0.02}).to_dict()
+    reads, size = [], replay.stored_bytes
+    monkeypatch.setattr(replay, 'stored_bytes', lambda *image: reads.append(image) or size(*image))
+
+    def memories():
+        del reads[:]
+        with Workdir(tmp_path / 'run', config) as workdir:
+            trainer = Trainer(from_config(config), workdir)
+            trainer.start()
+        return trainer.image_memories
+
+    first = memories()
+    assert reads
+    if damage is not None:
+        (tmp_path / 'run' / 'replay_sizes.json').write_text(damage)
+    for is_damaged in (damage is not None, False):
+        assert memories() == first
+        assert bool(reads) == is_damaged
+
+
 def test_replayed_images_are_read_once_for_replay_json(tmp_path, monkeypatch):
     reads, read = [], Shapes.__getitem__
     monkeypatch.setattr(Shapes, '__getitem__', lambda self, i: reads.append(i) or read(self, i))

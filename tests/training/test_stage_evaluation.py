@@ -1,0 +1,118 @@
+"""Evaluations inside a stage of which the process is killed between any two writes."""
+
+import dataclasses
+import shutil
+import types
+
+import evaluated
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from simcis_jax.continual.stages import Stage
+from simcis_jax.evaluation.counts_log import CountsLog
+from simcis_jax.evaluation.evaluator import Evaluator
+from simcis_jax.settings import EvaluationSettings, from_config
+from simcis_jax.training import manifest
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.metrics_log import MetricsLog, read_metrics
+from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
+from simcis_jax.training.workdir import StageFolder, Workdir
+
+STAGE = Stage(0, (), evaluated.GROUPS['all'])
+WRONG = {2: 1, 4: 0, 6: 2}  # Evaluated step -> number of classes with a wrong colour.
+WRITES = (
+    (CountsLog, 'add'),
+    (StageCheckpoints, 'save_weights'),
+    (manifest, 'write'),  # In the background, before a checkpoint gets its name.
+    (MetricsLog, 'write'),
+    (StageFolder, 'remove_counts'),
+)
+
+
+def state_of(step):
+    colors = np.array(evaluated.CATEGORIES.colors, np.float32)
+    colors[: WRONG[step]] = 0
+    return types.SimpleNamespace(params={'colors': colors}, memory=None)
+
+
+@pytest.fixture(scope='module')
+def evaluation():
+    """What the evaluations share, but for the work directory."""
+    changes = {'training.keep_best': 'miou', 'evaluation.every': 2, 'evaluation.num_images': 2}
+    settings = from_config(tiny_config(**changes).to_dict())
+    scoring = EvaluationSettings(**evaluated.SETTINGS, tasks=('semantic',))
+    evaluator = Evaluator(evaluated.ColorNetwork(), evaluated.CATEGORIES, scoring)
+    return StageEvaluation(evaluator, evaluated.Rectangles(), (STAGE,), settings, Workdir('', {}))
+
+
+def go_on(evaluation, root, first=0):
+    """Evaluates as a run does that goes on from the state after step `first`."""
+    workdir = Workdir(root, {})
+    evaluation = dataclasses.replace(evaluation, workdir=workdir)
+    records = workdir.records(STAGE.number, first)
+    with workdir.metrics_log(STAGE.number, first) as log:
+        in_stage = EvaluationInStage(evaluation, STAGE, 7, log, records)
+        for step in WRONG:
+            if step >= first and in_stage.is_due(step):
+                in_stage.evaluate(step, state_of(step))
+
+
+def outcome(root):
+    """The log, and the names and weights of what is kept."""
+    folder = root / 'stage_1'
+    with StageCheckpoints(folder / 'best') as kept:
+        weights = kept.read('params')['colors'].tolist()
+    names = sorted(path.name for path in (folder / 'best').iterdir())
+    return read_metrics(root / 'metrics.jsonl'), names, weights
+
+
+@pytest.fixture(scope='module')
+def killed(evaluation, tmp_path_factory):
+    """The folder of undisturbed evaluations, and what kills would have left of it.
+
+    The latter are copies from just before every write: (write, step that is evaluated, folder).
+    """
+    root, copies, steps = tmp_path_factory.mktemp('evaluations'), [], []
+    (root / 'run').mkdir()
+
+    def copying(function, name):
+        def copy_and_call(*arguments):
+            copies.append((name, steps[-1], root / f'{len(copies)}'))
+            shutil.copytree(root / 'run', copies[-1][-1])
+            return function(*arguments)
+
+        return copy_and_call
+
+    evaluate = EvaluationInStage.evaluate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            EvaluationInStage,
+            'evaluate',
+            lambda self, step, state: steps.append(step) or evaluate(self, step, state),
+        )
+        for owner, name in WRITES:
+            patch.setattr(owner, name, copying(getattr(owner, name), name))
+        go_on(evaluation, root / 'run')
+    return root / 'run', copies
+
+
+def test_a_kill_before_any_write_changes_no_score_and_no_kept_weights(evaluation, killed):
+    undisturbed, copies = killed
+    expected = outcome(undisturbed)
+    assert not (undisturbed / 'stage_1' / 'counts').exists()
+    assert [record['step'] for record in expected[0]] == list(WRONG)
+    assert expected[1] == ['4']
+    assert {name for name, _, _ in copies} == {name for _, name in WRITES}
+    for name, step, folder in copies:
+        go_on(evaluation, folder, first=step)
+        assert outcome(folder) == expected, f'killed before {name} in step {step}'
+
+
+def test_weights_whose_score_is_not_in_the_log_are_replaced(evaluation, killed, tmp_path):
+    """As when the newest checkpoint is damaged, and its steps are repeated with rounding errors."""
+    shutil.copytree(killed[0], tmp_path / 'run')
+    best = tmp_path / 'run' / 'stage_1' / 'best'
+    shutil.copytree(best / '4', best / '8')
+    go_on(evaluation, tmp_path / 'run', first=2)
+    assert outcome(tmp_path / 'run') == outcome(killed[0])
