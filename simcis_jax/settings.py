@@ -233,7 +233,7 @@ class EvaluationSettings:
     )
     semantic_resize: str = declare(
         'logits',
-        "What semantic inference resizes to the stored image size; published: 'labels' in SimCIS, "
+        "What semantic inference resizes to the stored image size; published: 'labels', "
         "'scores' in the original Mask2Former.",
         choices=('logits', 'labels', 'scores'),
     )

@@ -73,6 +73,7 @@ def test_without_the_package_results_are_those_of_prediction(run, exported):
     assert num_segments > 10
 
 
+@pytest.mark.slow
 def test_programs_of_all_platforms_share_the_weights(model, exported):
     out, printed = exported
     program = jax.export.deserialize(bytearray(out.read_bytes()))
@@ -83,12 +84,14 @@ def test_programs_of_all_platforms_share_the_weights(model, exported):
     assert 'for cpu, cuda, tpu; 2 x 64 x 96 pixels; loaded again, on cpu, 100.00%' in printed
 
 
+@pytest.mark.slow
 def test_the_classes_are_written_beside_the_file(model, exported):
     out = exported[0]
     assert read_categories(f'{out}.json') == model.categories
     assert {path.suffix for path in out.parent.glob('model*')} == {'.stablehlo', '.json'}
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(model, exported, tmp_path, monkeypatch):
     program = jax.export.deserialize(bytearray(exported[0].read_bytes()))
     monkeypatch.setattr(exported_model, 'export_program', lambda *_: program)

@@ -24,21 +24,24 @@ def error_of(*arguments):
         (['--config=configs/nowhere.py'], 'configs/nowhere.py does not exist'),
         (['--config=shapes_cps_8'], ': shapes_cps_8_2, shapes_cps_8_1'),
         (['--config=configs/camvid_cps_6_5.py'], '--config.data.root='),
-        (
+        pytest.param(
             ['--config=configs/camvid_cps_6_5.py', '--config.data.root=nowhere'],
             'nowhere/images/train does not exist',
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ['--config=configs/shapes_cps_8_2.py', '--config.protocol.increment=3'],
             'protocol.increment must be one of [1, 2, 4]',
+            marks=pytest.mark.slow,
         ),
         (
             ['--config=configs/shapes_cps_8_2.py', '--config.protocol.order=0,1,1'],
             'protocol.order must be a permutation of the 12 labels',
         ),
-        (
+        pytest.param(
             ['--config=configs/shapes_cps_8_2.py', '--config.model.num_queries=500'],
             'more than the 84 positions',
+            marks=pytest.mark.slow,
         ),
         (
             [

@@ -116,6 +116,17 @@ def test_a_pretrained_model_is_evaluated_and_trained(folder, tmp_path, params, c
     assert 0 < change < 4 * rate
 
 
+@pytest.mark.slow
+def test_a_continual_run_starts_from_a_pretrained_model_of_other_classes(params, tmp_path, capsys):
+    hugging_face.write(tmp_path / 'model', params, [f'class {label}' for label in range(12)])
+    protocol = {'protocol.base': 8, 'protocol.increment': 4, 'method.name': 'plop'}
+    results = main.run(config_from(tmp_path / 'model', **protocol), str(tmp_path / 'run'))
+    printed = capsys.readouterr().out
+    assert printed.count(f'starting from {tmp_path / "model"}; class head replaced, its class') == 1
+    assert [stage['stage'] for stage in results['stages']] == [1, 2]
+    assert results['stages'][1]['pq']['novel'] is not None
+
+
 def test_a_model_of_another_network_is_an_error(folder, tmp_path):
     config = config_from(folder)
     config.model.num_queries = 20

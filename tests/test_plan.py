@@ -171,6 +171,7 @@ def test_the_verdict_names_what_to_set():
     assert 'XLA_PYTHON_CLIENT_MEM_FRACTION' in advice.sentence(nearly, chips.CHIPS['t4'], None)
 
 
+@pytest.mark.slow
 def test_arguments_are_those_of_a_run_and_nothing_is_allocated():
     programs = Programs(settings(), 12, jax.devices()[:1])
     before = len(jax.live_arrays())

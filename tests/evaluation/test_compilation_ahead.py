@@ -43,6 +43,7 @@ def test_every_program_is_compiled_once_by_other_threads(compiled):
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_programs_compiled_ahead_give_the_results_of_those_that_are_not(monkeypatch):
     shared.cache_clear()
     report, _ = evaluated.evaluate()

@@ -172,6 +172,7 @@ def test_losses_are_those_of_the_published_code(golden, trained):
     np.testing.assert_allclose(total, golden['loss/total'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_and_update_are_those_of_the_published_code(golden, trained):
     gradients, step = trained[-2:]
     flat = flatten_dict(gradients, sep='/')

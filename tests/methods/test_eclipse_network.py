@@ -46,6 +46,7 @@ def test_prompts_may_have_one_position_for_all_layers(golden):
 SHALLOW_DELTAS = 0.4, 0.5, 0.6
 
 
+@pytest.mark.slow
 def test_earlier_queries_predict_the_same_whatever_prompts_are_added():
     """And the newest prompts, which training decodes alone, predict what they do among others."""
     everything = decoded()

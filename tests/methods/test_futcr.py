@@ -127,6 +127,7 @@ def test_the_class_map_shows_the_top_left_pixel_of_every_feature(golden):
     np.testing.assert_array_equal(class_map(step), labels)
 
 
+@pytest.mark.slow
 def test_the_terms_are_means_over_the_images_of_the_device_in_every_stage(golden, monkeypatch):
     monkeypatch.setattr(FuTCR.__mro__[1], 'losses', lambda self, step: {'class': 'kept'})
     step, _ = step_of(golden)

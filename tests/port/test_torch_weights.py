@@ -114,6 +114,7 @@ def test_different_copies_of_the_box_head_are_an_error():
         to_flax(state)
 
 
+@pytest.mark.slow
 def test_a_model_with_learned_queries_cannot_be_exported():
     shapes = parameter_shapes('resnet50', queries='learned')
     params = flax.traverse_util.unflatten_dict(zeros(shapes), sep='/')

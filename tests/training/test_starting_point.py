@@ -45,6 +45,7 @@ def config_from(folder, **changes):
     return tiny_config(**{'training.init_from': str(folder)} | changes)
 
 
+@pytest.mark.slow
 def test_a_converted_stage_is_evaluated_and_the_next_one_trained(converted, tmp_path, monkeypatch):
     folder, params, bank = converted
     trained = []
