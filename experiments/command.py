@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -90,9 +91,10 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
     settings = [Setting(options.config)] if is_custom else experiment.settings[options.data]
     if options.settings:
         settings = _select_settings(settings, options.settings.split(','))
-    runs = []
+    runs, workdir = [], Path(options.workdir)
+    read = functools.cache(lambda name: read_config(name, overrides, options.data_root))
     for setting in settings:
-        config = read_config(setting.config, overrides, options.data_root)
+        config = read(setting.config)
         num_classes = count_classes(config) if is_custom else DATA[options.data]
         variants = experiment.variants_of(config, num_classes)
         variants = [v for v in variants if v.config_name(setting.config)]
@@ -104,15 +106,14 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
         if not variants:
             raise InputError(f'--variants={options.variants} matches no variant.')
         for variant in variants:
-            name, workdir = variant.config_name(setting.config), Path(options.workdir)
-            config = read_config(name, overrides, options.data_root)
+            config = read(variant.config_name(setting.config))
             for seed in map(int, options.seeds.split(',')):
                 runs.append(make_run(setting.name, config, variant, seed, num_classes, workdir))
     for key in command.changed_keys(overrides):
         if not any(key in flat(run.config, GROUPS) for run in runs):
             raise InputError(f'{key} belongs to a method that no run chooses; leave it out.')
     is_paper_data = options.data in ('ade20k', 'coco')
-    return Plan(experiment, settings, is_paper_data, runs, Path(options.workdir), overrides)
+    return Plan(experiment, settings, is_paper_data, runs, workdir, overrides)
 
 
 def _contains_words(label: str, text: str) -> bool:

@@ -13,6 +13,7 @@ from experiments.scores import metrics_of, run_scores
 from experiments.sweep import Run, Variant
 from experiments.tables import Row
 from simcis_jax.runtime.json_files import read_json
+from simcis_jax.training.workdir import StageFolder
 
 Results = Mapping[Path, Mapping]  # Folder of a finished run -> its results.
 
@@ -95,7 +96,7 @@ def _base_names(run: Run) -> set[str] | None:
 
 def replayed_megabytes(run: Run) -> float | None:
     """Size of the replay memory of the last stage in 10**6 bytes; None if it was not recorded."""
-    path = run.folder / f'stage_{len(run.stages)}' / 'replay.json'
+    path = StageFolder(run.folder / f'stage_{len(run.stages)}').replay
     if not path.is_file():
         return None
     stored = read_json(path, dict)

@@ -17,6 +17,7 @@ from simcis_jax import settings
 from simcis_jax.training import programs
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.optimizer import count_parameters
+from simcis_jax.training.stage_data import num_steps_of
 
 
 def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
@@ -91,5 +92,5 @@ def seconds_per_stage(run: Run) -> float | None:
     rates = [record['steps_per_second'] for record in last if 'steps_per_second' in record]
     if not rates:
         return None
-    steps = len(run.stages[-1].current) * run.config['training']['steps_per_class']
+    steps = num_steps_of(run.stages[-1], settings.from_config(run.config))
     return steps / float(np.median(rates))

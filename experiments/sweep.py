@@ -26,6 +26,7 @@ from simcis_jax.errors import InputError
 from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
 from simcis_jax.runtime.json_files import read_json
+from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 
@@ -223,8 +224,7 @@ def _rates(config_name: str, workdir: Path) -> tuple[float, float]:
     """Median steps per second of a config's runs in stage 1 and in later stages, or NaN."""
     rates = ([], [])
     for path in workdir.glob(f'{config_name}+*/metrics.jsonl'):
-        for line in path.read_text('utf-8').splitlines():
-            record = json.loads(line) if line.endswith('}') else {}
+        for record in read_metrics(path):
             if record.get('steps_per_second'):
                 rates[record['stage'] > 1].append(record['steps_per_second'])
     return tuple(float(np.median(found)) if found else np.nan for found in rates)

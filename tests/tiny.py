@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from simcis_jax.configs import shapes_cps_8_2
 from simcis_jax.method_choice import resolve
+from simcis_jax.port.architecture import PLAIN
 
 
 def get_config():
@@ -26,8 +27,26 @@ def get_config():
     return config
 
 
+SMALLEST = {
+    'model.encoder_layers': 0,
+    'model.decoder_layers': 1,
+    'model.hidden_dim': 16,
+    'model.num_heads': 2,
+    'loss.num_points': 16,
+    'evaluation.tasks': ('semantic',),
+}
+
+
 def tiny_config(**changes):
     """The config of a run with these changes."""
     config = get_config()
     config.update_from_flattened_dict(changes)
     return ConfigDict(resolve(config.to_dict(), changes))
+
+
+def plain_config(name, **changes):
+    """The smallest run of a method with the original Mask2Former."""
+    plain = {f'model.{key}': value for key, value in PLAIN.items()}
+    return tiny_config(
+        **{'method.name': name, 'model.class_prior': None} | SMALLEST | plain | changes
+    )

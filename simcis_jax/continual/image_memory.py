@@ -39,9 +39,8 @@ class ReplayPool:
 
     stage: Stage  # The stage that has just ended.
     kept: Labelled  # The images that it replayed.
-    shown: Sequence[
-        Labelled
-    ]  # The images of each stage so far, with the labels of that stage only.
+    # The images of each stage so far, with the labels of that stage only.
+    shown: Sequence[Labelled]
     ranks: Sequence[int]  # Of all images of the data set, a random permutation.
     num_images: int = 0  # Maximum number of images in the memory; 0 = unlimited.
     # The number of segments [C] of every class in an image, labelled or not.

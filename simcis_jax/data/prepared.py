@@ -51,14 +51,13 @@ class Prepared:
         content = read_json(metadata, dict)
         entries = field(content, 'categories', list, f'{metadata}')
         self.categories = parse_categories(entries, f'{metadata}')
-        classes, sizes = (field(content, k, dict, f'{metadata}') for k in ('classes', 'sizes'))
+        content = {'checksums': {}, 'segments': {}} | content  # Older versions wrote neither.
+        classes, sizes, checksums, segments = (
+            field(content, name, dict, f'{metadata}')
+            for name in ('classes', 'sizes', 'checksums', 'segments')
+        )
         if split not in classes:
             raise InputError(f'{self._folder} has the splits {sorted(classes)}, not {split!r}.')
-        # Data sets written by older versions have neither checksums nor segments.
-        content = {'checksums': {}, 'segments': {}} | content
-        checksums, segments = (
-            field(content, k, dict, f'{metadata}') for k in ('checksums', 'segments')
-        )
         self.checksum = checksums.get(split)
         self._segments = segments.get(split)
         self._classes = [frozenset(labels) for labels in classes[split]]

@@ -20,15 +20,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.continual import new_rows
 from simcis_jax.continual.image_memory import ReplayPool
 from simcis_jax.continual.proportional_memory import class_proportional
 from simcis_jax.declare import declare
 from simcis_jax.losses.segmentation import query_labels
 from simcis_jax.losses.unbiased import unbiased_cross_entropy
-from simcis_jax.methods.base import without_no_object
+from simcis_jax.methods.base import with_random_rows, without_no_object
 from simcis_jax.methods.pseudo_label import PseudoLabel
-from simcis_jax.methods.step import METHOD, Step, Term
+from simcis_jax.methods.step import Step, Term
 from simcis_jax.types import StageArrays, Targets, TrainState
 
 
@@ -70,8 +69,7 @@ class BalConpas(PseudoLabel):
 
     def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
         """Random new rows of the class head."""
-        key = jax.random.fold_in(state.key, METHOD)
-        return state.replace(params=new_rows.random(state.params, stage, key))
+        return with_random_rows(state, stage)
 
     def replay_order(self, pool: ReplayPool) -> Iterator[int]:
         """Keeps the shares of classes among the segments."""

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.continual import new_rows
 from simcis_jax.continual.image_memory import ReplayPool, class_balanced
 from simcis_jax.continual.stages import Stage
 from simcis_jax.losses.classification import class_weights
 from simcis_jax.losses.segmentation import Matches, match_targets, segmentation_losses
-from simcis_jax.methods.step import DEPTH, MATCHING, SAMPLING, Step, Term
+from simcis_jax.methods.step import DEPTH, MATCHING, METHOD, SAMPLING, Step, Term
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.types import (
     MemoryFormat,
@@ -188,6 +190,12 @@ class Method:
     def replayed(self, memory: Memory) -> dict[str, int]:
         """What a stage replays from the memory, as numbers for its `replay.json`."""
         return {}
+
+
+def with_random_rows(state: TrainState, stage: StageArrays) -> TrainState:
+    """For `Method.begin_stage`: draws new rows of the class head as those of any linear layer."""
+    key = jax.random.fold_in(state.key, METHOD)
+    return state.replace(params=new_rows.random(state.params, stage, key))
 
 
 def without_no_object(values: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:

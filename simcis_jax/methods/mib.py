@@ -11,14 +11,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from simcis_jax.continual import new_rows
 from simcis_jax.declare import declare
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
-from simcis_jax.methods.base import Method, without_no_object
-from simcis_jax.methods.step import METHOD, Step, Term
+from simcis_jax.methods.base import Method, with_random_rows, without_no_object
+from simcis_jax.methods.step import Step, Term
 from simcis_jax.types import StageArrays, TrainState
 
 
@@ -44,8 +43,7 @@ class MiB(Method):
         """New rows of the class head."""
         if self.balanced_initialization:
             return state.replace(params=new_rows.from_no_object(state.params, stage))
-        key = jax.random.fold_in(state.key, METHOD)
-        return state.replace(params=new_rows.random(state.params, stage, key))
+        return with_random_rows(state, stage)
 
     def losses(self, step: Step) -> dict[str, Term]:
         """The basic terms with the unbiased class loss, and the distillation of the last layer."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
-
-from simcis_jax.continual import new_rows
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
 from simcis_jax.declare import declare
-from simcis_jax.methods.base import Method
-from simcis_jax.methods.step import METHOD, Step
+from simcis_jax.methods.base import Method, with_random_rows
+from simcis_jax.methods.step import Step
 from simcis_jax.types import StageArrays, Targets, TrainState
 
 
@@ -64,5 +61,4 @@ class LenientPseudoLabel(PseudoLabel):
 
     def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
         """Random new rows of the class head."""
-        key = jax.random.fold_in(state.key, METHOD)
-        return state.replace(params=new_rows.random(state.params, stage, key))
+        return with_random_rows(state, stage)

@@ -33,7 +33,8 @@ def end_together() -> Iterator[None]:
     process. If a process was killed, they print that it does not answer. A single process runs the
     block without any change.
     """
-    if jax.process_count() == 1:
+    # Counting processes first would start the devices, before the config is checked.
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
         return
     service, me = _service(), jax.process_index()

@@ -98,9 +98,8 @@ def record(
     What a stage replays depends on data set, config and the stage before. All of these stay the
     same when a run resumes, so the images are read once.
     """
-    path = folder.root / 'replay.json'
     with contextlib.suppress(InputError, MissingFileError):
-        found = read_json(path, dict)
+        found = read_json(folder.replay, dict)
         if found.get('num_images') == len(memory) and queries.items() <= found.items():
             return found
     found = contents(source, memory, queries)

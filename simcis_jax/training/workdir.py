@@ -32,6 +32,7 @@ from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
+from simcis_jax.training.checkpointing import steps_in
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.types import Categories
 
@@ -81,6 +82,11 @@ class StageFolder:
         return self.root / 'counts'
 
     @property
+    def replay(self) -> Path:
+        """The list of what the stage replays from earlier stages."""
+        return self.root / 'replay.json'
+
+    @property
     def picture(self) -> Path:
         """The picture with predictions for some of the images."""
         return self.root / 'predictions.png'
@@ -88,8 +94,8 @@ class StageFolder:
     @property
     def newest_checkpoint(self) -> Path | None:
         """The newest checkpoint, a folder named by its step; None if there is none."""
-        steps = [path for path in self.checkpoints.glob('*') if path.name.isdigit()]
-        return max(steps, key=lambda path: int(path.name), default=None)
+        steps = steps_in(self.checkpoints)
+        return self.checkpoints / f'{steps[-1]}' if steps else None
 
     @property
     def is_finished(self) -> bool:
@@ -139,7 +145,7 @@ class StageFolder:
         """Writes what the stage replays from earlier stages."""
         if self.writes:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.root / 'replay.json', json.dumps(replayed, indent=2))
+            write_atomically(self.replay, json.dumps(replayed, indent=2))
 
     def remove_counts(self) -> None:
         """Removes the counts of an evaluation whose scores are written."""

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mib import columns, of_published, plain_config, stage_of
+from recorded_decoder import decode
+from test_mib import columns, of_published, stage_of
+from tiny import plain_config
 
 from simcis_jax import main, settings
 from simcis_jax.losses.matcher import LossWeights
@@ -17,10 +19,6 @@ from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
-from simcis_jax.model.heads import PredictionHeads
-from simcis_jax.model.masked_decoder import MaskedDecoder, decoder_memory
-from simcis_jax.port.names import LEARNED_QUERIES, MASKED_DECODER, PREDICTOR, Layout
-from simcis_jax.port.torch_weights import to_flax
 from simcis_jax.types import Batch, Predictions, Selection, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'balconpas.npz'
@@ -300,34 +298,11 @@ def assert_slots(targets, image, first, labels, masks):
 
 
 def test_distilled_queries_are_those_of_the_published_decoder(golden):
-    recorded = {name.removeprefix('decoder/'): x for name, x in golden.items()}
-    state = {
-        f'{PREDICTOR}.{name.removeprefix("params/")}': x
-        for name, x in recorded.items()
-        if name.startswith('params/') and 'class_embeds' not in name
-    }
-    for kind in ('weight', 'bias'):  # "No object" is the last row of the first part.
-        first, *rest = (recorded[f'params/class_embeds.{i}.{kind}'] for i in range(3))
-        parts = [first[:-1], *rest, first[-1:]]
-        state[f'{PREDICTOR}.class_embed.{kind}'] = np.concatenate(parts)
-    params = to_flax(state, Layout('decoder', LEARNED_QUERIES + MASKED_DECODER))
-    maps = [jnp.asarray(np.moveaxis(recorded[f'map{i}'], 1, -1)) for i in range(3)]
-    features = jnp.asarray(np.moveaxis(recorded['mask_features'], 1, -1))
-    width, images, layers = features.shape[-1], len(features), 3
-    heads = PredictionHeads(7, width, head='softmax', boxes=False)
-    options = dict(boxes=False, attention_order='cross_first')
-    decoder = MaskedDecoder(heads, width, layers, 2, 24, **options)
-    queries, places = (
-        jnp.broadcast_to(x, (images, *x.shape))
-        for x in (params['learned_queries'][name] for name in ('features', 'positions'))
-    )
-    outputs = jax.jit(decoder.apply)(
-        {'params': params['decoder'] | {'heads': params['heads']}},
-        queries,
-        places,
-        jnp.zeros((images, 0, width)),
-        decoder_memory(maps, params['level_embedding'], features),
-    )
+    def join(first, *rest):  # "No object" is the last row of the first part.
+        return first[:-1], *rest, first[-1:]
+
+    layers = 3
+    recorded, outputs, _ = decode(golden, 'class_embeds', join, num_classes=7, layers=layers)
     for layer in range(layers + 1):
         theirs = np.swapaxes(recorded[f'tokens{layer}'], 0, 1)
         np.testing.assert_allclose(outputs.queries[layer], theirs, rtol=1e-5, atol=1e-5)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from recorded_decoder import decode
 from recorded_pseudo_labels import assert_published
-from test_mib import columns, of_published, plain_config, stage_of
+from test_mib import columns, of_published, stage_of
+from tiny import plain_config
 
 from simcis_jax import main
 from simcis_jax.continual.pseudo_labels import add_pseudo_labels
@@ -21,11 +23,7 @@ from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy
 from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
-from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.mask_kinds import sigmoid_logits
-from simcis_jax.model.masked_decoder import MaskedDecoder, decoder_memory
-from simcis_jax.port.names import LEARNED_QUERIES, MASKED_DECODER, PREDICTOR, Layout
-from simcis_jax.port.torch_weights import to_flax
 from simcis_jax.types import Predictions, Selection, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'comformer.npz'
@@ -257,33 +255,12 @@ add = jax.jit(_add, static_argnames='rule')
 
 
 def test_the_decoder_is_that_of_the_published_code(golden):
-    recorded = {name.removeprefix('decoder/'): x for name, x in golden.items()}
-    state = {
-        f'{PREDICTOR}.{name.removeprefix("params/")}': x
-        for name, x in recorded.items()
-        if name.startswith('params/') and '.cls.' not in name
-    }
-    for kind in ('weight', 'bias'):  # Part 0 of the class head is "no object".
-        parts = [recorded[f'params/class_embed.cls.{i}.{kind}'] for i in (1, 2, 0)]
-        state[f'{PREDICTOR}.class_embed.{kind}'] = np.concatenate(parts)
-    params = to_flax(state, Layout('decoder', LEARNED_QUERIES + MASKED_DECODER))
-    maps = [jnp.asarray(np.moveaxis(recorded[f'map{i}'], 1, -1)) for i in range(3)]
-    features = jnp.asarray(np.moveaxis(recorded['mask_features'], 1, -1))
-    width, images, layers = features.shape[-1], len(features), 4
-    heads = PredictionHeads(5, width, head='softmax', boxes=False)
-    options = dict(boxes=False, attention_order='cross_first')
-    decoder = MaskedDecoder(heads, width, layers, 2, 24, masks='softmax', **options)
-    queries, places = (
-        jnp.broadcast_to(x, (images, *x.shape))
-        for x in (params['learned_queries'][name] for name in ('features', 'positions'))
-    )
-    memory = decoder_memory(maps, params['level_embedding'], features)
-    outputs = jax.jit(decoder.apply)(
-        {'params': params['decoder'] | {'heads': params['heads']}},
-        queries,
-        places,
-        jnp.zeros((images, 0, width)),
-        memory,
+    def join(no_object, *classes):
+        return *classes, no_object
+
+    layers = 4
+    recorded, outputs, features = decode(
+        golden, 'class_embed.cls', join, num_classes=5, layers=layers, masks='softmax'
     )
     for layer in range(layers + 1):
         theirs = recorded[f'logits{layer}']

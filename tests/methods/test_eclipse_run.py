@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import runs
 from flax.traverse_util import flatten_dict
-from test_mib import plain_config
+from tiny import plain_config
 
 from simcis_jax import main, predict, settings
 from simcis_jax.training.checkpointing import StageCheckpoints

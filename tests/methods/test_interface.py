@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from runs import newest_state
-from tiny import tiny_config
+from tiny import SMALLEST, tiny_config
 
 from simcis_jax import settings
 from simcis_jax.continual.image_memory import ReplayPool, class_balanced
@@ -27,15 +27,7 @@ from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Batch, StageArrays, Targets, TrainState
 
-SMALL = {
-    'model.encoder_layers': 0,
-    'model.decoder_layers': 1,
-    'model.hidden_dim': 16,
-    'model.num_heads': 2,
-    'loss.num_points': 16,
-    'evaluation.tasks': ('semantic',),
-    'protocol.replay_images': 3,
-}
+SMALL = SMALLEST | {'protocol.replay_images': 3}
 ALWAYS = 1  # The class that inference predicts.
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tiny_config
+from tiny import plain_config, tiny_config
 
 from simcis_jax import main, settings
 from simcis_jax.losses.matcher import LossWeights
@@ -18,7 +18,6 @@ from simcis_jax.methods.base import Method
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
-from simcis_jax.port.architecture import PLAIN
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets, TrainState
 
@@ -242,24 +241,6 @@ def test_random_rows_are_as_large_as_those_of_a_linear_layer():
 
 
 # Runs
-
-
-def plain_config(name, **changes):
-    """A tiny run of three stages with the original Mask2Former."""
-    return tiny_config(
-        **{
-            'method.name': name,
-            'model.class_prior': None,
-            'model.encoder_layers': 0,
-            'model.decoder_layers': 1,
-            'model.hidden_dim': 16,
-            'model.num_heads': 2,
-            'loss.num_points': 16,
-            'evaluation.tasks': ('semantic',),
-            **{f'model.{key}': value for key, value in PLAIN.items()},
-            **changes,
-        }
-    )
 
 
 def test_the_sigmoid_head_is_refused():

@@ -4,27 +4,18 @@ import json
 
 import pytest
 import runs
-from test_mib import plain_config
-from tiny import tiny_config
+from tiny import SMALLEST, plain_config, tiny_config
 
 from simcis_jax import main
 from simcis_jax.methods import METHODS
 
 SELECTED = {'simcis', 'futcr'}  # Methods for queries that are selected.
-SMALL = {
-    'model.encoder_layers': 0,
-    'model.decoder_layers': 1,
-    'model.hidden_dim': 16,
-    'model.num_heads': 2,
-    'loss.num_points': 16,
-    'evaluation.tasks': ('semantic',),
-}
 
 
 def config_of(name):
     replay = {'protocol.replay_images': 5}
     if name in SELECTED:
-        return tiny_config(**{'method.name': name}, **SMALL, **replay)
+        return tiny_config(**{'method.name': name}, **SMALLEST, **replay)
     return plain_config(name, **replay)
 
 
