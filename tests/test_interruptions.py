@@ -44,22 +44,24 @@ def test_sigterm_finishes_the_step_and_saves_a_checkpoint(finished, tmp_path, mo
         os.kill(os.getpid(), signal.SIGTERM)
         return batch
 
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    shutil.rmtree(workdir / 'stage_3')
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        runs.at_step(patch, 5, terminate)
+        runs.at_step(patch, 3, terminate)
         with pytest.raises(SystemExit) as stopped:
-            main.run(tiny_config(), str(tmp_path))
+            main.run(tiny_config(), str(workdir))
     assert stopped.value.code == 143
     lines = capsys.readouterr().err.split('\n')
     assert (
-        'SIGTERM: stopped after step 5 of stage 1; run the same command again to resume.' in lines
+        'SIGTERM: stopped after step 3 of stage 3; run the same command again to resume.' in lines
     )
     assert signal.getsignal(signal.SIGTERM) == before
-    assert newest_step(tmp_path, 1) == 5
+    assert newest_step(workdir, 3) == 3
     # A resumed run may change the number of workers and of checkpoints.
     changes = {'data.num_workers': 1, 'training.checkpoint_every': 3}
-    assert main.run(tiny_config(**changes), str(tmp_path)) == finished[1]
-    runs.assert_same(tmp_path, finished[0])
+    assert main.run(tiny_config(**changes), str(workdir)) == finished[1]
+    runs.assert_same(workdir, finished[0])
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ class Shapes:
     'dtype, has_teacher',
     [
         ('float32', True),
-        ('bfloat16', True),
+        pytest.param('bfloat16', True, marks=pytest.mark.slow),
         pytest.param('bfloat16', False, marks=pytest.mark.slow),
     ],
 )

@@ -97,6 +97,7 @@ def killed(evaluation, tmp_path_factory):
     return root / 'run', copies
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_write_changes_no_score_and_no_kept_weights(evaluation, killed):
     undisturbed, copies = killed
     expected = outcome(undisturbed)

@@ -48,6 +48,7 @@ class Update:
             tiny_config(
                 **{
                     'model.hidden_dim': 16,
+                    'model.encoder_layers': 0,
                     'model.decoder_layers': 1,
                     'method.simcis.pseudo_label_score': 0.0,
                     'method.simcis.pseudo_label_overlap': 0.0,
