@@ -225,6 +225,13 @@ class EvaluationSettings:
         at_least=0,
         at_most=1,
     )
+    duplicate_overlap: float = declare(
+        1.0,
+        'Queries of a class whose masks overlap more than this (IoU) are one segment with the sum '
+        'of their probabilities; 1 = off, as published.',
+        at_least=0,
+        at_most=1,
+    )
     semantic_rule: str = declare(
         'segments',
         "How a pixel gets its class: from the confident query that wins it ('segments'), or from "

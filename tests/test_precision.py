@@ -168,7 +168,7 @@ def test_products_of_an_evaluation(dtype):
     shapes = Shapes(**changes)
     tasks = make_tasks(CATEGORIES, shapes.settings.evaluation)
     predict = BatchPredictor(
-        shapes.model, shapes.mesh, list(tasks.values()), shapes.settings.method
+        shapes.model, shapes.mesh, list(tasks.values()), shapes.settings.method, 0.5
     )
     sizes = np.full((IMAGES, 2), SIZE, np.int32)
     batch = EvaluationBatch(shapes.batch.image, sizes, sizes, (SIZE, SIZE), (0, 1), [])

@@ -14,6 +14,7 @@ from jax import Array
 
 from simcis_jax.loops import for_each
 from simcis_jax.model.class_heads import likeliest_classes
+from simcis_jax.model.duplicates import merge_duplicates
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
 
@@ -27,6 +28,7 @@ class PseudoLabelRule:
     count_outside: bool = False  # Pixels that it wins outside of its mask count as well.
     # Of the softmax that ranks the queries of a sigmoid head; None ranks them by probability.
     temperature: float | None = 0.06
+    duplicate_overlap: float = 1.0  # Queries with a larger IoU are one segment; 1 = off.
     merge_classes: bool = False  # One target per class instead of one per query (semantic).
 
 
@@ -160,6 +162,15 @@ def add_pseudo_labels(
         Targets with the same T slots: ground truth first, then pseudo-labels. Segments beyond the
         last slot are dropped and counted.
     """
+    if rule.duplicate_overlap < 1:
+        class_logits = merge_duplicates(
+            class_logits,
+            mask_logits,
+            allowed,
+            overlap=rule.duplicate_overlap,
+            head=head,
+            masks=masks,
+        )
     keep, labels, scores, winner = _confident_segments(
         class_logits,
         mask_logits,

@@ -98,7 +98,12 @@ class Evaluator:
         self.mesh = parallel.make_local_mesh() if mesh is None else mesh
         self.tasks = make_tasks(categories, settings)
         self.predict = shared(
-            BatchPredictor, model, self.mesh, tuple(self.tasks.values()), method or Method()
+            BatchPredictor,
+            model,
+            self.mesh,
+            tuple(self.tasks.values()),
+            method or Method(),
+            settings.duplicate_overlap,
         )
         # Rows of a batch of one process: as many on each device.
         num_devices = jax.process_count() * self.mesh.size

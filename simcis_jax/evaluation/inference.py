@@ -19,17 +19,33 @@ from simcis_jax.data.evaluation_batches import EvaluationBatch, PlannedBatch
 from simcis_jax.evaluation.postprocess import resized_masks
 from simcis_jax.evaluation.tasks import ImagePredictions, Task
 from simcis_jax.methods.base import Method
+from simcis_jax.model.duplicates import merge_duplicates
 from simcis_jax.model.mask_kinds import sigmoid_logits
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 
 
 def run_network(
-    model: nn.Module, method: Method, params: Any, seen: Array | None, image: Array, size: Array
+    model: nn.Module,
+    method: Method,
+    duplicate_overlap: float,
+    params: Any,
+    seen: Array | None,
+    image: Array,
+    size: Array,
 ) -> tuple[Array, Array]:
-    """Class and mask logits of the last layer, for images [B, Hp, Wp, 3] of `size` [B, 2]."""
+    """Class and mask logits of the last layer, for images [B, Hp, Wp, 3] of `size` [B, 2].
+
+    Duplicates are merged, see `model.duplicates`, unless `duplicate_overlap` is 1.
+    """
     predictions = model.apply({'params': params}, image, seen, size=size)
-    return method.class_logits(predictions, seen), predictions.mask_logits(-1)
+    class_logits, mask_logits = method.class_logits(predictions, seen), predictions.mask_logits(-1)
+    if duplicate_overlap < 1:
+        merge = functools.partial(
+            merge_duplicates, overlap=duplicate_overlap, head=model.head, masks=model.masks
+        )
+        class_logits = jax.vmap(merge, in_axes=(0, 0, None))(class_logits, mask_logits, seen)
+    return class_logits, mask_logits
 
 
 def run_tasks(
@@ -76,13 +92,13 @@ def run_tasks(
 
 
 def make_network(
-    model: nn.Module, mesh: Mesh, method: Method
+    model: nn.Module, mesh: Mesh, method: Method, duplicate_overlap: float
 ) -> Callable[..., tuple[Array, Array]]:
     """Compiles `network(params, seen, image, size)`: class and mask logits of the last layer."""
 
     everywhere, split = parallel.REPLICATED, parallel.SPLIT
     return parallel.map_over_devices(
-        functools.partial(run_network, model, method),
+        functools.partial(run_network, model, method, duplicate_overlap),
         mesh,
         in_specs=(everywhere, everywhere, split, split),
         out_specs=split,
@@ -94,12 +110,19 @@ class BatchPredictor:
 
     The network is compiled once per padded shape. Post-processing, which compiles much faster, is
     compiled once per padded shape and canvas. The batch is split over the mesh. Only classes `seen`
-    [C] bool are predicted; None = all.
+    [C] bool are predicted; None = all. Duplicates are merged unless `duplicate_overlap` is 1.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, tasks: Sequence[Task], method: Method):
+    def __init__(
+        self,
+        model: nn.Module,
+        mesh: Mesh,
+        tasks: Sequence[Task],
+        method: Method,
+        duplicate_overlap: float,
+    ):
         self._model, self._mesh, self._tasks = model, mesh, tasks
-        self._network = shared(make_network, model, mesh, method)
+        self._network = shared(make_network, model, mesh, method, duplicate_overlap)
         self._make_inference = functools.cache(self._make_inference)
         self._compiled = {}  # Programs that were compiled ahead, as futures.
 

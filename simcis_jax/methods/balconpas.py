@@ -62,6 +62,7 @@ class BalConpas(PseudoLabel):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The losses need "no object", and the memory its number of images."""
+        yield from super().conflicts(values)
         yield from without_no_object(values, 'balconpas')
         if self.proportional_memory and values.get('protocol.replay_megabytes'):
             words = "0 with method.name='balconpas', whose memory has a number of images: set "

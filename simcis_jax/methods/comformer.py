@@ -51,7 +51,8 @@ class CoMFormer(LenientPseudoLabel):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The losses need "no object"."""
-        return without_no_object(values, 'comformer')
+        yield from super().conflicts(values)
+        yield from without_no_object(values, 'comformer')
 
     def make_model(self, stages: Sequence[Stage], settings: Mapping[str, Any]) -> nn.Module:
         """The network with this kind of masks."""

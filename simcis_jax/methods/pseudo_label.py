@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from simcis_jax.continual.doubt import doubtful_classes, without_doubt
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
 from simcis_jax.declare import declare
 from simcis_jax.methods.base import Method, with_random_rows
-from simcis_jax.methods.step import Step
+from simcis_jax.methods.step import Step, Term
 from simcis_jax.types import StageArrays, Targets, TrainState
 
 
@@ -22,6 +24,20 @@ class PseudoLabel(Method):
     pseudo_label_overlap: float = declare(
         0.8, 'Share of its mask that a pseudo-label must keep.', at_least=0, at_most=1
     )
+    duplicate_overlap: float = declare(
+        1.0,
+        'Queries of a class whose masks overlap more than this (IoU) are one pseudo-label with the '
+        'sum of their probabilities; 1 = off.',
+        at_least=0,
+        at_most=1,
+    )
+    doubt_score: float = declare(
+        1.0,
+        'Past classes that the teacher sees in an image with a probability above this, but without '
+        'a pseudo-label, are not trained as background; 1 = off.',
+        at_least=0,
+        at_most=1,
+    )
     merge_classes: bool = declare(False, 'One pseudo-label per class: semantic segmentation.')
 
     uses_teacher: ClassVar[bool] = True
@@ -32,6 +48,7 @@ class PseudoLabel(Method):
         return PseudoLabelRule(
             score_threshold=self.pseudo_label_score,
             overlap_threshold=self.pseudo_label_overlap,
+            duplicate_overlap=self.duplicate_overlap,
             temperature=None if self.merge_classes else PseudoLabelRule.temperature,
             merge_classes=self.merge_classes,
         )
@@ -41,6 +58,22 @@ class PseudoLabel(Method):
         if step.teacher is None:
             return step.batch.targets
         return merge_targets(step.teacher, step.batch.targets, step.stage.past, rule=self.rule)
+
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Doubt is about one class at a time."""
+        head = values.get('model.head', 'sigmoid')
+        if self.doubt_score < 1 and head != 'sigmoid':
+            yield 'doubt_score', f'1 with model.head={head!r}, whose classes are not independent'
+
+    def losses(self, step: Step) -> dict[str, Term]:
+        """The basic terms; the class term ignores what is in doubt."""
+        if step.teacher is None or self.doubt_score == 1:
+            return super().losses(step)
+        doubtful = doubtful_classes(
+            step.teacher.class_logits[-1], step.targets.labels, step.stage.past, self.doubt_score
+        )
+        logits = without_doubt(step.student.class_logits, step.matched_labels, doubtful)
+        return super().losses(step.replace(student=step.student.replace(class_logits=logits)))
 
 
 @dataclasses.dataclass(frozen=True)

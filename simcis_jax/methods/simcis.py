@@ -53,6 +53,7 @@ class SimCIS(PseudoLabel):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What needs selected queries must be off without them."""
+        yield from super().conflicts(values)
         queries = values.get('model.queries', 'selected')
         for key in ('csl_weight', 'num_virtual_queries', 'decoder_kl_weight'):
             if queries != 'selected' and getattr(self, key):

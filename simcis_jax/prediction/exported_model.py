@@ -108,10 +108,10 @@ def export_program(
     The parameters are constants that the programs of all platforms share.
     """
     tasks = tuple(make_tasks(model.categories, model.evaluation).values())
-    padded = shape[1:]
+    padded, overlap = shape[1:], model.evaluation.duplicate_overlap
 
     def segment(params: Any, image: Array, size: Array) -> dict[str, Array]:
-        logits = run_network(model.network, model.method, params, model.seen, image, size)
+        logits = run_network(model.network, model.method, overlap, params, model.seen, image, size)
         (panoptic,) = run_tasks(
             tasks, model.network, padded, padded, model.seen, *logits, size, size
         )
@@ -166,7 +166,8 @@ def _compare(model: TrainedModel, exported: jax.export.Exported) -> str:
         return f'loaded again, and not compared, because this process runs on {platform}'
     mesh = parallel.mesh_of(jax.local_devices()[:1])
     tasks = tuple(make_tasks(model.categories, model.evaluation).values())
-    predict = BatchPredictor(model.network, mesh, tasks, model.method)
+    overlap = model.evaluation.duplicate_overlap
+    predict = BatchPredictor(model.network, mesh, tasks, model.method, overlap)
     params = parallel.put_replicated(mesh, model.params)
     call = jax.jit(exported.call)
     agreements, num_segments = [], 0

@@ -81,7 +81,8 @@ class Predictor:
         self._seen = None if seen is None else jnp.asarray(seen)
         both = dataclasses.replace(evaluation, tasks=('panoptic', 'semantic'))
         tasks = tuple(make_tasks(categories, both).values())
-        self._predict = BatchPredictor(model, mesh, tasks, method or Method())
+        overlap = evaluation.duplicate_overlap
+        self._predict = BatchPredictor(model, mesh, tasks, method or Method(), overlap)
 
     def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> Any:
         """The `Prediction` of an RGB image [H, W, 3] uint8, or a list of them for a list.

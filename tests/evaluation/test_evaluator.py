@@ -250,3 +250,13 @@ def test_devices_and_processes_share_the_images(everything, num_processes, num_d
         result = json.loads(output.splitlines()[-1])
         evaluated.assert_close(result['report'], everything[0])
         assert result['picture'] == int(everything[1].astype(int).sum())
+
+
+def test_merged_duplicates_are_scored_like_one_query():
+    options = dict(object_mask_threshold=0.6, num_pictures=0)
+    single, _ = evaluated.evaluate(**options)
+    options['network'] = evaluated.DuplicateNetwork
+    apart, _ = evaluated.evaluate(**options)
+    merged, _ = evaluated.evaluate(duplicate_overlap=0.5, **options)
+    evaluated.assert_close(merged, single)
+    assert single['pq']['all'] > 40 and apart['pq']['all'] == 0

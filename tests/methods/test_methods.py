@@ -18,6 +18,7 @@ from simcis_jax.methods.plop import PLOP
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import Step
+from simcis_jax.model.class_heads import UNSEEN
 from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets, TrainState
 
 SETS, IMAGES, QUERIES, CLASSES, WIDTH, SLOTS = 2, 2, 4, 5, 3, 3
@@ -191,6 +192,27 @@ def test_pseudo_labels_are_past_classes(method):
     )
     merged = method.targets(step_of(teacher=teacher))
     np.testing.assert_array_equal(np.sort(merged.labels, axis=1), [[-1, 0, 2]] * IMAGES)
+
+
+@pytest.mark.parametrize('method', [PseudoLabel, SimCIS])
+def test_the_class_term_ignores_what_is_in_doubt(method, monkeypatch):
+    student, teacher = predictions(0), predictions(1)
+    queries = jnp.zeros((SETS, IMAGES, SLOTS), jnp.int32)
+    fields = dict(truth=targets([[0, -1, -1], [3, -1, -1]]), matches=Matches(queries, jnp.int32(0)))
+    step, used = step_of(student, teacher, **fields), []
+
+    def class_logits(score):
+        monkeypatch.setattr(
+            base, 'segmentation_losses', lambda student, *_, **__: used.append(student) or BASIC
+        )
+        method(doubt_score=score).losses(step)
+        return np.asarray(used[-1].class_logits)
+
+    np.testing.assert_array_equal(class_logits(1.0), student.class_logits)
+    ignored = class_logits(0.0) == UNSEEN  # All past classes without a target are in doubt.
+    expected = np.zeros(ignored.shape, bool)
+    expected[:, 0, 1:, 1:3] = expected[:, 1, 1:, 0:3] = True  # Query 0 is matched.
+    np.testing.assert_array_equal(ignored, expected)
 
 
 def test_csl_is_weighted_and_can_be_switched_off():
