@@ -25,7 +25,8 @@ __all__ = ['export_model', 'load_model']
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.export', 'Writes a model as one file of jax.export.')
-    add_model_arguments(parser, dict(object_mask_threshold=float, overlap_threshold=float))
+    changeable = ('object_mask_threshold', 'overlap_threshold', 'duplicate_overlap')
+    add_model_arguments(parser, dict.fromkeys(changeable, float))
     parser.add_argument('--out', type=command.path, required=True, help='File to write.')
     parser.add_argument(
         '--platforms',

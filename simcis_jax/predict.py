@@ -13,6 +13,7 @@ In Python, `load` returns a predictor for arrays:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,13 +63,14 @@ def predict_files(
             return path, error
 
     def readable():
-        for item in map_ahead(read, paths):
-            if isinstance(item, PreparedImage):
-                yield item
-            else:
-                path, error = item
-                failed[path] = str(error)
-                progress.advance()
+        with contextlib.closing(map_ahead(read, paths)) as items:
+            for item in items:
+                if isinstance(item, PreparedImage):
+                    yield item
+                else:
+                    path, error = item
+                    failed[path] = str(error)
+                    progress.advance()
 
     def write(item: tuple[PreparedImage, Prediction]) -> None:
         image, prediction = item
@@ -80,8 +82,12 @@ def predict_files(
             failed[image.key] = str(error)
 
     try:
-        for _ in map_ahead(write, predictor.predict(readable())):
-            progress.advance()
+        with (
+            contextlib.closing(readable()) as prepared,
+            contextlib.closing(map_ahead(write, predictor.predict(prepared))) as written,
+        ):
+            for _ in written:
+                progress.advance()
     finally:
         folder.write_json()  # Also after an error, for the images that are done.
     return failed
@@ -95,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dict(
             object_mask_threshold=float,
             overlap_threshold=float,
+            duplicate_overlap=float,
             short_side=int,
             max_side=int,
             batch_size=int,

@@ -216,7 +216,8 @@ class StageCheckpoints:
         self._writing, self._size = step, sum(x.nbytes for x in jax.tree.leaves(items))
         items = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._explaining_failures():
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            if not self._manager.save(step, args=ocp.args.Composite(**items)):
+                raise RuntimeError(f'Orbax keeps step {self.latest_step} as the newest')
 
     def _write_manifest(self) -> None:
         """Orbax calls this in the background, after writing all items and before the rename."""

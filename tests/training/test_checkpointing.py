@@ -132,3 +132,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
     assert (newest_bank(folder) == 4).all()
+
+
+def test_a_checkpoint_older_than_the_newest_is_refused(folder):
+    with pytest.raises(OSError, match=r'step 3 could not be written.*step 4 as the newest'):
+        with StageCheckpoints(folder) as checkpoints:
+            checkpoints.save_weights(3, {'layer': np.zeros(2)})
+    assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
