@@ -9,6 +9,17 @@ def get_config() -> ConfigDict:
     return ConfigDict(default_config())
 
 
+def merge_duplicates(config: ConfigDict, overlap: float) -> ConfigDict:
+    """Changes from which IoU on queries are one segment, in pseudo-labels and in the evaluation.
+
+    1 = never, as published.
+    """
+    config.evaluation.duplicate_overlap = overlap
+    for name in ('pseudo_label', 'simcis', 'futcr'):
+        config.method[name].duplicate_overlap = overlap
+    return config
+
+
 def small_model(config: ConfigDict) -> ConfigDict:
     """Changes to a network of 0.9 M parameters that trains from scratch on a CPU."""
     config.model.update(

@@ -1,6 +1,10 @@
 """Continual panoptic segmentation of the built-in shapes: 8 base classes, then 2 stages of 2.
 
-python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes_cps_8_2
+    python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes_cps_8_2
+
+Unlike the published method, queries that claim the same segment are merged, in pseudo-labels and in
+the evaluation: --config.evaluation.duplicate_overlap=1 --config.method.simcis.duplicate_overlap=1
+switches it off.
 """
 
 from simcis_jax.configs import common
@@ -15,6 +19,7 @@ def get_config():
     config.protocol.increment = 2
     for name in ('simcis', 'futcr'):
         config.method[name].num_virtual_queries = 4
+    common.merge_duplicates(config, 0.5)
     config.training.batch_size = 16
     config.training.base_steps = 1000
     config.training.steps_per_class = 125

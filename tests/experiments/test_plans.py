@@ -17,6 +17,7 @@ from experiments import (
     first_stages,
     forgetting,
     paper,
+    remedies,
     replay,
     stop_gradient,
 )
@@ -28,7 +29,7 @@ EXPERIMENTS = {
     module.EXPERIMENT.name: module
     for module in (
         class_orders, clusters, compare_methods, components, drift, duplicates, forgetting,
-        replay, stop_gradient,
+        remedies, replay, stop_gradient,
     )
 }  # fmt: skip
 CASES = [
@@ -66,8 +67,8 @@ def test_runs_of_one_config_have_one_folder_in_all_experiments():
     for run in runs:
         assert configs.setdefault(run.folder, run.config) == run.config
     shared = [run.folder.name for run in runs].count('ade_cps_100_5+seed=0')
-    # Tables 1, 4, 5 (row of 80 queries) and 8, drift, clusters, duplicates and forgetting.
-    assert shared == 8
+    # Tables 1, 4, 5 (row of 80 queries) and 8, drift, clusters, duplicates, forgetting, remedies.
+    assert shared == 9
 
 
 def test_the_components_are_switched_one_by_one():

@@ -1,0 +1,43 @@
+"""Remedies against forgetting: what the teacher half believes is kept.
+
+    python -m experiments.remedies --data=shapes --workdir=runs/shapes --seeds=0,1,2
+    python -m experiments.remedies --data=camvid --data_root=DIR --workdir=runs/camvid
+
+Without a pseudo-label, segments of a past class are trained as background. The rows accept less
+confident pseudo-labels, merge queries that share the probability of one segment, or train what is
+in doubt as nothing at all. All rows of a network share the first stage.
+"""
+
+from __future__ import annotations
+
+from experiments import command
+from experiments.experiment import Experiment, Setting
+from experiments.sweep import Variant
+
+LENIENT = {'method.simcis.pseudo_label_score': 0.15, 'method.simcis.pseudo_label_overlap': 0.5}
+MERGED = {'method.simcis.duplicate_overlap': 0.5, 'evaluation.duplicate_overlap': 0.5}
+DOUBT = {'method.simcis.doubt_score': 0.05}
+VARIANTS = (
+    Variant('SimCIS'),
+    Variant('lower thresholds', LENIENT),
+    Variant('merged in the evaluation only', {'evaluation.duplicate_overlap': 0.5}),
+    Variant('merged duplicates', MERGED),
+    Variant('merged duplicates, doubt', MERGED | DOUBT),
+    Variant('all together', LENIENT | MERGED | DOUBT),
+    Variant('merged duplicates, no stop gradient', MERGED | {'model.stop_gradient': False}),
+)
+
+EXPERIMENT = Experiment(
+    name='remedies',
+    title='Remedies against forgetting, in percent after the last stage',
+    settings={
+        'shapes': [Setting('shapes_cps_8_1'), Setting('shapes_cps_8_2')],
+        'camvid': [Setting('camvid_cps_6_1'), Setting('camvid_cps_6_5')],
+        'ade20k': [Setting('ade_cps_100_5'), Setting('ade_cps_100_10')],
+        'coco': [Setting('coco_cps_83_5')],
+    },
+    variants=VARIANTS,
+)
+
+if __name__ == '__main__':
+    command.main(EXPERIMENT)
