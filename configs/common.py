@@ -9,14 +9,20 @@ def get_config() -> ConfigDict:
     return ConfigDict(default_config())
 
 
-def merge_duplicates(config: ConfigDict, overlap: float) -> ConfigDict:
-    """Changes from which IoU on queries are one segment, in pseudo-labels and in the evaluation.
+def keep_half_believed(config: ConfigDict) -> ConfigDict:
+    """Changes of our own, against forgetting after a short training; see docs/methods.md.
 
-    1 = never, as published.
+    Queries that claim the same segment are merged, less confident pseudo-labels are accepted, and
+    what is in doubt is not trained as background.
     """
-    config.evaluation.duplicate_overlap = overlap
+    config.evaluation.duplicate_overlap = 0.5
     for name in ('pseudo_label', 'simcis', 'futcr'):
-        config.method[name].duplicate_overlap = overlap
+        config.method[name].update(
+            pseudo_label_duplicates=0.5,
+            pseudo_label_score=0.15,
+            pseudo_label_overlap=0.5,
+            doubt_score=0.05,
+        )
     return config
 
 

@@ -94,7 +94,6 @@ def small(config: ConfigDict) -> ConfigDict:
     that add queries add as many per class as the first stage has.
     """
     original_network(config)
-    common.merge_duplicates(config, 1.0)
     config.model.class_prior = None
     config.method.name = 'plop'
     per_class = math.ceil(config.model.num_queries / config.protocol.base)

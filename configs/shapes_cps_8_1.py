@@ -2,14 +2,11 @@
 
     python -m simcis_jax.main --config=shapes_cps_8_1 --workdir=runs/shapes_cps_8_1
 
-Only the protocol differs from shapes_cps_8_2, so runs of both can share the first stage. With twice
-as many stages there is more forgetting, so the experiments compare methods on this config.
+Unlike the published method (shapes_cps_published_8_1), it keeps what the teacher half believes.
 """
 
-from simcis_jax.configs import shapes_cps_8_2
+from simcis_jax.configs import common, shapes_cps_published_8_1
 
 
 def get_config():
-    config = shapes_cps_8_2.get_config()
-    config.protocol.increment = 1
-    return config
+    return common.keep_half_believed(shapes_cps_published_8_1.get_config())

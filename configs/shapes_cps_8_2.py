@@ -2,30 +2,11 @@
 
     python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes_cps_8_2
 
-Unlike the published method, queries that claim the same segment are merged, in pseudo-labels and in
-the evaluation: --config.evaluation.duplicate_overlap=1 --config.method.simcis.duplicate_overlap=1
-switches it off.
+Unlike the published method (shapes_cps_published_8_2), it keeps what the teacher half believes.
 """
 
-from simcis_jax.configs import common
+from simcis_jax.configs import common, shapes_cps_published_8_2
 
 
 def get_config():
-    config = common.small_model(common.get_config())
-    config.data.name = 'shapes'
-    config.data.size = 64
-    config.data.scale_range = (0.8, 1.6)
-    config.protocol.base = 8
-    config.protocol.increment = 2
-    for name in ('simcis', 'futcr'):
-        config.method[name].num_virtual_queries = 4
-    common.merge_duplicates(config, 0.5)
-    config.training.batch_size = 16
-    config.training.base_steps = 1000
-    config.training.steps_per_class = 125
-    config.training.statistics_images = 512
-    config.training.checkpoint_every = 250
-    config.evaluation.short_side = 64
-    config.evaluation.max_side = 64
-    config.evaluation.batch_size = 25
-    return config
+    return common.keep_half_believed(shapes_cps_published_8_2.get_config())

@@ -3,11 +3,11 @@
     python -m simcis_jax.main --config=shapes_cps_plain_8_1 --workdir=runs/shapes_cps_plain_8_1
 
 --config.method.name chooses the method: plop, mib, comformer, balconpas, eclipse, pseudo_label or
-finetune. Only the network, its losses and the evaluation differ from shapes_cps_8_1.
+finetune. Only the network, its losses and the evaluation differ from shapes_cps_published_8_1.
 """
 
-from simcis_jax.configs import plain, shapes_cps_8_1
+from simcis_jax.configs import plain, shapes_cps_published_8_1
 
 
 def get_config():
-    return plain.small(shapes_cps_8_1.get_config())
+    return plain.small(shapes_cps_published_8_1.get_config())

@@ -32,11 +32,6 @@ from simcis_jax.settings import GROUPS
 
 # Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}
-# The rows of tables are methods as published, also where a small config improves on them.
-AS_PUBLISHED = [
-    f'--config.{key}.duplicate_overlap=1.0'
-    for key in ('evaluation', 'method.pseudo_label', 'method.simcis', 'method.futcr')
-]
 
 
 def make_parser(experiment: Experiment) -> argparse.ArgumentParser:
@@ -97,8 +92,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
     if options.settings:
         settings = _select_settings(settings, options.settings.split(','))
     runs, workdir = [], Path(options.workdir)
-    published = () if is_custom else AS_PUBLISHED
-    read = functools.cache(lambda name: read_config(name, overrides, options.data_root, published))
+    read = functools.cache(lambda name: read_config(name, overrides, options.data_root))
     for setting in settings:
         config = read(setting.config)
         num_classes = count_classes(config) if is_custom else DATA[options.data]
@@ -135,18 +129,15 @@ def _select_settings(settings: Sequence[Setting], names: Sequence[str]) -> list[
     return [setting for setting in settings if setting.name in names]
 
 
-def read_config(
-    name: str, overrides: Sequence[str], data_root: str | None, published: Sequence[str] = ()
-) -> ConfigDict:
+def read_config(name: str, overrides: Sequence[str], data_root: str | None) -> ConfigDict:
     """A config with overrides from the command line.
 
     Args:
         name: name of a packaged config, or path of a config file.
         overrides: arguments '--config.GROUP.KEY=VALUE'.
         data_root: folder of the data set, or the folder that contains the prepared data set.
-        published: further overrides, which come first.
     """
-    config = command.read_config(name, [*published, *overrides])
+    config = command.read_config(name, overrides)
     if data_root:
         folder = Path(data_root)
         is_prepared = config.data.name == 'prepared'

@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
     name='compare_methods',
     title='Continual methods, in percent after the last stage',
     settings={
-        'shapes': [Setting('shapes_cps_8_2'), Setting('shapes_cps_8_1')],
+        'shapes': [Setting('shapes_cps_published_8_2'), Setting('shapes_cps_published_8_1')],
         'camvid': [
             Setting('camvid_cps_6_5'),
             Setting('camvid_cps_6_1'),

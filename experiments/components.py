@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     name='components',
     title='Components of SimCIS, in percent after the last stage',
     settings={
-        'shapes': [Setting('shapes_cps_8_1', '4', '100-5')],
+        'shapes': [Setting('shapes_cps_published_8_1', '4', '100-5')],
         'camvid': [
             Setting('camvid_cps_6_1', '4', '100-5'),
             Setting('camvid_css_6_1', '4', '100-5'),

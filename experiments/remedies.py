@@ -15,23 +15,27 @@ from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
 LENIENT = {'method.simcis.pseudo_label_score': 0.15, 'method.simcis.pseudo_label_overlap': 0.5}
-MERGED = {'method.simcis.duplicate_overlap': 0.5, 'evaluation.duplicate_overlap': 0.5}
+MERGED = {'method.simcis.pseudo_label_duplicates': 0.5, 'evaluation.duplicate_overlap': 0.5}
 DOUBT = {'method.simcis.doubt_score': 0.05}
 VARIANTS = (
     Variant('SimCIS'),
     Variant('lower thresholds', LENIENT),
     Variant('merged in the evaluation only', {'evaluation.duplicate_overlap': 0.5}),
-    Variant('merged duplicates', MERGED),
-    Variant('merged duplicates, doubt', MERGED | DOUBT),
-    Variant('all together', LENIENT | MERGED | DOUBT),
-    Variant('merged duplicates, no stop gradient', MERGED | {'model.stop_gradient': False}),
+    Variant('merged duplicates', MERGED, name='merged'),
+    Variant('merged duplicates, doubt', MERGED | DOUBT, name='merged_doubt'),
+    Variant('all together', LENIENT | MERGED | DOUBT, name='all_remedies'),
+    Variant(
+        'all together, no stop gradient',
+        LENIENT | MERGED | DOUBT | {'model.stop_gradient': False},
+        name='all_remedies_no_stop_gradient',
+    ),
 )
 
 EXPERIMENT = Experiment(
     name='remedies',
     title='Remedies against forgetting, in percent after the last stage',
     settings={
-        'shapes': [Setting('shapes_cps_8_1'), Setting('shapes_cps_8_2')],
+        'shapes': [Setting('shapes_cps_published_8_1'), Setting('shapes_cps_published_8_2')],
         'camvid': [Setting('camvid_cps_6_1'), Setting('camvid_cps_6_5')],
         'ade20k': [Setting('ade_cps_100_5'), Setting('ade_cps_100_10')],
         'coco': [Setting('coco_cps_83_5')],

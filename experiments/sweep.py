@@ -38,15 +38,15 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
     joint: bool = False  # Train all classes in one stage, with the steps of all stages together.
     name: str = ''  # Replaces the changes in the folder name, where they are too long.
-    # Of configs: 'plain' changes ade_cps_plain_100_10 in the setting ade_cps_100_10. The first that
-    # has a config is taken.
+    # Of configs: 'plain' changes ade_cps_plain_100_10 in the setting ade_cps_100_10, and
+    # shapes_cps_plain_8_1 in shapes_cps_published_8_1. The first that has a config is taken.
     families: tuple[str, ...] = ()
 
     def config_name(self, setting: str) -> str | None:
         """The config that the variant changes; None if no family has one for the setting."""
         if not self.families:
             return setting
-        data, *task, protocol = setting.split('_', 2)
+        data, *task, protocol = setting.replace('_published_', '_').split('_', 2)
         names = ('_'.join([data, *task, family, protocol]) for family in self.families)
         return next((name for name in names if (command.CONFIGS / f'{name}.py').is_file()), None)
 

@@ -24,7 +24,7 @@ class PseudoLabel(Method):
     pseudo_label_overlap: float = declare(
         0.8, 'Share of its mask that a pseudo-label must keep.', at_least=0, at_most=1
     )
-    duplicate_overlap: float = declare(
+    pseudo_label_duplicates: float = declare(
         1.0,
         'Queries of a class whose masks overlap more than this (IoU) are one pseudo-label with the '
         'sum of their probabilities; 1 = off.',
@@ -48,7 +48,7 @@ class PseudoLabel(Method):
         return PseudoLabelRule(
             score_threshold=self.pseudo_label_score,
             overlap_threshold=self.pseudo_label_overlap,
-            duplicate_overlap=self.duplicate_overlap,
+            duplicate_overlap=self.pseudo_label_duplicates,
             temperature=None if self.merge_classes else PseudoLabelRule.temperature,
             merge_classes=self.merge_classes,
         )

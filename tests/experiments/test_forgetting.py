@@ -67,7 +67,7 @@ def test_the_analysis_covers_panoptic_runs_only(tmp_path):
     text = forgetting.analyze(runs, {run.folder: panoptic for run in runs}, tmp_path)
     line = '200 (2) | 45 (4) | 60 (2) | - | - | 95 (4) |'
     assert f'| SimCIS | {line}\n| all rows | {line}' in text
-    svg = (tmp_path / 'forgetting-shapes_cps_8_1.svg').read_text()
+    svg = (tmp_path / 'forgetting-shapes_cps_published_8_1.svg').read_text()
     assert 'SimCIS' in svg and 'all rows' not in svg
     semantic = {'stages': [{'miou': {'all': 1.0}, 'per_class': {'sky': {'iou': 1.0}}}] * 2}
     assert forgetting.analyze(runs, {runs[0].folder: semantic}, tmp_path) == ''

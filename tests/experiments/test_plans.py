@@ -289,7 +289,7 @@ def test_runs_with_the_same_first_stage_share_it():
 
 
 def test_a_method_that_changes_stage_1_shares_it_with_none():
-    arguments = ['--settings=shapes_cps_8_2', '--variants=SimCIS', '--seeds=0']
+    arguments = ['--settings=shapes_cps_published_8_2', '--variants=SimCIS', '--seeds=0']
     keys = [
         first_stages.first_stage_key(
             plan(compare_methods, 'shapes', *arguments, *more).runs[0].config
