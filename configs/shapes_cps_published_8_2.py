@@ -1,6 +1,7 @@
 """The built-in shapes in 8 + 2 + 2 classes, with the published method unchanged.
 
-    python -m simcis_jax.main --config=shapes_cps_published_8_2 --workdir=runs/published_8_2
+    python -m simcis_jax.main --config=shapes_cps_published_8_2 \
+        --workdir=runs/shapes_cps_published_8_2
 
 shapes_cps_8_2 improves on it; the experiments compare what is published.
 """

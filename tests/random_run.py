@@ -8,8 +8,12 @@ from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 
-# Random weights give low scores and overlapping masks; without thresholds all are shown.
-SHOW_ALL = {'evaluation.object_mask_threshold': 0.0, 'evaluation.overlap_threshold': 0.0}
+# Random weights give low scores and overlapping masks: all are shown that are not nearly the same.
+SHOW_ALL = {
+    'evaluation.object_mask_threshold': 0.0,
+    'evaluation.overlap_threshold': 0.0,
+    'evaluation.duplicate_overlap': 0.95,
+}
 
 
 def random_run(root):

@@ -61,9 +61,8 @@ def merge_duplicates(
     def lead(rank, state):
         total, free = state
         query = order[rank]
-        members = same[query] & free
-        total = total.at[query].set(jnp.where(free[query], best @ members, 0.0))
-        return total, jnp.where(free[query], free & ~members, free)
+        members = same[query] & free & free[query]
+        return total.at[query].set(jnp.where(members, best, 0.0).sum()), free & ~members
 
     nobody = jnp.zeros_like(best), jnp.ones(len(labels), bool)
     total, _ = jax.lax.fori_loop(0, len(labels), lead, nobody)
