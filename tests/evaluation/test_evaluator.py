@@ -253,7 +253,7 @@ def test_devices_and_processes_share_the_images(everything, num_processes, num_d
 
 
 def test_merged_duplicates_are_scored_like_one_query():
-    options = dict(object_mask_threshold=0.6, num_pictures=0)
+    options = dict(object_mask_threshold=0.6, num_pictures=0, options=dict(num_images=2))
     single, _ = evaluated.evaluate(**options)
     options['network'] = evaluated.DuplicateNetwork
     apart, _ = evaluated.evaluate(**options)

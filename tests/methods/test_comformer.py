@@ -160,7 +160,12 @@ def test_matches_are_those_of_the_published_code(golden, image, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'case, layer', [('comformer', 0), ('comformer', 2), ('comformer_empty', 2)]
+    'case, layer',
+    [
+        pytest.param('comformer', 0, marks=pytest.mark.slow),
+        ('comformer', 2),
+        ('comformer_empty', 2),
+    ],
 )
 def test_losses_and_gradients_of_a_step_are_those_of_the_published_code(
     golden, case, layer, monkeypatch

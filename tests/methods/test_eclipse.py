@@ -276,8 +276,8 @@ def test_stage_2_has_no_prompts_to_keep():
     [
         ({}, 10, 488_971),
         pytest.param({}, 5, 487_686, marks=pytest.mark.slow),
-        (dict(prompts_per_stage=50), 50, 601_651),
-        (dict(train_no_object=False), 10, 488_971 - 131_841),
+        pytest.param(dict(prompts_per_stage=50), 50, 601_651, marks=pytest.mark.slow),
+        pytest.param(dict(train_no_object=False), 10, 488_971 - 131_841, marks=pytest.mark.slow),
     ],
 )
 def test_a_stage_trains_as_many_parameters_as_published(settings, num_new, trained):

@@ -80,7 +80,7 @@ def test_a_written_folder_has_the_names_shapes_and_settings_of_transformers(tmp_
         pretrained.read(tmp_path / 'out')
 
 
-@pytest.mark.parametrize('kind', ['safetensors', 'bin'])
+@pytest.mark.parametrize('kind', ['safetensors', pytest.param('bin', marks=pytest.mark.slow)])
 def test_a_folder_of_transformers_is_read(tmp_path, arrays, params, kind):
     folder = write_folder(tmp_path / 'model', arrays)
     if kind == 'bin':
@@ -226,7 +226,7 @@ def test_imagenet_weights_of_a_swin_are_read(tmp_path, params, kind):
     'name',
     [
         'swin_t',
-        'resnet101',
+        pytest.param('resnet101', marks=pytest.mark.slow),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ('swin_s', 'swin_b', 'swin_l')),
     ],
 )
