@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
+# Data set and task, the family if there is one, and the protocol: ade_cps_plain_100_10.
+CONFIG_NAME = re.compile(r'([a-z0-9]+_[a-z]+)_(?:[a-z]+_)?([0-9]+_[0-9]+)')
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
@@ -38,16 +42,16 @@ class Variant:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Dotted config keys.
     joint: bool = False  # Train all classes in one stage, with the steps of all stages together.
     name: str = ''  # Replaces the changes in the folder name, where they are too long.
-    # Of configs: 'plain' changes ade_cps_plain_100_10 in the setting ade_cps_100_10, and
-    # shapes_cps_plain_8_1 in shapes_cps_published_8_1. The first that has a config is taken.
+    # Of configs: 'plain' changes ade_cps_plain_100_10 in the setting ade_cps_100_10. The first that
+    # has a config is taken; () = the config of the setting.
     families: tuple[str, ...] = ()
 
     def config_name(self, setting: str) -> str | None:
         """The config that the variant changes; None if no family has one for the setting."""
         if not self.families:
             return setting
-        data, *task, protocol = setting.replace('_published_', '_').split('_', 2)
-        names = ('_'.join([data, *task, family, protocol]) for family in self.families)
+        parts = CONFIG_NAME.fullmatch(setting)
+        names = (f'{parts[1]}_{family}_{parts[2]}' for family in self.families if parts)
         return next((name for name in names if (command.CONFIGS / f'{name}.py').is_file()), None)
 
 

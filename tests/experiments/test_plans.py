@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from experiments import (
 from simcis_jax import settings
 from simcis_jax.config_groups import flat
 from simcis_jax.continual import virtual_query
+from simcis_jax.runtime.command import CONFIGS
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module
@@ -197,6 +199,26 @@ def test_a_custom_config_replaces_the_settings(config):
     arguments = [f'--config={config}', '--workdir=sweep', '--seeds=0']
     runs = command.make_plan(components.EXPERIMENT, arguments).runs
     assert {run.setting for run in runs} == {'shapes_cps_8_2'} and len(runs) == 5
+
+
+def test_a_config_of_any_name_has_the_methods_of_its_own_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('mine.py').write_text((CONFIGS / 'shapes_cps_8_2.py').read_text())
+    arguments = ['--config=mine.py', '--workdir=sweep', '--seeds=0']
+    runs = command.make_plan(compare_methods.EXPERIMENT, arguments).runs
+    own = [variant.label for variant in compare_methods.VARIANTS if not variant.families]
+    assert [run.variant.label for run in runs] == own
+
+
+def test_all_remedies_together_are_the_default_of_the_built_in_shapes():
+    runs = plan(remedies, 'shapes', '--seeds=0', '--variants=all together').runs
+    for name in ('8_1', '8_2'):
+        small = command.read_config(f'shapes_cps_{name}', [], None)
+        (run, other) = (r for r in runs if r.setting == f'shapes_cps_published_{name}')
+        keys = flat(run.config, settings.GROUPS)
+        wanted = flat(small.to_dict(), settings.GROUPS)
+        assert keys == {key: wanted[key] for key in keys} | {'training.seed': 0}
+        assert differing(run, other) == {'model.stop_gradient'}
 
 
 @pytest.mark.parametrize(
