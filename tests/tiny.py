@@ -10,7 +10,7 @@ from simcis_jax.port.architecture import PLAIN
 def get_config():
     """The config as a file, so that this one also works as --config."""
     config = shapes_cps_8_2.get_config()
-    config.model.update(num_queries=12, hidden_dim=32, encoder_layers=1, decoder_layers=1)
+    config.model.update(num_queries=12, hidden_dim=32, encoder_layers=1, decoder_layers=2)
     config.data.update(num_train_images=40, num_val_images=6, max_segments=10)
     config.loss.num_points = 32
     config.training.update(

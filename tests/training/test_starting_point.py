@@ -209,7 +209,7 @@ def test_evaluate_without_a_finished_stage_is_an_error(tmp_path):
     [
         ({'method.simcis.bank_size': 3}, r'memory queries is .* \(12, 3, 32\) in this config'),
         ({'model.hidden_dim': 64}, r'params .* set model.\* to the values of its run'),
-        ({'model.decoder_layers': 2}, 'params decoder.layers_1.* is absent there'),
+        ({'model.decoder_layers': 3}, 'params decoder.layers_2.* is absent there'),
         ({'protocol.base': 12}, 'is stage 2, but .* make 1 stages'),
         ({'training.init_from': 'nowhere'}, 'must be a folder stage_N'),
         ({'training.init_from': 'nowhere/stage_1'}, 'must be a folder stage_N'),
