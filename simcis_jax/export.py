@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from simcis_jax.prediction.exported_model import check_platforms, export_model
 from simcis_jax.prediction.load_model import load_model
 from simcis_jax.prediction.model_arguments import (
+    THRESHOLDS,
     add_model_arguments,
     parse_arguments,
     with_config,
@@ -25,8 +26,7 @@ __all__ = ['export_model', 'load_model']
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.export', 'Writes a model as one file of jax.export.')
-    changeable = ('object_mask_threshold', 'overlap_threshold', 'duplicate_overlap')
-    add_model_arguments(parser, dict.fromkeys(changeable, float))
+    add_model_arguments(parser, THRESHOLDS)
     parser.add_argument('--out', type=command.path, required=True, help='File to write.')
     parser.add_argument(
         '--platforms',

@@ -21,6 +21,7 @@ from simcis_jax.data.decode import read_image
 from simcis_jax.errors import FileError, StorageError, UserError
 from simcis_jax.prediction.find_images import find_images
 from simcis_jax.prediction.model_arguments import (
+    THRESHOLDS,
     add_model_arguments,
     parse_arguments,
     with_config,
@@ -62,15 +63,14 @@ def predict_files(
         except UserError as error:
             return path, error
 
-    def readable():
-        with contextlib.closing(map_ahead(read, paths)) as items:
-            for item in items:
-                if isinstance(item, PreparedImage):
-                    yield item
-                else:
-                    path, error = item
-                    failed[path] = str(error)
-                    progress.advance()
+    def readable(items):
+        for item in items:
+            if isinstance(item, PreparedImage):
+                yield item
+            else:
+                path, error = item
+                failed[path] = str(error)
+                progress.advance()
 
     def write(item: tuple[PreparedImage, Prediction]) -> None:
         image, prediction = item
@@ -83,8 +83,8 @@ def predict_files(
 
     try:
         with (
-            contextlib.closing(readable()) as prepared,
-            contextlib.closing(map_ahead(write, predictor.predict(prepared))) as written,
+            contextlib.closing(map_ahead(read, paths)) as items,
+            contextlib.closing(map_ahead(write, predictor.predict(readable(items)))) as written,
         ):
             for _ in written:
                 progress.advance()
@@ -98,14 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = command.make_parser('simcis_jax.predict', 'Segments images.')
     add_model_arguments(
         parser,
-        dict(
-            object_mask_threshold=float,
-            overlap_threshold=float,
-            duplicate_overlap=float,
-            short_side=int,
-            max_side=int,
-            batch_size=int,
-        ),
+        THRESHOLDS | dict.fromkeys(('short_side', 'max_side', 'batch_size'), int),
     )
     parser.add_argument('--out', type=command.path, required=True, help='Folder for the results.')
     parser.add_argument(

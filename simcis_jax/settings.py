@@ -1,4 +1,7 @@
-"""All config keys, with their defaults, descriptions and allowed values."""
+"""All config keys, with their defaults, descriptions and allowed values.
+
+This is one long page on purpose: whoever looks for a key looks here.
+"""
 
 from __future__ import annotations
 

@@ -42,6 +42,12 @@ class PseudoLabel(Method):
 
     uses_teacher: ClassVar[bool] = True
 
+    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Doubt is about one class at a time."""
+        head = values.get('model.head', 'sigmoid')
+        if self.doubt_score < 1 and head != 'sigmoid':
+            yield 'doubt_score', f'1 with model.head={head!r}, whose classes are not independent'
+
     @property
     def rule(self) -> PseudoLabelRule:
         """Which predictions of the teacher are kept."""
@@ -58,12 +64,6 @@ class PseudoLabel(Method):
         if step.teacher is None:
             return step.batch.targets
         return merge_targets(step.teacher, step.batch.targets, step.stage.past, rule=self.rule)
-
-    def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Doubt is about one class at a time."""
-        head = values.get('model.head', 'sigmoid')
-        if self.doubt_score < 1 and head != 'sigmoid':
-            yield 'doubt_score', f'1 with model.head={head!r}, whose classes are not independent'
 
     def losses(self, step: Step) -> dict[str, Term]:
         """The basic terms; the class term ignores what is in doubt."""

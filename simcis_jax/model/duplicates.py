@@ -78,4 +78,4 @@ def merge_duplicates(
     nothing = jnp.full_like(merged, UNSEEN)
     if has_no_object(head):
         nothing = nothing.at[:, -1].set(-UNSEEN)
-    return jnp.where(total > 0, jnp.maximum(merged, UNSEEN), nothing)
+    return jnp.where(total > 0, merged, nothing)

@@ -9,6 +9,11 @@ from typing import Any
 from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
 
+# Keys of the config group `evaluation` that decide which segments are shown.
+THRESHOLDS = dict.fromkeys(
+    ('object_mask_threshold', 'overlap_threshold', 'duplicate_overlap'), float
+)
+
 
 def add_model_arguments(parser: argparse.ArgumentParser, evaluation: Mapping[str, type]) -> None:
     """Adds the arguments of `load` to a parser.
