@@ -40,6 +40,11 @@ PARTS = {'parity': 0.30, 'speed': 0.32, 'alternatives': 0.12, 'profile': 0.08, '
 PREPARATION = 0.35  # Share of the time after which nothing is compiled ahead any more.
 STEP, LATER_STEP, FORWARD = 'train step', 'train step, teacher + CSL + VQ', 'evaluation forward'
 PEER = ('torch', 'transformers')
+# Flags of XLA for NVIDIA GPUs, whose effect on a train step is measured.
+FLAGS = {
+    'loops in CUDA graphs': '--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL',
+    'deterministic': '--xla_gpu_deterministic_ops=true',
+}
 
 
 def measurements(small: bool, peer_python: str) -> list[Measurement]:
@@ -62,6 +67,8 @@ def measurements(small: bool, peer_python: str) -> list[Measurement]:
             settings = dataclasses.replace(base, batch=batch, dtype=dtype)
             found += speed(settings, peer_python)
     settings = dataclasses.replace(base, batch=batches[0], dtype='bfloat16')
+    for label, flags in FLAGS.items():
+        found.append(our_speed(LATER_STEP, settings, label, ['env', f'XLA_FLAGS={flags}']))
     for family in FAMILIES:
         measured, compiled = (
             command('alternatives', name=family, settings=dataclasses.asdict(x))
@@ -78,14 +85,9 @@ def measurements(small: bool, peer_python: str) -> list[Measurement]:
 
 def speed(settings: row.Settings, peer_python: str) -> list[Measurement]:
     """Train step and forward pass at one size, here and with PyTorch."""
-    found, label = [], f'batch {settings.batch}, {settings.dtype}'
+    found = []
     for name in (LATER_STEP, STEP, FORWARD):
-        ours, compiled = (
-            command('ours', name=name, settings=dataclasses.asdict(x))
-            for x in (settings, dataclasses.replace(settings, repeats=0))
-        )
-        key = report.key(name, row.OURS, label)
-        found.append(Measurement('speed', key, ours, 180, preparation=compiled))
+        found.append(our_speed(name, settings))
         for side in row.ROWS[name][1:]:
             peer = [
                 [peer_python or sys.executable, '-m', 'benchmarks.torch_peer', name, side, text]
@@ -96,9 +98,27 @@ def speed(settings: row.Settings, peer_python: str) -> list[Measurement]:
             ]
             needs = () if peer_python else PEER
             preparation = peer[1] if side == row.COMPILED else ()
-            key = report.key(name, side, label)
+            key = report.key(name, side, size_of(settings))
             found.append(Measurement('speed', key, peer[0], 120, preparation, needs))
     return found
+
+
+def our_speed(
+    name: str, settings: row.Settings, variant: str = '', prefix: Sequence[str] = ()
+) -> Measurement:
+    """A row of `speed` on our side; a variant has a command before that of the measurement."""
+    measured, compiled = (
+        [*prefix, *command('ours', name=name, settings=dataclasses.asdict(x))]
+        for x in (settings, dataclasses.replace(settings, repeats=0))
+    )
+    side = ', '.join(filter(None, (row.OURS, variant)))
+    key = report.key(name, side, size_of(settings))
+    return Measurement('speed', key, measured, 180, preparation=compiled)
+
+
+def size_of(settings: row.Settings) -> str:
+    """Batch size and type, as the report shows them."""
+    return f'batch {settings.batch}, {settings.dtype}'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,17 +17,25 @@ from experiments.sweep import Variant
 LENIENT = {'method.simcis.pseudo_label_score': 0.15, 'method.simcis.pseudo_label_overlap': 0.5}
 MERGED = {'method.simcis.pseudo_label_duplicates': 0.5, 'evaluation.duplicate_overlap': 0.5}
 DOUBT = {'method.simcis.doubt_score': 0.05}
+LEARNED = {'model.queries': 'learned', 'method.name': 'pseudo_label'}
+ALL_REMEDIES = LENIENT | MERGED | DOUBT
 VARIANTS = (
     Variant('SimCIS'),
     Variant('lower thresholds', LENIENT),
     Variant('merged in the evaluation only', {'evaluation.duplicate_overlap': 0.5}),
     Variant('merged duplicates', MERGED, name='merged'),
     Variant('merged duplicates, doubt', MERGED | DOUBT, name='merged_doubt'),
-    Variant('all together', LENIENT | MERGED | DOUBT, name='all_remedies'),
+    Variant('all together', ALL_REMEDIES, name='all_remedies'),
     Variant(
         'all together, no stop gradient',
-        LENIENT | MERGED | DOUBT | {'model.stop_gradient': False},
+        ALL_REMEDIES | {'model.stop_gradient': False},
         name='all_remedies_no_stop_gradient',
+    ),
+    Variant('learned queries', LEARNED),
+    Variant(
+        'learned queries, all together',
+        LEARNED | {k.replace('.simcis.', '.pseudo_label.'): v for k, v in ALL_REMEDIES.items()},
+        name='learned_queries_all_remedies',
     ),
 )
 
