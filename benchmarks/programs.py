@@ -98,7 +98,9 @@ class Programs:
         seen = self.array(bool, self.num_classes) if self.settings.protocol.mask_unseen else None
         rows = images * self.mesh.size
         image, size = self.rows(jnp.uint8, rows, side, side, 3), self.rows(jnp.int32, rows, 2)
-        network = make_network(self.model, self.mesh, self.settings.method)
+        network = make_network(
+            self.model, self.mesh, self.settings.method, settings.duplicate_overlap
+        )
         return Program(network, (self.params(side), seen, image, size), images, side)
 
     def params(self, side: int) -> Any:

@@ -186,7 +186,11 @@ def test_arguments_are_those_of_a_run_and_nothing_is_allocated():
         lambda x: x.shape, first.arguments[0]
     )
     assert 'total' in metrics
-    logits, masks = jax.eval_shape(programs.evaluation().function, *programs.evaluation().arguments)
+
+
+def test_the_evaluation_is_traced_as_a_run_calls_it():
+    evaluation = Programs(settings(), 12, jax.devices()[:1]).evaluation()
+    logits, masks = jax.eval_shape(evaluation.function, *evaluation.arguments)
     assert logits.shape == (4, 12, 12) and masks.shape[0] == 4
 
 
