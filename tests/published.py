@@ -32,8 +32,8 @@ SETS = ('interm', *(f'layer{i}' for i in range(NUM_LAYERS)))
 
 
 def network(backbone='resnet50'):
-    """The network, with the published choice of boxes for replayed teacher queries."""
-    return Mask2Former(NUM_CLASSES, backbone=backbone, replay_own_boxes=True)
+    """The network."""
+    return Mask2Former(NUM_CLASSES, backbone=backbone)
 
 
 @functools.lru_cache(maxsize=2)

@@ -36,6 +36,7 @@ from simcis_jax.types import Predictions, Selection
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 QUERY_SOURCES = ('selected', 'learned')
+REPLAY_BOXES = ('selection', 'tokens')
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -81,8 +82,11 @@ class Mask2Former(nn.Module):
         choices=ATTENTION_ORDERS,
     )
     stop_gradient: bool = declare(True, 'No gradient from the decoder to the selected queries.')
-    replay_own_boxes: bool = declare(
-        False, 'Replayed queries start at their own boxes; published: False.'
+    replay_boxes: str = declare(
+        'selection',
+        "Initial boxes of the teacher's queries in the decoder of the student: those of the "
+        "'selection' of the student, as in the published code, or of their own 'tokens'.",
+        choices=REPLAY_BOXES,
     )
     hidden_dim: int = declare(
         256, 'Channels of queries and feature maps.', at_least=4, multiple_of=4
@@ -203,8 +207,7 @@ class Mask2Former(nn.Module):
             scored_positions: [B, N] tokens whose class logits the selection holds; None = none.
             replay_positions: [B, Q] tokens that the teacher selected. If given, they are decoded
                 as well, detached and without virtual queries, and their outputs are returned
-                second. Their initial boxes are those of their own tokens or, with
-                `replay_own_boxes` as in the published code, of the tokens this model selected.
+                second. `replay_boxes` says which initial boxes they have.
             depth_keys: [B] random keys of stochastic depth, in training; None = no drop.
 
         Raises:
@@ -255,7 +258,7 @@ class Mask2Former(nn.Module):
         if replay_positions is None:
             return predictions
         replayed, replayed_boxes = self.query_prealignment.queries_at(candidates, replay_positions)
-        if not self.replay_own_boxes:
+        if self.replay_boxes == 'tokens':
             places = replayed_boxes
         replayed, places = jax.lax.stop_gradient((replayed, places))
         no_virtual_queries = virtual_queries[:, :0]

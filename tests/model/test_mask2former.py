@@ -32,10 +32,10 @@ def params():
     return random_params(Mask2Former(**SMALL).init, image())
 
 
-@functools.partial(jax.jit, static_argnames='own_boxes')
-def predict(params, seen, virtual_queries, positions, own_boxes=False):
+@functools.partial(jax.jit, static_argnames='boxes')
+def predict(params, seen, virtual_queries, positions, boxes='tokens'):
     """Predictions, and outputs of the replayed queries; compiled once for nearly all tests."""
-    model = Mask2Former(**SMALL, replay_own_boxes=own_boxes)
+    model = Mask2Former(**SMALL, replay_boxes=boxes)
     every_token = jnp.broadcast_to(jnp.arange(NUM_TOKENS), (2, NUM_TOKENS))
     return model.apply(
         params,
@@ -73,9 +73,11 @@ def test_replaying_its_own_selection_repeats_the_predictions(params):
     assert predictions.virtual_class_logits.shape == (3, 2, 3, 5)
 
 
-@pytest.mark.parametrize('own_boxes, order', [(False, slice(None, None, -1)), (True, slice(None))])
-def test_initial_boxes_of_replayed_queries_are_their_own_or_as_published(params, own_boxes, order):
-    predictions, replayed = replay(params, order=slice(None, None, -1), own_boxes=own_boxes)
+@pytest.mark.parametrize(
+    'boxes, order', [('tokens', slice(None, None, -1)), ('selection', slice(None))]
+)
+def test_initial_boxes_of_replayed_queries_are_their_own_or_as_published(params, boxes, order):
+    predictions, replayed = replay(params, order=slice(None, None, -1), boxes=boxes)
     np.testing.assert_allclose(replayed.boxes[0], predictions.boxes[0][:, order], atol=1e-5)
     np.testing.assert_allclose(
         replayed.class_logits[0], predictions.class_logits[0][:, ::-1], rtol=1e-4, atol=1e-5
