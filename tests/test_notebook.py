@@ -112,6 +112,7 @@ def test_the_package_is_cloned_and_installed_where_it_is_missing(
     assert 'ERROR' not in printed(notebook, 'install')
 
 
+@pytest.mark.slow
 def test_a_fallback_to_the_cpu_stops_the_notebook(make_client):
     notebook = read_notebook('device', EXPECTED='tpu')
     with pytest.raises(nbclient.exceptions.CellExecutionError) as stopped:

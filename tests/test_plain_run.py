@@ -64,6 +64,7 @@ def config_from(folder, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_a_folder_of_transformers_segments_images_with_its_classes(folder, tmp_path, params):
     predictor = predict.load(folder, object_mask_threshold=0.0, overlap_threshold=0.0)
     assert predictor.categories.names == CLASSES.names

@@ -1,5 +1,7 @@
 """No product of a train step or of an evaluation has less precision than `precision.py` states."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +164,29 @@ def test_products_of_a_train_step(dtype, has_teacher):
     assert found >= {(file, dtype) for file in ('resnet.py', 'attention.py')}
 
 
+def test_only_products_of_the_pixel_decoder_have_less_precision_if_it_does():
+    high = (lax.Precision.HIGH,) * 2
+    shapes = Shapes(**{'model.pixel_decoder_precision': 'high'})
+    params = shapes.state.params
+
+    def precisions(function, *inputs):
+        jaxpr = jax.make_jaxpr(function)(*inputs)
+        return collections.Counter(x.params['precision'] for x in products(jaxpr))
+
+    def predict(params):
+        return shapes.model.apply({'params': params}, shapes.batch.image)
+
+    def apply(method):
+        return lambda params, x: shapes.model.apply({'params': params}, x, method=method)
+
+    image = shapes.batch.image.astype(np.float32)
+    maps = jax.eval_shape(apply(lambda model, x: model.backbone_maps(x)), params, image)
+    whole = precisions(predict, params)
+    part = precisions(apply(lambda model, x: model.pixel_decoder(x)), params, maps)
+    assert whole[high] == part[high] > 10
+    assert whole.keys() == part.keys() == {high, HIGHEST}
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_products_of_an_evaluation(dtype):
     changes = {'model.dtype': dtype, 'evaluation.tasks': ('panoptic', 'semantic', 'instance')}
@@ -188,6 +213,15 @@ def test_products_of_deformable_attention(implementation):
     inputs = jnp.ones((1, 16, 2, 4)), jnp.ones((1, 3, 2, 1, 2, 2)), jnp.ones((1, 3, 2, 1, 2))
     jaxpr = jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(*inputs)
     assert [offence(x) for x in products(jaxpr) if offence(x)] == []
+
+
+def test_the_gradients_of_a_product_have_its_precision():
+    def loss(rows, kernel):
+        return precision.matmul(rows, kernel, lax.Precision.HIGH).sum()
+
+    x = jnp.ones((8, 8))
+    found = list(products(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, x)))
+    assert [x.params['precision'] for x in found] == [(lax.Precision.HIGH,) * 2] * 3
 
 
 def test_matmul_and_its_gradients_are_float32_sums_of_bfloat16_products():

@@ -9,6 +9,7 @@ from einops import rearrange
 from jax import Array
 
 from simcis_jax.model.layers import Dense, attention_input_init, layer_norm, xavier_uniform
+from simcis_jax.model.residuals import computed_again, kept
 from simcis_jax.precision import einsum
 
 
@@ -41,12 +42,13 @@ def _attend(query, key, value, allowed, bias):
         logits += bias
     if allowed is not None:
         logits = jnp.where(allowed[:, None], logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    weights = kept(jax.nn.softmax(logits, axis=-1).astype(value.dtype))
     out = einsum('bmns,bmsd->bmnd', weights, value)
     return out.astype(value.dtype), (query, key, value, weights, out, bias)
 
 
 def _attend_backward(saved, gradient):
+    saved, gradient = computed_again((saved, gradient))
     query, key, value, weights, out, bias = saved
     to_value = einsum('bmns,bmnd->bmsd', weights, gradient)
     to_weights = einsum('bmnd,bmsd->bmns', gradient, value)

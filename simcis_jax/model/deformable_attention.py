@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array
+from jax.lax import Precision
 
 from simcis_jax.model.deformable_sampling.gather import sample_by_gather
 from simcis_jax.model.deformable_sampling.matmul import sample_by_matmul
@@ -17,6 +18,7 @@ from simcis_jax.model.deformable_sampling.pallas import sample_by_pallas
 from simcis_jax.model.deformable_sampling.scan import sample_by_scan
 from simcis_jax.model.layers import Dense, xavier_uniform
 from simcis_jax.model.platforms import by_platform
+from simcis_jax.precision import HIGHEST
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -85,6 +87,7 @@ class DeformableAttention(nn.Module):
     num_heads: int = 8
     num_points: int = 4
     implementation: str = 'auto'
+    precision: Precision = HIGHEST
 
     @nn.compact
     def __call__(self, query: Array, value: Array, references: Array, shapes: Shapes) -> Array:
@@ -98,19 +101,20 @@ class DeformableAttention(nn.Module):
         """
         heads, levels, points = self.num_heads, len(shapes), self.num_points
         embed_dim = value.shape[-1]
+        dense = functools.partial(Dense, precision=self.precision)
         zeros = nn.initializers.zeros
         ring = initial_offsets(heads, levels, points).reshape(-1)
-        offsets = Dense(
+        offsets = dense(
             ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
         )(query)
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
-        logits = Dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
+        logits = dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
         weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
         weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
-        value = Dense(embed_dim, kernel_init=xavier_uniform, name='value')(value)
+        value = dense(embed_dim, kernel_init=xavier_uniform, name='value')(value)
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]
         locations = references[:, None, None, None] + offsets / scale
         out = deformable_attention(value, shapes, locations, weights, self.implementation)
-        return Dense(embed_dim, kernel_init=xavier_uniform, name='output')(out)
+        return dense(embed_dim, kernel_init=xavier_uniform, name='output')(out)

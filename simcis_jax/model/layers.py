@@ -9,8 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import Precision
 
-from simcis_jax.precision import matmul
+from simcis_jax.model.residuals import kept
+from simcis_jax.precision import HIGHEST, matmul
 
 NORM_EPSILON = 1e-5
 xavier_uniform = nn.initializers.xavier_uniform()
@@ -21,7 +23,11 @@ uniform_fan_in = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def flattened_dot_general(
-    x: Array, kernel: Array, dimension_numbers: Any = None, **options: Any
+    x: Array,
+    kernel: Array,
+    dimension_numbers: Any = None,
+    precision: Precision | None = None,
+    **options: Any,
 ) -> Array:
     """`matmul` for `nn.Dense`: [..., I] times [I, O], with the leading axes flattened.
 
@@ -29,10 +35,33 @@ def flattened_dot_general(
     writes a transposed copy, which takes longer than the product.
     """
     del dimension_numbers, options
-    return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+    rows = x.reshape(-1, x.shape[-1])
+    return matmul(rows, kernel, precision or HIGHEST).reshape(*x.shape[:-1], -1)
 
 
 Dense = functools.partial(nn.Dense, dot_general=flattened_dot_general)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """max(x, 0).
+
+    The backward pass reads the result, which the next layer keeps anyway; that of `nn.relu` keeps
+    its input as well.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = kept(relu(x))
+    return y, y
+
+
+def _relu_backward(y, gradient):
+    return (jnp.where(y > 0, gradient, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 @jax.custom_vjp
@@ -124,7 +153,7 @@ class MLP(nn.Module):
         """[..., I] -> [..., features[-1]]."""
         *hidden, last = self.features
         for i, width in enumerate(hidden):
-            x = nn.relu(Linear(width, name=f'layer{i}')(x))
+            x = relu(Linear(width, name=f'layer{i}')(x))
         if self.zero_last:
             zeros = nn.initializers.zeros
             return Dense(last, kernel_init=zeros, bias_init=zeros, name=f'layer{len(hidden)}')(x)
@@ -136,12 +165,12 @@ class FeedForward(nn.Module):
 
     hidden: int
     dtype: jnp.dtype | None = None
+    precision: Precision = HIGHEST
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, N, D] -> [B, N, D]."""
-        y = Dense(self.hidden, dtype=self.dtype, kernel_init=xavier_uniform, name='linear1')(x)
-        y = Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name='linear2')(
-            nn.relu(y)
-        )
+        settings = dict(dtype=self.dtype, precision=self.precision, kernel_init=xavier_uniform)
+        y = Dense(self.hidden, **settings, name='linear1')(x)
+        y = Dense(x.shape[-1], **settings, name='linear2')(relu(y))
         return layer_norm('norm')(x + y)

@@ -31,6 +31,7 @@ from simcis_jax.model.masked_decoder import (
 )
 from simcis_jax.model.pixel_decoder import PixelDecoder
 from simcis_jax.model.query_prealignment import QueryPrealignment, select_queries
+from simcis_jax.precision import PRECISIONS
 from simcis_jax.types import Predictions, Selection
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
@@ -113,6 +114,12 @@ class Mask2Former(nn.Module):
     dtype: str = declare(
         'float32', 'Precision of products in backbone and masked decoder.', choices=DTYPES
     )
+    pixel_decoder_precision: str = declare(
+        'highest',
+        "Precision of products in the pixel decoder: 'highest' (full float32) or 'high', which is "
+        'faster on accelerators.',
+        choices=tuple(PRECISIONS),
+    )
     rematerialize: bool = declare(
         False, 'Recompute each layer for its gradient: less memory, more time.'
     )
@@ -134,6 +141,7 @@ class Mask2Former(nn.Module):
             self.num_heads,
             feedforward_dim=self.encoder_feedforward,
             rematerialize=self.rematerialize,
+            precision=PRECISIONS[self.pixel_decoder_precision],
         )
         self.level_embedding = self.param(
             'level_embedding', nn.initializers.normal(1.0), (3, self.hidden_dim)

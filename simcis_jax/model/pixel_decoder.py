@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax import Array
+from jax.lax import Precision
 
 from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
-from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, xavier_uniform
+from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, relu, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
 from simcis_jax.model.resize import resize_features
+from simcis_jax.precision import HIGHEST
 
 # Kaiming-uniform with gain 1: what Caffe2 calls Xavier.
 caffe2_xavier = nn.initializers.variance_scaling(1.0, 'fan_in', 'uniform')
@@ -35,6 +37,7 @@ class EncoderLayer(nn.Module):
     num_heads: int
     feedforward_dim: int
     num_points: int
+    precision: Precision = HIGHEST
 
     @nn.compact
     def __call__(self, tokens: Array, positions: Array, references: Array, shapes) -> Array:
@@ -46,10 +49,15 @@ class EncoderLayer(nn.Module):
             references: [S, 2] centre of each token, x, y in [0, 1].
             shapes: (h, w) of every map; S = sum of h * w.
         """
-        attention = DeformableAttention(self.num_heads, self.num_points, name='attention')
+        attention = DeformableAttention(
+            self.num_heads, self.num_points, precision=self.precision, name='attention'
+        )
         attended = attention(tokens + positions, tokens, references, shapes)
         tokens = layer_norm('attention_norm')(tokens + attended)
-        return FeedForward(self.feedforward_dim, name='feedforward')(tokens)
+        feedforward = FeedForward(
+            self.feedforward_dim, precision=self.precision, name='feedforward'
+        )
+        return feedforward(tokens)
 
 
 class PixelDecoder(nn.Module):
@@ -61,6 +69,7 @@ class PixelDecoder(nn.Module):
     num_points: int = 4
     feedforward_dim: int = 1024
     rematerialize: bool = False
+    precision: Precision = HIGHEST
 
     @nn.compact
     def __call__(self, maps: list[Array]) -> tuple[list[Array], Array]:
@@ -80,7 +89,13 @@ class PixelDecoder(nn.Module):
         )
         shapes = tuple(x.shape[1:3] for x in reversed(rest))
         for i, x in enumerate(reversed(rest)):
-            conv = Conv(self.hidden_dim, (1, 1), kernel_init=xavier_uniform, name=f'input{i}')
+            conv = Conv(
+                self.hidden_dim,
+                (1, 1),
+                kernel_init=xavier_uniform,
+                precision=self.precision,
+                name=f'input{i}',
+            )
             x = group_norm(f'input_norm{i}', self.hidden_dim)(conv(x))
             tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
             position = encode_grid(shapes[i], self.hidden_dim) + level_embedding[i]
@@ -92,7 +107,11 @@ class PixelDecoder(nn.Module):
             make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
         for i in range(self.num_layers):
             layer = make_layer(
-                self.num_heads, self.feedforward_dim, self.num_points, name=f'layer{i}'
+                self.num_heads,
+                self.feedforward_dim,
+                self.num_points,
+                self.precision,
+                name=f'layer{i}',
             )
             tokens = layer(tokens, positions, references, shapes)
         ends = np.cumsum([h * w for h, w in shapes])[:-1]
@@ -111,10 +130,11 @@ class PixelDecoder(nn.Module):
                 (kernel, kernel),
                 use_bias=use_bias,
                 kernel_init=caffe2_xavier,
+                precision=self.precision,
                 name=name,
             )
 
         lateral = group_norm('lateral_norm', self.hidden_dim)(conv('lateral', 1)(finest))
         enlarged = resize_features(encoded, finest.shape[1:3])
         x = group_norm('output_norm', self.hidden_dim)(conv('output', 3)(lateral + enlarged))
-        return conv('mask_features', 1, use_bias=True)(nn.relu(x))
+        return conv('mask_features', 1, use_bias=True)(relu(x))

@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 
+from simcis_jax.model.residuals import computed_again
+
 
 def by_platform(*, default: Callable, **others: Callable) -> Callable:
     """A function that is one of several, chosen for the platform that it is compiled for.
 
     The choice is made when a program is lowered, not when it is traced, so that a program that was
     traced on one platform can be compiled for another. The backward pass starts from the arguments
-    and computes everything else again.
+    and computes everything else again, so that nothing else is kept for it.
 
     Args:
         default: for platforms that are not named.
@@ -29,6 +31,8 @@ def by_platform(*, default: Callable, **others: Callable) -> Callable:
         return chosen(*arguments), arguments
 
     def backward(arguments, gradient):
+        arguments, gradient = computed_again((arguments, gradient))
+
         def pull_back(function):
             return lambda arguments, gradient: jax.vjp(function, *arguments)[1](gradient)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.model.convolution import Conv
-from simcis_jax.model.layers import NORM_EPSILON, group_norm
+from simcis_jax.model.layers import NORM_EPSILON, group_norm, relu
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -76,15 +76,15 @@ class _Block(nn.Module):
 
         out = self.features
         if self.bottleneck:
-            y = nn.relu(conv_norm('conv1', out // 4, 1)(x))
-            y = nn.relu(conv_norm('conv2', out // 4, 3, self.stride)(y))
+            y = relu(conv_norm('conv1', out // 4, 1)(x))
+            y = relu(conv_norm('conv2', out // 4, 3, self.stride)(y))
             y = conv_norm('conv3', out, 1)(y)
         else:
-            y = nn.relu(conv_norm('conv1', out, 3, self.stride)(x))
+            y = relu(conv_norm('conv1', out, 3, self.stride)(x))
             y = conv_norm('conv2', out, 3)(y)
         if self.stride > 1 or x.shape[-1] != out:
             x = conv_norm('shortcut', out, 1, self.stride)(x)
-        return nn.relu(x + y)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
         """[B, H, W, 3] normalised -> maps [B, H / s, W / s, width], finest first."""
         kernel = 7 if self.stem_stride == 4 else 3
         stem = _ConvNorm(self.stem_width, kernel, 2, self.norm, self.dtype, name='stem')
-        x = nn.relu(stem(image))
+        x = relu(stem(image))
         if self.stem_stride == 4:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         make_block = nn.remat(_Block) if self.rematerialize else _Block

@@ -240,9 +240,8 @@ def run_processes(num_processes, num_devices):
     return outputs
 
 
-@pytest.mark.parametrize(
-    ('num_processes', 'num_devices'), [(1, 3), pytest.param(2, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(('num_processes', 'num_devices'), [(1, 3), (2, 2)])
 def test_devices_and_processes_share_the_images(everything, num_processes, num_devices):
     outputs = run_processes(num_processes, num_devices)
     assert ['7 images' in output for output in outputs] == [True] + [False] * (num_processes - 1)

@@ -48,3 +48,12 @@ def test_kernels_of_a_tpu_are_compiled_for_a_tpu_only(evaluation, platform):
     assert ('tpu_custom_call' in text) == (platform == 'tpu')
     # Only on CPU does sampling loop over the points.
     assert ('stablehlo.while' in text) == (platform == 'cpu')
+
+
+def test_nothing_but_the_arguments_is_kept_for_the_backward_pass():
+    function = by_platform(default=lambda x, y: jnp.exp(jnp.outer(x, y)).sum(axis=1))
+    x, y = jnp.arange(3.0), jnp.arange(4.0)
+    _, pull_back = jax.vjp(function, x, y)
+    first, second = jax.tree.leaves(pull_back)
+    np.testing.assert_array_equal(first, x)
+    np.testing.assert_array_equal(second, y)
