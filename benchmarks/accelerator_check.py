@@ -33,6 +33,7 @@ from benchmarks.accelerator import builtin_run, report
 from benchmarks.accelerator.alternatives import FAMILIES
 from benchmarks.accelerator.schedule import NOT_REACHED, Measurement, Result, Schedule
 from benchmarks.accelerator.worker import command
+from simcis_jax.precision import PRECISIONS
 
 MINUTES = 9.0  # For which the limits of single measurements are made; others scale with it.
 # Share of the time of each part.
@@ -55,7 +56,7 @@ def measurements(small: bool, peer_python: str) -> list[Measurement]:
     batches = (1, 2) if small else (8, 16)
     found = [Measurement('machine', 'versions', command('machine'), 60, untimed=True)]
     case = 'train_t1_pan' if small else 'train_t2_pan_100-10'
-    for precision in ('highest', 'default'):
+    for precision in PRECISIONS:
         arguments = dict(case=case, precision=precision, updates=not small)
         found.append(
             Measurement('parity', precision, command('parity', **arguments), 300, untimed=True)
@@ -67,6 +68,8 @@ def measurements(small: bool, peer_python: str) -> list[Measurement]:
             settings = dataclasses.replace(base, batch=batch, dtype=dtype)
             found += speed(settings, peer_python)
     settings = dataclasses.replace(base, batch=batches[0], dtype='bfloat16')
+    less = dataclasses.replace(settings, pixel_decoder_precision='high')
+    found.append(our_speed(LATER_STEP, less, 'pixel decoder of less precision'))
     for label, flags in FLAGS.items():
         found.append(our_speed(LATER_STEP, settings, label, ['env', f'XLA_FLAGS={flags}']))
     for family in FAMILIES:

@@ -55,6 +55,7 @@ class Settings:
     bank_size: int = 80  # Stored queries per class; simcis_jax only.
     devices: int = 1  # More than one are simulated devices that share the cores.
     dtype: str = 'float32'  # Compute dtype of the network.
+    pixel_decoder_precision: str = 'highest'  # simcis_jax only.
     repeats: int = 5  # Minimum number of timings; 0 = compile only.
 
 

@@ -43,6 +43,7 @@ class Workload:
             settings.classes,
             num_queries=settings.queries,
             dtype=settings.dtype,
+            pixel_decoder_precision=settings.pixel_decoder_precision,
             **(PLAIN if plain else {}),
         )
         self.method = make_method('simcis', bank_size=settings.bank_size)

@@ -31,9 +31,9 @@ ACTIVATIONS = (
 SETS = ('interm', *(f'layer{i}' for i in range(NUM_LAYERS)))
 
 
-def network(backbone='resnet50'):
+def network(backbone='resnet50', **settings):
     """The network."""
-    return Mask2Former(NUM_CLASSES, backbone=backbone)
+    return Mask2Former(NUM_CLASSES, backbone=backbone, **settings)
 
 
 @functools.lru_cache(maxsize=2)

@@ -138,6 +138,7 @@ class Case:
     settings: dict = dataclasses.field(default_factory=dict)  # Of the method.
     class_weight: float = 4.0
     updates: bool = True  # Whether gradients are recorded.
+    pixel_decoder_precision: str = 'highest'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,9 @@ def prepare(case):
         image=image,
         size=size,
         drawn=drawn,
-        model=published.network(case.backbone),
+        model=published.network(
+            case.backbone, pixel_decoder_precision=case.pixel_decoder_precision
+        ),
         method=PublishedSimCIS(**case.settings, drawn=drawn),
         stage=stage_of(case),
         truth=ground_truth(golden),
