@@ -18,6 +18,7 @@ from simcis_jax.model.deformable_sampling.pallas import sample_by_pallas
 from simcis_jax.model.deformable_sampling.scan import sample_by_scan
 from simcis_jax.model.layers import Dense, xavier_uniform
 from simcis_jax.model.platforms import by_platform
+from simcis_jax.model.residuals import kept
 from simcis_jax.precision import HIGHEST
 
 Shapes = tuple[tuple[int, int], ...]
@@ -110,7 +111,7 @@ class DeformableAttention(nn.Module):
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
         logits = dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
         weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
-        weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
+        weights = rearrange(kept(weights), 'b q m (l p) -> b q m l p', l=levels)
         value = dense(embed_dim, kernel_init=xavier_uniform, name='value')(value)
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.

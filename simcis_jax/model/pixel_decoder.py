@@ -13,6 +13,7 @@ from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, relu, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
+from simcis_jax.model.residuals import kept
 from simcis_jax.model.resize import resize_features
 from simcis_jax.precision import HIGHEST
 
@@ -137,4 +138,4 @@ class PixelDecoder(nn.Module):
         lateral = group_norm('lateral_norm', self.hidden_dim)(conv('lateral', 1)(finest))
         enlarged = resize_features(encoded, finest.shape[1:3])
         x = group_norm('output_norm', self.hidden_dim)(conv('output', 3)(lateral + enlarged))
-        return conv('mask_features', 1, use_bias=True)(relu(x))
+        return kept(conv('mask_features', 1, use_bias=True)(relu(x)))

@@ -94,6 +94,8 @@ def make_train_step(
         parts = accumulation.split((batch, rows), num_microbatches)
         totals, prepared = accumulation.accumulate(prepare, parts)
         totals = jax.lax.psum(totals, parallel.AXIS)
+        # The teacher is done before the student begins: both at once would need more memory.
+        current, parts, prepared = jax.lax.optimization_barrier((state.params, parts, prepared))
 
         def loss_fn(params, part, prepared):
             (batch, rows), (teacher, targets) = part, prepared
@@ -120,7 +122,7 @@ def make_train_step(
             return total, (metrics, method.store(step))
 
         def gradients_of(part):
-            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(state.params, *part)
+            gradients, (metrics, stored) = jax.grad(loss_fn, has_aux=True)(current, *part)
             return (gradients, metrics), stored
 
         sums, stored = accumulation.accumulate(gradients_of, (parts, prepared))
