@@ -164,7 +164,7 @@ def test_matches_are_those_of_the_published_code(golden, image, monkeypatch):
     [
         pytest.param('comformer', 0, marks=pytest.mark.slow),
         ('comformer', 2),
-        ('comformer_empty', 2),
+        pytest.param('comformer_empty', 2, marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_gradients_of_a_step_are_those_of_the_published_code(

@@ -53,7 +53,7 @@ def assert_same_bits(a, b):
         assert np.asarray(a[key]).tobytes() == np.asarray(b[key]).tobytes(), key
 
 
-@pytest.mark.parametrize('name', ['swin_small', 'resnet50'])
+@pytest.mark.parametrize('name', ['swin_small', pytest.param('resnet50', marks=pytest.mark.slow)])
 def test_a_written_folder_has_the_names_shapes_and_settings_of_transformers(tmp_path, name):
     arrays = plain_weights.file_arrays(name)
     params = to_flax(arrays, HUGGING_FACE[family_of(name)])

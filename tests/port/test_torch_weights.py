@@ -42,7 +42,8 @@ def test_drawn_weights_are_those_of_the_golden_arrays(state):
 
 
 @pytest.mark.parametrize(
-    'backbone, blocks, num_keys', [('resnet50', 6, 627), ('resnet101', 23, 882)]
+    'backbone, blocks, num_keys',
+    [('resnet50', 6, 627), pytest.param('resnet101', 23, 882, marks=pytest.mark.slow)],
 )
 def test_published_keys_map_to_exactly_the_parameters_of_the_model(backbone, blocks, num_keys):
     shapes = golden_weights.published_shapes(blocks)
