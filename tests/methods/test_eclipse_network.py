@@ -59,6 +59,7 @@ def test_earlier_queries_predict_the_same_whatever_prompts_are_added():
         np.testing.assert_array_equal(alone.stages[0], everything.stages[0][where])
 
 
+@pytest.mark.slow  # The decoder with prompts is compared in any case.
 def test_the_base_model_is_that_of_the_published_code(golden):
     logits = decoded('first', number=1).class_logits
     known = [*STAGES[0], NUM_CLASSES]
