@@ -14,6 +14,7 @@ from benchmarks.accelerator.schedule import MEASURED, Result
 from simcis_jax.runtime.files import write_atomically
 
 SEPARATOR = ' | '
+SHOWN = 10  # Rows of a profile; the others are in the JSON file.
 
 
 def key(name: str, side: str, size: str) -> str:
@@ -121,9 +122,11 @@ def profile(results: Sequence[Result]) -> list[str]:
         x = r.found
         idle = '' if x['idle'] is None else f', device idle {100 * x["idle"]:.1f} % of the time'
         lines += [f'{r.name}: {x["kernels"]:.0f} kernels, {x["ms"]:.2f} ms per step{idle}', '']
-        kernels = [(k['kernel'], f'{k["ms"]:.3f}', f'{k["calls"]:.0f}') for k in x['largest']]
+        kernels = [
+            (k['kernel'], f'{k["ms"]:.3f}', f'{k["calls"]:.0f}') for k in x['largest'][:SHOWN]
+        ]
         lines += table(('kernel', 'ms per step', 'calls'), kernels)
-        parts = [(p['part'], f'{p["ms"]:.3f}') for p in x['parts']]
+        parts = [(p['part'], f'{p["ms"]:.3f}') for p in x['parts'][:SHOWN]]
         lines += ['', *table(('part', 'ms per step'), parts)]
     return lines
 
