@@ -13,11 +13,9 @@ from experiments import command
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
+LEARNED_QUERIES = {'model.queries': 'learned', 'method.name': 'pseudo_label'}
 VARIANTS = (
-    Variant(
-        'pseudo-labels, learned queries',
-        {'model.queries': 'learned', 'method.name': 'pseudo_label'},
-    ),
+    Variant('pseudo-labels, learned queries', LEARNED_QUERIES),
     Variant('+ QPA', {'method.name': 'pseudo_label'}),
     Variant('+ QPA + CSL', {'method.simcis.num_virtual_queries': 0}),
     Variant(

@@ -11,13 +11,13 @@ in doubt as nothing at all. All rows of a network share the first stage.
 from __future__ import annotations
 
 from experiments import command
+from experiments.components import LEARNED_QUERIES
 from experiments.experiment import Experiment, Setting
 from experiments.sweep import Variant
 
 LENIENT = {'method.simcis.pseudo_label_score': 0.15, 'method.simcis.pseudo_label_overlap': 0.5}
 MERGED = {'method.simcis.pseudo_label_duplicates': 0.5, 'evaluation.duplicate_overlap': 0.5}
 DOUBT = {'method.simcis.doubt_score': 0.05}
-LEARNED = {'model.queries': 'learned', 'method.name': 'pseudo_label'}
 ALL_REMEDIES = LENIENT | MERGED | DOUBT
 VARIANTS = (
     Variant('SimCIS'),
@@ -31,10 +31,11 @@ VARIANTS = (
         ALL_REMEDIES | {'model.stop_gradient': False},
         name='all_remedies_no_stop_gradient',
     ),
-    Variant('learned queries', LEARNED),
+    Variant('learned queries', LEARNED_QUERIES),
     Variant(
         'learned queries, all together',
-        LEARNED | {k.replace('.simcis.', '.pseudo_label.'): v for k, v in ALL_REMEDIES.items()},
+        LEARNED_QUERIES
+        | {k.replace('.simcis.', '.pseudo_label.'): v for k, v in ALL_REMEDIES.items()},
         name='learned_queries_all_remedies',
     ),
 )

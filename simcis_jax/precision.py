@@ -10,7 +10,8 @@ and resizing. So with `model.dtype='float32'` an accelerator computes in full fl
 
 Full float32 is slow on accelerators: an NVIDIA GPU multiplies without its matrix units, a TPU
 multiplies six times. With `model.pixel_decoder_precision='high'` the pixel decoder, which has most
-of these products, uses TF32 on NVIDIA GPUs and three products of bfloat16 on TPUs.
+of these products, uses TF32 on NVIDIA GPUs and three products of bfloat16 on TPUs, except where it
+samples and resizes.
 
 Matrix products are written with `einsum` and `matmul`, convolutions with `precision=HIGHEST`. JAX
 gives a product in the backward pass the precision of its forward product, but not its operands: the
