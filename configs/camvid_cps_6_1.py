@@ -3,13 +3,11 @@
     python -m simcis_jax.main --config=camvid_cps_6_1 \
         --config.data.root=DIR --workdir=runs/camvid_cps_6_1
 
-Only the protocol differs from camvid_cps_6_5.
+Unlike the published method (camvid_cps_published_6_1), it keeps what the teacher half believes.
 """
 
-from simcis_jax.configs import camvid_cps_6_5
+from simcis_jax.configs import camvid_cps_published_6_1, common
 
 
 def get_config():
-    config = camvid_cps_6_5.get_config()
-    config.protocol.increment = 1
-    return config
+    return common.keep_half_believed(camvid_cps_published_6_1.get_config())

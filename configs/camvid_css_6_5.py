@@ -4,14 +4,14 @@
         --config.data.root=DIR --workdir=runs/camvid_css_6_5
 
 DIR contains images/SPLIT and semantic_SPLIT for the splits train and val. Network and training are
-those of camvid_cps_6_5, targets and metrics those of semantic segmentation.
+those of camvid_cps_published_6_5, targets and metrics those of semantic segmentation.
 """
 
-from simcis_jax.configs import camvid_cps_6_5
+from simcis_jax.configs import camvid_cps_published_6_5
 
 
 def get_config():
-    config = camvid_cps_6_5.get_config()
+    config = camvid_cps_published_6_5.get_config()
     config.data.name = 'semantic_folder'
     config.loss.classification = 2.0
     for name in ('pseudo_label', 'simcis', 'futcr'):

@@ -121,7 +121,7 @@ EXPERIMENT = Experiment(
     title='Class orders, in percent after the last stage',
     settings={
         'shapes': [Setting('shapes_cps_published_8_2', '7', PROTOCOL)],
-        'camvid': [Setting('camvid_cps_6_5', '7', PROTOCOL)],
+        'camvid': [Setting('camvid_cps_published_6_5', '7', PROTOCOL)],
         'ade20k': [Setting('ade_cps_100_10', '7', PROTOCOL)],
         'coco': [Setting('coco_cps_83_5', '7', PROTOCOL)],
     },

@@ -44,8 +44,8 @@ EXPERIMENT = Experiment(
     settings={
         'shapes': [Setting('shapes_cps_published_8_2'), Setting('shapes_cps_published_8_1')],
         'camvid': [
-            Setting('camvid_cps_6_5'),
-            Setting('camvid_cps_6_1'),
+            Setting('camvid_cps_published_6_5'),
+            Setting('camvid_cps_published_6_1'),
             Setting('camvid_css_6_5'),
             Setting('camvid_css_6_1'),
         ],

@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     settings={
         'shapes': [Setting('shapes_cps_published_8_1', '4', '100-5')],
         'camvid': [
-            Setting('camvid_cps_6_1', '4', '100-5'),
+            Setting('camvid_cps_published_6_1', '4', '100-5'),
             Setting('camvid_css_6_1', '4', '100-5'),
         ],
         'ade20k': [

@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
     title='Remedies against forgetting, in percent after the last stage',
     settings={
         'shapes': [Setting('shapes_cps_published_8_1'), Setting('shapes_cps_published_8_2')],
-        'camvid': [Setting('camvid_cps_6_1'), Setting('camvid_cps_6_5')],
+        'camvid': [Setting('camvid_cps_published_6_1'), Setting('camvid_cps_published_6_5')],
         'ade20k': [Setting('ade_cps_100_5'), Setting('ade_cps_100_10')],
         'coco': [Setting('coco_cps_83_5')],
     },

@@ -91,7 +91,7 @@ EXPERIMENT = Experiment(
     title='Replay of images or of virtual queries, in percent after the last stage',
     settings={
         'shapes': [Setting('shapes_cps_published_8_1', '5', '100-5')],
-        'camvid': [Setting('camvid_cps_6_1', '5', '100-5')],
+        'camvid': [Setting('camvid_cps_published_6_1', '5', '100-5')],
         'ade20k': [Setting('ade_cps_100_5', '5', '100-5')],
         'coco': [Setting('coco_cps_83_5', '5', '100-5')],
     },

@@ -18,7 +18,7 @@ EXPERIMENT = Experiment(
     title='Stop gradient between the selected queries and the decoder, in percent',
     settings={
         'shapes': [Setting('shapes_cps_published_8_1', '8', '100-5')],
-        'camvid': [Setting('camvid_cps_6_1', '8', '100-5')],
+        'camvid': [Setting('camvid_cps_published_6_1', '8', '100-5')],
         'ade20k': [Setting('ade_cps_100_5', '8', '100-5')],
         'coco': [Setting('coco_cps_83_5', '8', '100-5')],
     },
