@@ -149,8 +149,8 @@ class Workload:
         tokens = jax.random.normal(jax.random.key(2), shape)
         layer, references = DeformableAttention(self.model.num_heads), grid_centres(shapes)
         init = functools.partial(layer.init, references=references, shapes=shapes)
-        params = random_weights(jax.eval_shape(init, jax.random.key(0), tokens, tokens))
-        return lambda p, x: layer.apply(p, x, x, references, shapes), (params, tokens)
+        params = random_weights(jax.eval_shape(init, jax.random.key(0), tokens, tokens[0]))
+        return lambda p, x: layer.apply(p, x, x[0], references, shapes), (params, tokens)
 
     def decoder(self) -> tuple[Callable, tuple]:
         """Queries, maps and mask features -> class logits, mask embeddings and boxes."""

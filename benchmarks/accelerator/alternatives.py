@@ -50,10 +50,10 @@ def deformable_attention(settings: row.Settings) -> Iterator[Alternative]:
             continue
         layer = DeformableAttention(implementation=name)
         init = functools.partial(layer.init, references=references, shapes=shapes)
-        params = random_weights(jax.eval_shape(init, jax.random.key(0), tokens, tokens))
+        params = random_weights(jax.eval_shape(init, jax.random.key(0), tokens, tokens[0]))
 
         def run(params, tokens, layer=layer):
-            return layer.apply(params, tokens, tokens, references, shapes)
+            return layer.apply(params, tokens, tokens[0], references, shapes)
 
         for gradient in (False, True):
             function, arguments, _ = alone(

@@ -16,9 +16,8 @@ from simcis_jax.model.deformable_sampling.gather import sample_by_gather
 from simcis_jax.model.deformable_sampling.matmul import sample_by_matmul
 from simcis_jax.model.deformable_sampling.pallas import sample_by_pallas
 from simcis_jax.model.deformable_sampling.scan import sample_by_scan
-from simcis_jax.model.layers import Dense, xavier_uniform
+from simcis_jax.model.layers import Dense, softmax, xavier_uniform
 from simcis_jax.model.platforms import by_platform
-from simcis_jax.model.residuals import kept
 from simcis_jax.precision import HIGHEST
 
 Shapes = tuple[tuple[int, int], ...]
@@ -91,28 +90,35 @@ class DeformableAttention(nn.Module):
     precision: Precision = HIGHEST
 
     @nn.compact
-    def __call__(self, query: Array, value: Array, references: Array, shapes: Shapes) -> Array:
-        """Returns [B, Q, D].
+    def __call__(self, tokens: Array, positions: Array, references: Array, shapes: Shapes) -> Array:
+        """Returns [B, S, D].
 
         Args:
-            query: [B, Q, D] tokens plus their position encodings.
-            value: [B, S, D] tokens.
-            references: [Q, 2] reference point of each query, x, y in [0, 1].
-            shapes: (h, w) of every map.
+            tokens: [B, S, D] the maps, flattened and concatenated.
+            positions: [S, D] position encodings.
+            references: [S, 2] reference point of each token, x, y in [0, 1].
+            shapes: (h, w) of every map; S = sum of h * w.
         """
         heads, levels, points = self.num_heads, len(shapes), self.num_points
-        embed_dim = value.shape[-1]
+        embed_dim = tokens.shape[-1]
         dense = functools.partial(Dense, precision=self.precision)
         zeros = nn.initializers.zeros
         ring = initial_offsets(heads, levels, points).reshape(-1)
-        offsets = dense(
-            ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
-        )(query)
+
+        @nn.remat  # The backward pass adds again instead of keeping the sum.
+        def offsets_and_logits(self, tokens, positions):
+            query = tokens + positions
+            offsets = dense(
+                ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
+            )
+            logits = dense(heads * levels * points, kernel_init=zeros, name='weights')
+            return offsets(query), logits(query)
+
+        offsets, logits = offsets_and_logits(self, tokens, positions)
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
-        logits = dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
-        weights = jax.nn.softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads), axis=-1)
-        weights = rearrange(kept(weights), 'b q m (l p) -> b q m l p', l=levels)
-        value = dense(embed_dim, kernel_init=xavier_uniform, name='value')(value)
+        weights = softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads))
+        weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
+        value = dense(embed_dim, kernel_init=xavier_uniform, name='value')(tokens)
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]

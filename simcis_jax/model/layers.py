@@ -65,6 +65,27 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 @jax.custom_vjp
+def softmax(x: Array) -> Array:
+    """Softmax over the last axis.
+
+    The backward pass reads the result only; XLA would keep the exponentials as well.
+    """
+    return jax.nn.softmax(x, axis=-1)
+
+
+def _softmax_forward(x):
+    y = kept(softmax(x))
+    return y, y
+
+
+def _softmax_backward(y, gradient):
+    return (y * (gradient - (y * gradient).sum(axis=-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
+@jax.custom_vjp
 def normalize_rows(x: Array, scale: Array, bias: Array) -> Array:
     """Normalises [..., D] over D to mean 0 and variance 1, times `scale` [D], plus `bias` [D]."""
     return _normalize_rows(x, scale, bias)[0]

@@ -32,6 +32,12 @@ def grid_centres(shapes: tuple[tuple[int, int], ...]) -> np.ndarray:
     return np.concatenate(centres).astype(np.float32)
 
 
+@nn.remat
+def in_float32(layer: nn.Module, x: Array) -> Array:
+    """A linear layer of x; the backward pass converts x again instead of keeping the result."""
+    return layer(x.astype(jnp.float32))
+
+
 class EncoderLayer(nn.Module):
     """Deformable self-attention and an FFN, each with residual sum and LayerNorm (post-norm)."""
 
@@ -53,7 +59,7 @@ class EncoderLayer(nn.Module):
         attention = DeformableAttention(
             self.num_heads, self.num_points, precision=self.precision, name='attention'
         )
-        attended = attention(tokens + positions, tokens, references, shapes)
+        attended = attention(tokens, positions, references, shapes)
         tokens = layer_norm('attention_norm')(tokens + attended)
         feedforward = FeedForward(
             self.feedforward_dim, precision=self.precision, name='feedforward'
@@ -83,7 +89,7 @@ class PixelDecoder(nn.Module):
             The three coarser maps, encoded, [B, h_i, w_i, D], coarsest first, and mask features
             [B, h, w, D] at the resolution of the finest map.
         """
-        finest, *rest = [x.astype(jnp.float32) for x in maps]
+        finest, *rest = maps
         tokens, positions = [], []
         level_embedding = self.param(
             'level_embed', nn.initializers.normal(1.0), (3, self.hidden_dim)
@@ -97,7 +103,7 @@ class PixelDecoder(nn.Module):
                 precision=self.precision,
                 name=f'input{i}',
             )
-            x = group_norm(f'input_norm{i}', self.hidden_dim)(conv(x))
+            x = group_norm(f'input_norm{i}', self.hidden_dim)(in_float32(conv, x))
             tokens.append(rearrange(x, 'b h w d -> b (h w) d'))
             position = encode_grid(shapes[i], self.hidden_dim) + level_embedding[i]
             positions.append(rearrange(position, 'h w d -> (h w) d'))
@@ -135,7 +141,8 @@ class PixelDecoder(nn.Module):
                 name=name,
             )
 
-        lateral = group_norm('lateral_norm', self.hidden_dim)(conv('lateral', 1)(finest))
+        lateral = in_float32(conv('lateral', 1), finest)
+        lateral = group_norm('lateral_norm', self.hidden_dim)(lateral)
         enlarged = resize_features(encoded, finest.shape[1:3])
         x = group_norm('output_norm', self.hidden_dim)(conv('output', 3)(lateral + enlarged))
         return kept(conv('mask_features', 1, use_bias=True)(relu(x)))

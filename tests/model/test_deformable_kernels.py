@@ -72,4 +72,13 @@ def test_a_tile_skips_all_rows_that_its_points_do_not_read():
     assert groups_read(((100, 100),), jnp.asarray(y)).tolist() == [[5, 100]]
     # Of a map that is 20 wide, groups hold five rows.
     assert groups_read(((20, 20),), jnp.asarray(np.full((1, 128), 9.5))).tolist() == [[1, 3]]
-    assert groups_read(((20, 20),), jnp.asarray(np.full((1, 128), 30.0))).tolist() == [[20, 0]]
+    assert groups_read(((20, 20),), jnp.asarray(np.full((1, 128), 30.0))).tolist() == [[0, 0]]
+
+
+def test_points_that_are_not_numbers_are_not_skipped():
+    shapes, *sizes = CASES['one position']
+    value, locations, weights, _ = inputs(shapes, *sizes)
+    for place in (locations, weights):
+        place[:] = np.nan
+        out = sample_by_pallas(value, shapes, locations, weights, interpret=True)
+        assert np.isnan(out).all()

@@ -83,15 +83,18 @@ def groups_read(shapes: Shapes, y: Array) -> Array:
     Returns:
         [..., Q / T, 2 * L] int32, first and last of each map; first >= last if no group is read.
     """
-    bounds = []
-    tiles = rearrange(y, '... (l p) (n t) -> l ... n (p t)', l=len(shapes), t=LANES)
-    for (height, width), y in zip(shapes, tiles, strict=True):
-        group, inside = _rows_per_group(width), ~((y <= -1) | (y >= height))
-        top = jnp.clip(jnp.floor(y), -1, height - 1).astype(jnp.int32)
-        first = jnp.where(inside, jnp.maximum(top, 0) // group, height)
-        last = jnp.where(inside, jnp.minimum(top + 1, height - 1) // group + 1, 0)
-        bounds += [first.min(axis=-1), last.max(axis=-1)]
-    return jnp.stack(bounds, axis=-1)
+    heights = jnp.asarray([height for height, _ in shapes])[:, None]
+    group = jnp.asarray([_rows_per_group(width) for _, width in shapes])[:, None]
+    tiles = rearrange(y, '... (l p) (n t) -> ... l p n t', l=len(shapes), t=LANES)
+    tiles = jnp.where(jnp.isnan(tiles), 0, tiles)  # So that the result is not a number, either.
+    is_inside = (tiles > -1) & (tiles < heights[..., None, None])
+    # Of the points, not of their groups: the compiler takes more than twice as long for those.
+    top = jnp.where(is_inside, tiles, jnp.inf).min(axis=(-3, -1))
+    bottom = jnp.where(is_inside, tiles, -jnp.inf).max(axis=(-3, -1))
+    first = jnp.clip(jnp.floor(top), 0, heights).astype(jnp.int32) // group
+    last = jnp.clip(jnp.floor(bottom) + 1, 0, heights - 1).astype(jnp.int32) // group + 1
+    bounds = jnp.where((top > bottom)[..., None], 0, jnp.stack([first, last], axis=-1))
+    return rearrange(bounds, '... l n two -> ... n (l two)')
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
