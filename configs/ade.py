@@ -21,7 +21,7 @@ def panoptic() -> ConfigDict:
     config.data.update(name='prepared', root='data/ade20k_panoptic')
     config.model.dtype = 'bfloat16'  # The published runs use mixed precision too.
     config.training.init_backbone = 'weights/R-50.pkl'
-    config.evaluation.tasks = ('panoptic', 'semantic', 'instance')
+    config.evaluation.update(tasks=('panoptic', 'semantic', 'instance'), every=2501)
     return config
 
 
@@ -36,5 +36,5 @@ def semantic() -> ConfigDict:
         config.method[name].update(pseudo_label_score=0.0, merge_classes=True)
     for name in ('simcis', 'futcr'):
         config.method[name].update(decoder_kl_weight=2.0, decoder_kl_temperature=4.0)
-    config.evaluation.update(tasks=('semantic',), short_side=512, max_side=2048)
+    config.evaluation.update(tasks=('semantic',), short_side=512, max_side=2048, every=5000)
     return config

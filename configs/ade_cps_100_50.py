@@ -14,5 +14,5 @@ def get_config():
     for name in ('simcis', 'futcr'):
         config.method[name].update(num_virtual_queries=0, sampling_alpha=0.25)
     config.optimizer.milestones = (0.8, 0.9)
-    config.evaluation.object_mask_threshold = 0.2
+    config.evaluation.update(object_mask_threshold=0.2, every=10_000)
     return config

@@ -61,18 +61,37 @@ def unused_accelerator(
         environment: environment variables.
         find_files: returns the files that match a pattern, such as `glob.glob`.
     """
-    is_hidden = environment.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
-    if backend != 'cpu' or platforms.split(',')[0] == 'cpu':
+    found = find_accelerator(environment, find_files)
+    if backend != 'cpu' or platforms.split(',')[0] == 'cpu' or found is None:
         return None
+    extra, name = found
+    return (
+        f'this machine has {name}, but JAX runs on the CPU; install support with '
+        f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu to use the CPU."
+    )
+
+
+def find_accelerator(
+    environment: Mapping[str, str], find_files: Callable[[str], Sequence[str]]
+) -> tuple[str, str] | None:
+    """Extra of the package and name of an accelerator of this machine; None if it has none."""
+    is_hidden = environment.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
     for extra, name, patterns, variables in ACCELERATORS:
         if extra == 'cuda' and is_hidden:
             continue
         if any(map(find_files, patterns)) or any(map(environment.get, variables)):
-            return (
-                f'this machine has {name}, but JAX runs on the CPU; install support with '
-                f"pip install 'simcis_jax[{extra}]', or set JAX_PLATFORMS=cpu to use the CPU."
-            )
+            return extra, name
     return None
+
+
+def will_use_cpu() -> bool:
+    """Whether JAX will choose the CPU, without starting a backend.
+
+    A machine with an accelerator counts as one that uses it, unless JAX_PLATFORMS says otherwise.
+    """
+    if platforms := jax.config.jax_platforms:
+        return platforms.split(',')[0] == 'cpu'
+    return find_accelerator(os.environ, glob.glob) is None
 
 
 def memory() -> dict[str, int]:

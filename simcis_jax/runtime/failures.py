@@ -19,6 +19,7 @@ import jax
 
 from simcis_jax.errors import UserError
 
+POLLING = 500  # Milliseconds after which threads look whether the run has ended.
 HEARTBEAT = 8  # Seconds after which JAX ends a run of which a process was killed.
 # Keys in the store of JAX's coordination service; answers have the index of a process appended.
 _CAUSE, _SEEN = 'simcis_jax/cause', 'simcis_jax/seen/'
@@ -37,13 +38,21 @@ def end_together() -> Iterator[None]:
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         yield
         return
-    service, me = _service(), jax.process_index()
-    _when_set(service, _CAUSE, lambda cause: _end_with(service, cause))
-    _when_set(service, _QUESTION, lambda _: service.key_value_set(f'{_ANSWER}{me}', ''))
+    service, me, is_over = _service(), jax.process_index(), threading.Event()
+    threads = (
+        _when_set(service, _CAUSE, lambda cause: _end_with(service, cause), is_over),
+        _when_set(
+            service, _QUESTION, lambda _: service.key_value_set(f'{_ANSWER}{me}', ''), is_over
+        ),
+    )
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
         _fail(service, error)
+    finally:  # A thread that waits for the service when Python ends would abort the process.
+        is_over.set()
+        for thread in threads:
+            thread.join()
 
 
 def _fail(service: Any, error: BaseException) -> NoReturn:
@@ -98,22 +107,26 @@ def _set_once(service: Any, key: str, value: str) -> None:
         service.key_value_set(key, value)
 
 
-def _when_set(service: Any, key: str, action: Callable[[str], None]) -> None:
-    """Calls `action` in a thread with the value of a key as soon as it is set."""
+def _when_set(
+    service: Any, key: str, action: Callable[[str], None], is_over: threading.Event
+) -> threading.Thread:
+    """Starts a thread that calls `action` with the value of a key as soon as it is set."""
 
     def wait():
-        while True:
+        while not is_over.is_set():
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 try:
-                    value = service.blocking_key_value_get(key, 3_600_000)
+                    value = service.blocking_key_value_get(key, POLLING)
                 except jax.errors.JaxRuntimeError as error:
                     if 'DEADLINE_EXCEEDED' in str(error):
                         continue
-                    return  # The run has ended, or JAX ends this process.
+                    return  # JAX ends this process.
                 action(value)
             return
 
-    threading.Thread(target=wait, daemon=True).start()
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
 def _silent(service: Any, prefix: str, seconds: float) -> list[int]:

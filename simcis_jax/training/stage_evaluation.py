@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -89,7 +90,7 @@ class EvaluationInStage:
             keep_only(best, scored)
         parallel.wait_for_all('best')
         kept = [scored[step].get(self._best_name) for step in steps_in(best)]
-        self._best = max((score or 0.0 for score in kept), default=0.0)
+        self._best = max((score for score in kept if score is not None), default=-math.inf)
 
     def is_due(self, step: int) -> bool:
         """Whether the state after this step is to be evaluated and has not been yet."""
@@ -127,7 +128,7 @@ class EvaluationInStage:
     def _keep_best(
         self, step: int, state: TrainState, scores: Mapping[str, float], folder: StageFolder
     ) -> None:
-        if scores.get(self._best_name, 0.0) <= self._best:
+        if scores.get(self._best_name, -math.inf) <= self._best:
             return
         self._best = scores[self._best_name]
         with StageCheckpoints(folder.best, keep=1) as checkpoints:

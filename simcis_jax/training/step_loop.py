@@ -39,8 +39,8 @@ def run_steps(
 ) -> TrainState:
     """Trains from the step of `state` to the last step of the stage, then calls `finish` once.
 
-    The device has one step to do while the next is prepared. So the measured speed is that of
-    finished steps.
+    The host runs one step ahead of the device and waits for the step before it, so the measured
+    speed is that of finished steps.
 
     Raises:
         NonfiniteError: more steps than allowed had a non-finite loss or gradient.
@@ -50,10 +50,14 @@ def run_steps(
     first = int(state.step)
     progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first, after=steps_after)
     clock = StepClock(training.batch_size)
+
+    def evaluate(step, state):
+        with clock.measure('evaluation'), progress.paused(), stop.at_once():
+            evaluation.evaluate(step, state)
+
     data.seek(first)
     if evaluation.is_due(first):  # The run was stopped before or during this evaluation.
-        evaluation.evaluate(first, state)
-        progress.skip(0)
+        evaluate(first, state)
     before = None
     for step in range(first + 1, num_steps + 1):
         with clock.measure('data'):
@@ -98,6 +102,5 @@ def run_steps(
             raise Interrupted(stop.number, f'after step {step} of stage {stage}')
         if evaluates:
             checkpoints.wait()
-            with clock.measure('evaluation'), progress.paused(), stop.at_once():
-                evaluation.evaluate(step, state)
+            evaluate(step, state)
     return state

@@ -9,7 +9,7 @@ import jax
 
 
 class StepProfile:
-    """Context manager that records the first to the last of a range of steps, once per stage.
+    """Context manager that records a range of steps of a stage, or those that a resumed run trains.
 
     Args:
         steps: first and last step; (0, 0) = nothing is recorded.
@@ -27,8 +27,8 @@ class StepProfile:
         self._stop()
 
     def before(self, step: int) -> None:
-        """Starts the recording if it begins with this step."""
-        if step == self._first:
+        """Starts the recording if this is the first step of the range that the run trains."""
+        if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 

@@ -63,3 +63,22 @@ def test_the_warning_follows_the_line(monkeypatch, capsys):
     devices.print_devices('float32')
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith('precision float32') and second == 'warning: look here'
+
+
+@pytest.mark.parametrize(
+    ('platforms', 'found', 'expected'),
+    [
+        ('cpu', ('cuda', 'an NVIDIA GPU'), True),
+        ('cuda,cpu', None, False),
+        (None, ('cuda', 'an NVIDIA GPU'), False),
+        (None, None, True),
+    ],
+)
+def test_the_platform_is_known_before_a_backend_starts(monkeypatch, platforms, found, expected):
+    monkeypatch.setattr(devices, 'find_accelerator', lambda *_: found)
+    before = jax.config.jax_platforms
+    jax.config.update('jax_platforms', platforms)
+    try:
+        assert devices.will_use_cpu() == expected
+    finally:
+        jax.config.update('jax_platforms', before)

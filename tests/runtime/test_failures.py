@@ -31,19 +31,23 @@ with failures.end_together():
 """
 
 
-def fail_together(failing, how):
-    """Runs the program; returns output and status of both, and how long the end took."""
-    processes = [
+def start_two(program, *arguments):
+    """Starts two processes of one run."""
+    return [
         commands.start(
-            ('-c', PROGRAM),
-            failing,
-            how,
+            program,
+            *arguments,
             environment=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         for environment in commands.cluster_environments(2)
     ]
+
+
+def fail_together(failing, how):
+    """Runs the program; returns output and status of both, and how long the end took."""
+    processes = start_two(('-c', PROGRAM), failing, how)
     try:
         for process in processes:
             while (line := process.stdout.readline()) != 'started\n':
@@ -79,3 +83,19 @@ def test_a_process_that_is_killed_ends_the_other(failing):
     assert seconds < HEARTBEAT + 3
     if failing == 1:  # Without process 0 there is nobody who could tell.
         assert 'error: process 1 does not answer: killed, or its machine is gone' in errors[0]
+
+
+def test_the_training_command_finds_its_processes_before_it_reads_the_config(tmp_path):
+    processes = start_two(
+        commands.MAIN, '--distributed', '--config=absent', f'--workdir={tmp_path}'
+    )
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    for _, errors in outputs:
+        assert 'Traceback' not in errors and 'absent' in errors
+
+
+def test_processes_that_end_well_leave_no_thread_that_aborts_them():
+    processes = start_two(('-c', PROGRAM), -1, '')
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
