@@ -20,6 +20,7 @@ from tiny import tiny_config
 from simcis_jax import main
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.runtime.compilation import shared
+from simcis_jax.training import trainer
 
 
 @pytest.fixture(scope='session')
@@ -52,11 +53,23 @@ def finished(common_folder):
 
 
 def train_tiny(workdir):
-    """Trains the miniature run; returns its results and how often the step was traced."""
-    traces = []
+    """Trains the miniature run; returns its results and how often the step was traced.
+
+    An array that is copied to the device without being asked is an error.
+    """
+    traces, run_steps = [], trainer.run_steps
+
+    def without_transfers(update, *arguments, **options):
+        def guarded(state, batch):
+            with jax.transfer_guard('disallow'):  # All arrays of a step are on the device.
+                return update(state, batch)
+
+        return run_steps(guarded, *arguments, **options)
+
     shared.cache_clear()  # So that it is traced here.
     with pytest.MonkeyPatch.context() as patch:
         store = SimCIS.store
+        patch.setattr(trainer, 'run_steps', without_transfers)
         patch.setattr(SimCIS, 'store', lambda self, step: traces.append(1) or store(self, step))
         results = main.run(tiny_config(), str(workdir))
     return results, len(traces)

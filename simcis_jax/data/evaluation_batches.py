@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Generator, Sequence
 
 import numpy as np
@@ -82,6 +83,17 @@ def plan_batches(
             canvas = tuple(map(max, zip(*canvases, strict=True)))
             plan.append(PlannedBatch(columns[0], padded, canvas, *columns[1:]))
     return plan
+
+
+def share_of(plan: Sequence[PlannedBatch], process: int, num_processes: int) -> list[PlannedBatch]:
+    """The batches of one process: neighbours in the plan, so that it compiles few shapes.
+
+    All processes have about the same number of pixels.
+    """
+    pixels = np.array([math.prod(batch.padded) for batch in plan])
+    middle = np.cumsum(pixels) - pixels / 2
+    owner = (middle * num_processes / max(1, pixels.sum())).astype(int)
+    return [batch for batch, index in zip(plan, owner, strict=True) if index == process]
 
 
 def describe(plan: Sequence[PlannedBatch]) -> str:

@@ -24,6 +24,7 @@ from simcis_jax.data.evaluation_batches import (
     describe,
     load_batches,
     plan_batches,
+    share_of,
 )
 from simcis_jax.data.source import Example, Source, images_with
 from simcis_jax.evaluation import continual, pictures
@@ -142,7 +143,7 @@ class Evaluator:
         process, num_processes = jax.process_index(), jax.process_count()
         if process == 0:
             print(f'{title}: {describe(plan)}', flush=True)
-        plan = plan[process::num_processes]
+        plan = share_of(plan, process, num_processes)
         params = parallel.local_replicas(self.mesh, params)
         order = [index for batch in plan for index in batch.indices]
         log = CountsLog(

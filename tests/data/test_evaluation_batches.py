@@ -5,7 +5,7 @@ import pytest
 
 from simcis_jax import types
 from simcis_jax.data import augment, shapes
-from simcis_jax.data.evaluation_batches import describe, load_batches, plan_batches
+from simcis_jax.data.evaluation_batches import describe, load_batches, plan_batches, share_of
 from simcis_jax.data.source import Example
 
 
@@ -145,3 +145,17 @@ def test_an_image_with_another_size_than_listed_is_an_error():
 def test_an_image_that_cannot_be_read_is_an_error():
     with pytest.raises(IndexError):
         list(load_batches(Plain((16, 16)), plan((16, 16), (16, 16)), batch_size=2))
+
+
+@pytest.mark.parametrize('num_processes', [1, 2, 7])
+def test_processes_share_all_batches_and_few_shapes(num_processes):
+    planned = plan(*random_sizes(500), short_side=64, max_side=256, padding=32)
+    shares = [share_of(planned, process, num_processes) for process in range(num_processes)]
+    assert sum(shares, []) == planned
+    shapes = [{batch.padded for batch in share} for share in shares]
+    num_shapes = len({batch.padded for batch in planned})
+    # Only the first shape of a process can be that of the process before.
+    assert sum(map(len, shapes)) < num_shapes + num_processes
+    pixels = [sum(np.prod(batch.padded) for batch in share) for share in shares]
+    assert max(pixels) < 1.1 * min(pixels)
+    assert share_of([], 0, num_processes) == []
