@@ -2,7 +2,7 @@
 
 `benchmarks.speed` starts it as a subprocess of a Python with torch and transformers:
 `python -m benchmarks.torch_peer ROW SIDE SETTINGS`. Nothing is downloaded: the ResNet-50 with
-frozen batch norm has random weights. On a GPU, float32 products use TF32, as in JAX.
+frozen batch norm has random weights. float32 products are full float32, as in simcis_jax.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def main() -> None:
     device = 'cuda' if on_gpu else 'cpu'
     torch.set_default_device(device)
     dtype = getattr(torch, settings.dtype)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     work = Peer(settings, compiled=side == row.COMPILED).rows()[name]()
 
     def call():

@@ -13,11 +13,10 @@ multiplies six times. With `model.pixel_decoder_precision='high'` the pixel deco
 of these products, uses TF32 on NVIDIA GPUs and three products of bfloat16 on TPUs, except where it
 samples and resizes.
 
-Matrix products are written with `einsum` and `matmul`, convolutions with `precision=HIGHEST`. JAX
-gives a product in the backward pass the precision of its forward product, but not its operands: the
-gradient of a product that returns float32 is float32 and so are the products with it. Therefore
-`matmul` has its own backward pass, and convolutions return bfloat16: XLA sums them in float32
-whatever they return.
+Matrix products are written with `einsum` and `matmul`, convolutions with `precision=HIGHEST`. In
+the backward pass, JAX keeps the precision of a product but not the dtype of its operands: a float32
+result has a float32 gradient, and the products with it are slow. Therefore `matmul` casts in a
+backward pass of its own, and convolutions return bfloat16, which XLA sums in float32.
 """
 
 from __future__ import annotations

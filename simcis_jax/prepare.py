@@ -24,7 +24,7 @@ from simcis_jax.data import prepared
 from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
 from simcis_jax.data.download import Download, checksum
-from simcis_jax.errors import FileError, InputError, UserError
+from simcis_jax.errors import FileError, InputError, UserError, writing
 from simcis_jax.runtime import command
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
@@ -143,7 +143,8 @@ def _write(
     incomplete = root / 'incomplete'
     shutil.rmtree(incomplete, ignore_errors=True)  # Left by an interrupted preparation.
     part = incomplete / folder.name
-    part.mkdir(parents=True)
+    with writing(part):
+        part.mkdir(parents=True)
     try:
         skipped = []
         written = {

@@ -77,7 +77,13 @@ class ProtocolSettings:
         "Class order: 'origin', 'descending', 'ade20k_1' to 'ade20k_10', or the labels.",
         at_least=0,
     )
-    setting: str = declare('overlapped', 'Which images a stage trains on.', choices=SETTINGS)
+    setting: str = declare(
+        'overlapped',
+        "Images of a stage: 'overlapped' = all that show one of its classes; 'disjoint' = those of "
+        "them without classes of later stages; 'sequential' = as 'disjoint', with past classes "
+        'labelled as well.',
+        choices=SETTINGS,
+    )
     replay_images: int = declare(
         0, 'Maximum number of replayed images of past stages; 0 = no limit.', at_least=0
     )
@@ -89,8 +95,8 @@ class ProtocolSettings:
     )
     mask_unseen: bool = declare(
         True,
-        'Restrict selection, inference and the softmax head to classes seen so far; published: '
-        'False where queries are selected.',
+        'Only classes seen so far select queries, compete in the softmax head and are predicted; '
+        'published: False where queries are selected.',
     )
 
     def stages(self, num_classes: int) -> tuple[Stage, ...]:
@@ -217,10 +223,13 @@ class EvaluationSettings:
         multiple_of=32,
     )
     object_mask_threshold: float = declare(
-        0.3, 'Class score that a panoptic segment must exceed.', at_least=0, at_most=1
+        0.3, 'Class probability that a panoptic segment must exceed.', at_least=0, at_most=1
     )
     semantic_threshold: float = declare(
-        0.4, 'Class score that a semantic mask must reach.', at_least=0, at_most=1
+        0.4,
+        'Class probability that a query must reach in semantic inference.',
+        at_least=0,
+        at_most=1,
     )
     overlap_threshold: float = declare(
         0.8,
@@ -243,8 +252,8 @@ class EvaluationSettings:
     )
     semantic_resize: str = declare(
         'logits',
-        "What semantic inference resizes to the stored image size; published: 'labels', "
-        "'scores' in the original Mask2Former.",
+        "What semantic inference resizes to the stored image size: the mask 'logits'; the "
+        "'labels', as published; or the class 'scores', as in the original Mask2Former.",
         choices=('logits', 'labels', 'scores'),
     )
     num_instances: int = declare(

@@ -85,7 +85,7 @@ def speed(results: Sequence[Result]) -> list[str]:
         ours, eager = found.get((name, row.OURS, size)), found.get((name, row.EAGER, size))
         gflop = x.get('gflop') or (eager.found['gflop'] if eager and side != row.OURS else None)
         batch, dtype = size.removeprefix('batch ').split(', ')
-        peak = peaks.get(dtype)
+        peak = peaks.get('float32, highest' if dtype == 'float32' else dtype)
         times = seconds / statistics.median(ours.found['seconds']) if ours else None
         rows.append(
             (

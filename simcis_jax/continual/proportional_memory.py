@@ -47,7 +47,7 @@ def class_proportional(pool: ReplayPool) -> Iterator[int]:
 def nearest_first(
     images: dict[int, np.ndarray], number: int, total: np.ndarray, target: np.ndarray
 ) -> Iterator[int]:
-    """Takes so many images out of their counts, and adds the counts of each to the total [C].
+    """Yields `number` images, removes them from `images` and adds their counts to the total [C].
 
     The next image is the first of those after which the shares of the total are nearest to the
     target [C].

@@ -77,7 +77,7 @@ def _confident_segments(
     winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape, masks)
     won = jnp.where(unlabelled, winner, -1)
     winner = jnp.where(inside, won, -1)
-    keep &= mask_area > 0  # Others win nothing.
+    keep &= mask_area > 0  # A query with an empty mask wins no pixel.
 
     def areas(won):
         def count(query, areas):
@@ -109,7 +109,7 @@ def _compete(
     """
 
     def resized(query):
-        return resize(mask_logits[query], shape)  # As published, before any probability.
+        return resize(mask_logits[query], shape)  # As published: logits, not probabilities.
 
     if masks == 'softmax':  # Over all queries, also those that do not compete.
         none = jnp.full(shape, -jnp.inf)

@@ -41,10 +41,14 @@ class CountsLog:
         for number, line in enumerate(_lines(path)):
             if number == 0 and line != header:
                 break
-            size += len(line)
             if number > 0:
-                values = zip(tasks, json.loads(line), strict=True)
-                self._sum([task.from_json(value) for task, value in values])
+                try:
+                    values = zip(tasks, json.loads(line), strict=True)
+                    counts = [task.from_json(value) for task, value in values]
+                except (ValueError, TypeError, LookupError, AttributeError):
+                    break  # The file is damaged from here on: these images are counted again.
+                self._sum(counts)
+            size += len(line)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open('ab')

@@ -65,8 +65,8 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
 
 def spread(indices: np.ndarray, number: int) -> np.ndarray:
     """At most `number` of the indices, spread evenly: neighbours are often frames of one video."""
-    every = max(1, len(indices) // max(1, number))
-    return indices[every - 1 :: every][:number]
+    number = min(number, len(indices))
+    return indices[(np.arange(number) + 1) * len(indices) // max(number, 1) - 1]
 
 
 class Evaluator:

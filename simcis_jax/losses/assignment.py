@@ -2,7 +2,7 @@
 
 Rows are assigned one after the other. A search grows a tree of shortest paths from the new row
 until it reaches a free column; then every row on the path to it takes the next column of the path.
-n rows need at most n (n + 1) / 2 passes of the search, and rows that are not there need none.
+Assigning n rows takes at most n (n + 1) / 2 passes of the search; padding takes none.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def assign(cost: Array, num_rows: Array | int) -> tuple[Array, Array]:
 
     Args:
         cost: [M, N]; columns of inf are not chosen, of the others there are at least `num_rows`.
-        num_rows: [] int32, how many rows there are; the others are not read.
+        num_rows: [] int32, number of real rows, which come first; the others are padding.
 
     Returns:
-        The column of every row [M] int32, -1 for rows that are not there, and how many passes the
-        search for every row took [M] int32.
+        The column of every row [M] int32, -1 for padding, and the number of passes that the search
+        for every row took [M] int32.
     """
     size, num_columns = cost.shape
     none = Assignment(

@@ -45,8 +45,8 @@ def sum_chunks(
         constants: tree of arrays without gradient.
         prepare: returns a tree of arrays that get no gradient.
         max_chunks: upper bound of `num_chunks`, if anything is prepared.
-        max_kept: what was prepared for so many chunks is kept for the backward pass, at least one;
-            for other chunks it is computed again.
+        max_kept: number of chunks, at least 1, whose prepared arrays are kept for the backward
+            pass; those of other chunks are computed again.
     """
     limits = max_chunks, min(max_kept, max_chunks)
     # With `jit`, each is traced once, though the passes use it several times.

@@ -21,7 +21,7 @@ def class_cost(logits: Array, labels: Array, head: str = 'sigmoid') -> Array:
         labels: [T]; -1 = padding, whose column is undefined.
         head: see `model.class_heads`.
     """
-    if has_no_object(head):  # Also of independent probabilities, as in the published code.
+    if has_no_object(head):  # As published, also if they are independent.
         return -softmax_probabilities(logits)[:, labels]
     p = jax.nn.sigmoid(logits)
     positive = -FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * jnp.log(p + 1e-8)

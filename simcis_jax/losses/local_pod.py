@@ -34,9 +34,9 @@ def pooled(features: Array) -> Array:
 
 
 def local_pod(student: Sequence[Array], teacher: Sequence[Array]) -> Array:
-    """The distance [B] of what is pooled of the maps [B, h, w, D] of both, averaged over the maps.
+    """Euclidean distance [B] between pooled maps [B, h, w, D] of both, averaged over the maps.
 
-    Its gradient is 0 where both are equal, as where a frozen network has not changed yet.
+    Where they are equal, as at the start of a stage, its gradient is 0 instead of NaN.
     """
     distances = []
     for ours, theirs in zip(student, teacher, strict=True):

@@ -38,8 +38,8 @@ from simcis_jax.types import Predictions, Targets
 # Slots of each image whose masks are compared at once. Valid slots come first and only chunks that
 # hold one are computed. All images and decoder outputs share a chunk, to keep an accelerator busy.
 SLOTS_PER_CHUNK = 8
-# Points of so many chunks are kept for the backward pass. Few images have more segments, and the
-# points of 100 slots of 8 images would take 1.2 GiB.
+# Number of chunks whose points are kept for the backward pass. Few images have more segments, and
+# the points of 100 slots of 8 images would take 1.2 GiB.
 KEPT_CHUNKS = 4
 
 

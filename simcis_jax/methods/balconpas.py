@@ -52,7 +52,7 @@ class BalConpas(PseudoLabel):
         'teacher sees there, as in the published code.',
     )
     anti_misguidance: bool = declare(
-        True, 'Queries without a segment have no class loss in replayed images, and more in others.'
+        True, 'Unmatched queries have no class loss in replayed images, and a larger one in others.'
     )
     proportional_memory: bool = declare(
         True,
@@ -131,9 +131,9 @@ class BalConpas(PseudoLabel):
         return Term(losses.sum(axis=(1, 2)), step.weights.classification, per='class')
 
     def distillation(self, step: Step) -> Term:
-        """The mean squared distance [L] of queries to those of the teacher in the same place.
+        """The mean squared distance [L] of queries of student and teacher with the same number.
 
-        In all decoder outputs it is that of the queries that match past segments in the last one.
+        It is that of queries that match past segments in the last decoder output.
         """
         student, teacher = step.student.queries, step.teacher.queries
         marks = jnp.where(step.targets.distilled, 0, -1)

@@ -42,9 +42,9 @@ class ECLIPSE(Method):
     )
     deltas: tuple[float, ...] = declare(
         (0.4, 0.5),
-        '"No object" at inference, for the queries of each stage; the last is that of all further '
-        'stages. Above 0: the factor of what they see of other stages; below 0: minus the factor '
-        'of "no object"; 0: "no object" as it is.',
+        '"No object" at inference, one number for the queries of each stage, the last for all '
+        'further ones. d > 0: d times the summed probabilities of classes of other stages, at most '
+        '1; d < 0: -d times that of "no object"; 0: that of "no object".',
         at_least=-1,
         at_most=1,
     )
@@ -64,6 +64,7 @@ class ECLIPSE(Method):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The network is the original Mask2Former, and classes to come do not exist."""
+        yield from super().conflicts(values)
         yield from without_no_object(values, 'eclipse')
         for key, needed in (
             ('model.queries', 'learned'),
@@ -117,7 +118,7 @@ class ECLIPSE(Method):
         return state.replace(params={**params, 'finished': finished, 'newest': newest})
 
     def targets(self, step: Step) -> Targets:
-        """The classes of the stage, also on replayed images; its queries name no others."""
+        """Those of the classes of the stage only: its prompts cannot predict others."""
         truth = step.batch.targets
         if not is_later(step):
             return truth

@@ -54,8 +54,8 @@ class FuTCR(SimCIS):
             repulsions += self.repulsion(features, labels, step.stage.seen, step.keys(stream + 1))
         # Means over the images of the device, where other terms are sums.
         return super().losses(step) | {
-            'contrast': Term(self.contrast_weight * len(labels) * contrasts),
-            'repulsion': Term(self.repulsion_weight * len(labels) * repulsions),
+            'contrast': Term(len(labels) * contrasts, self.contrast_weight),
+            'repulsion': Term(len(labels) * repulsions, self.repulsion_weight),
         }
 
     def regions(self, masks: Array, labels: Array) -> tuple[Array, Array]:
@@ -93,7 +93,7 @@ class FuTCR(SimCIS):
         return jnp.where(exists, entropy, 0.0).sum() / jnp.maximum(exists.sum(), 1)
 
     def repulsion(self, features: Array, labels: Array, known: Array, keys: Array) -> Array:
-        """Mean [] of the largest cosine of unlabelled pixels to known classes, if positive.
+        """The largest cosine of an unlabelled pixel to a known class, if positive; their mean [].
 
         Args:
             features: [B, h, w, D].

@@ -37,7 +37,8 @@ class MiB(Method):
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The losses need "no object"."""
-        return without_no_object(values, 'mib')
+        yield from super().conflicts(values)
+        yield from without_no_object(values, 'mib')
 
     def begin_stage(self, state: TrainState, stage: StageArrays, statistics: Any) -> TrainState:
         """New rows of the class head."""

@@ -43,7 +43,8 @@ class PseudoLabel(Method):
     uses_teacher: ClassVar[bool] = True
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Doubt is about one class at a time."""
+        """Doubt needs the sigmoid head, whose class probabilities are independent."""
+        yield from super().conflicts(values)
         head = values.get('model.head', 'sigmoid')
         if self.doubt_score < 1 and head != 'sigmoid':
             yield 'doubt_score', f'1 with model.head={head!r}, whose classes are not independent'

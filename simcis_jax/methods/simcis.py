@@ -80,14 +80,14 @@ class SimCIS(PseudoLabel):
             csl = consistent_selection_loss(
                 student.selection.token_logits, teacher.class_logits[0], self.csl_temperature
             )
-            terms['csl'] = Term(self.csl_weight * csl)
+            terms['csl'] = Term(csl, self.csl_weight)
         if teacher is not None and self.decoder_kl_weight > 0:
             divergence = distribution_divergence(
                 teacher.class_logits[-1],
                 student.replayed_class_logits[-1],
                 self.decoder_kl_temperature,
             )
-            terms['decoder_kl'] = Term(self.decoder_kl_weight * divergence)
+            terms['decoder_kl'] = Term(divergence, self.decoder_kl_weight)
         return terms
 
     # VQ

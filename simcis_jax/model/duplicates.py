@@ -1,7 +1,7 @@
 """Duplicates: queries that claim the same segment and share its probability.
 
-A segment is matched to one query, so queries that cannot tell which of them it will be learn to
-divide its probability: their sum says how likely the segment is, each of them too little.
+Training matches one query to each segment. Queries that are almost equal therefore learn to share
+its probability: their sum says how likely the segment is, each of them says too little.
 """
 
 from __future__ import annotations

@@ -85,8 +85,9 @@ class Mask2Former(nn.Module):
     stop_gradient: bool = declare(True, 'No gradient from the decoder to the selected queries.')
     replay_boxes: str = declare(
         'selection',
-        "Initial boxes of the teacher's queries in the decoder of the student: those of the "
-        "'selection' of the student, as in the published code, or of their own 'tokens'.",
+        'Initial boxes where the student also decodes the positions that the teacher selected, to '
+        "compare both: those of the student's own 'selection', as published, or those predicted at "
+        "the decoded 'tokens'.",
         choices=REPLAY_BOXES,
     )
     hidden_dim: int = declare(

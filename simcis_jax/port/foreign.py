@@ -106,6 +106,6 @@ def naming_model(path: str | Path, keys: Collection[str]) -> Iterator[None]:
     except InputError as error:
         model = recognize(keys)
         if model:
-            way_out = model.way_out.replace('FILE', str(path))
+            way_out = model.way_out
             raise InputError(f'{path} holds {model.name}; {way_out}.') from None
         raise InputError(f'{path}: {error}') from None

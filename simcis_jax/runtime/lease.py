@@ -52,7 +52,7 @@ class Lease:
         found = self._store.read(NAME)
         if found is not None:
             print(
-                f'{self._store.url} is in use by {_holder(found)}, or was when that was killed; '
+                f'{self._store.url} is in use by {_holder(found)}, unless that was killed; '
                 f'checking again in {self._seconds:.0f} seconds',
                 flush=True,
             )

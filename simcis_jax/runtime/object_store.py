@@ -98,7 +98,7 @@ class Store:
             self._files.pipe_file(f'{self._root}/{name}', content)
 
     def remove(self, name: str) -> None:
-        """Deletes a file; none is no error."""
+        """Deletes a file, if it exists."""
         with self._explained('deleted', name), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(f'{self._root}/{name}')
 

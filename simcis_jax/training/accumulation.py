@@ -36,11 +36,6 @@ def join(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
-def map_microbatches(function: Callable[[Any], Any], microbatches: Any) -> Any:
-    """The results of `function` for each microbatch, stacked to [M, ...]."""
-    return accumulate(lambda microbatch: ((), function(microbatch)), microbatches)[1]
-
-
 def accumulate(function: Callable[[Any], tuple[Any, Any]], microbatches: Any) -> tuple[Any, Any]:
     """Applies `function` to each microbatch, returning a pair of trees.
 

@@ -77,8 +77,31 @@ def test_counts_of_another_model_are_not_used(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{'params': 2}]
 
 
+@pytest.mark.parametrize('damage', [b'{"half": \n', b'[]\n', b'[[1]]\n', b'[null]\n'])
+def test_images_after_a_damaged_line_are_counted_again(tmp_path, damage):
+    path = tmp_path / 'counts.jsonl'
+    task = PanopticTask(evaluated.CATEGORIES, 0.3, 0.6)
+
+    def opened():
+        log = CountsLog([task], path, {'params': 1})
+        log.close()
+        return log.num_images
+
+    log = CountsLog([task], path, {'params': 1})
+    log.add([task.zeros()])
+    log.add([task.zeros()])
+    log.close()
+    header, first, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + first + damage + last)
+    assert opened() == 1
+    assert path.read_bytes() == header + first
+
+
 def test_a_sample_is_spread_over_the_images(capsys):
-    np.testing.assert_array_equal(spread(np.arange(10), 3), [2, 5, 8])
+    np.testing.assert_array_equal(spread(np.arange(10), 3), [2, 5, 9])
+    for number in (40, 60, 99):
+        gaps = np.diff(spread(np.arange(101), number), prepend=-1, append=100)
+        assert gaps[:-1].max() <= -(-101 // number) and gaps[-1] == 0
     np.testing.assert_array_equal(spread(np.arange(3), 5), [0, 1, 2])
     assert spread(np.arange(3), 0).tolist() == []
     evaluated.evaluate(options={'num_images': 2})

@@ -33,7 +33,7 @@ def test_a_lease_of_a_killed_process_is_taken_over(store, capsys):
     store.write(lease.NAME, json.dumps(killed).encode())
     with lease.Lease(store, **QUICK) as held:
         held.check()
-    assert 'is in use by process 7 on host, or was when' in capsys.readouterr().out
+    assert 'is in use by process 7 on host, unless' in capsys.readouterr().out
 
 
 def test_of_several_that_take_it_at_once_one_has_it(store, monkeypatch):
