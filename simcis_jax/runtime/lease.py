@@ -1,19 +1,49 @@
-"""Exclusive use of a folder in a store that has no locks."""
+"""Exclusive use of a folder where there are no locks: in a store, or on some mounted disks."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
-from simcis_jax.errors import FileError
+from simcis_jax.errors import FileError, writing
 from simcis_jax.runtime.object_store import Store
 
 NAME = 'lease.json'
+
+
+class FilesOnDisk:
+    """The files of a folder on a disk, as `Store` has those of a folder in a store."""
+
+    def __init__(self, folder: Path):
+        self.url, self._folder = str(folder), folder
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file."""
+        with writing(self._folder / name):
+            (self._folder / name).write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        """Deletes a file, if it exists."""
+        (self._folder / name).unlink(missing_ok=True)
+
+
+def stop_run() -> None:
+    """Stops this process as SIGTERM does."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Lease:
@@ -36,7 +66,7 @@ class Lease:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | FilesOnDisk,
         *,
         seconds: float = 60,
         settling: float = 2,

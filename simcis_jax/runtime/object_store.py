@@ -113,8 +113,12 @@ class Store:
         if path.stat().st_size <= _READ_WHOLE:
             self.write(name, path.read_bytes())
             return
-        with self._explained('written', name):
-            self._files.put_file(str(path), f'{self._root}/{name}')
+        try:
+            with self._explained('written', name):
+                self._files.put_file(str(path), f'{self._root}/{name}')
+        except FileError:
+            path.stat()  # Raises FileNotFoundError if the file was deleted meanwhile, as above.
+            raise
 
     @contextlib.contextmanager
     def _explained(self, done: str, name: str = '') -> Iterator[None]:

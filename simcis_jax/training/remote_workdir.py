@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +37,7 @@ def local_folder(workdir: str | Path) -> Iterator[Path]:
             'work; give a folder that all of them see, such as the bucket mounted with gcsfuse.'
         )
     copy = FolderCopy(str(workdir), is_copied)
-    stop_run = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-    with lease.Lease(copy.store, on_loss=stop_run) as held:
+    with lease.Lease(copy.store, on_loss=lease.stop_run) as held:
         copy.fetch()
         print(f'{workdir}: working in a copy, {copy.path}', flush=True)
         ended = threading.Event()

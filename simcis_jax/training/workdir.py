@@ -2,7 +2,7 @@
 
 config.json                 the resolved config; a run with another config is rejected
 categories.json             the classes in COCO format; one with other classes is rejected
-lock                        locked by the process that uses the folder
+lock                        locked by the process that uses the folder; or lease.json
 replay_sizes.json           sizes of images that protocol.replay_megabytes may replay, in bytes
 metrics.jsonl, tensorboard/ training losses
 stage_N/checkpoints/        the last two checkpoints of a stage
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -30,12 +31,14 @@ from typing import Any
 from simcis_jax.data.category_list import category_entries, conflict, read_categories
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation import continual
+from simcis_jax.runtime import lease
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import steps_in
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.types import Categories
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Errors of file systems without locks.
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
 # float rounding. docs/devices.md lists them.
 MAY_CHANGE = (
@@ -170,15 +173,13 @@ class Workdir:
     def __init__(self, root: str | Path, config: Mapping[str, Any], *, writes: bool = True):
         self.root, self.writes = Path(root), writes
         self._config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
-        self._lock = None
+        self._locks = contextlib.ExitStack()
 
     def __enter__(self) -> Workdir:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._locks.close()
 
     def claim(self, categories: Categories) -> None:
         """Locks the folder until the `with` block ends; records config and classes in it.
@@ -198,7 +199,11 @@ class Workdir:
         path = self.root / 'config.json'
         if not path.exists() and self.root.exists():
             with reading(self.root):
-                others = [p.name for p in self.root.iterdir() if p.name not in ('lock', path.name)]
+                others = [
+                    p.name
+                    for p in self.root.iterdir()
+                    if p.name not in ('lock', lease.NAME, path.name)
+                ]
             if others:
                 raise InputError(
                     f'{self.root} is not empty and holds no config.json of a run; choose an empty '
@@ -235,8 +240,11 @@ class Workdir:
             )
 
     def _take_lock(self) -> None:
-        """Takes a kernel lock, which is released when the process ends, however it ends."""
-        lock = (self.root / 'lock').open('a+', encoding='utf-8')
+        """Takes a kernel lock, which is released when the process ends, however it ends.
+
+        Where the file system has no locks, as on some mounted stores, it takes a lease.
+        """
+        lock = self._locks.enter_context((self.root / 'lock').open('a+', encoding='utf-8'))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -245,10 +253,15 @@ class Workdir:
                 f'{self.root} is used by another process ({lock.read()}); wait for it, stop it, or '
                 'choose another --workdir.'
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            files = lease.FilesOnDisk(self.root)
+            self._locks.enter_context(lease.Lease(files, on_loss=lease.stop_run))
+            return
         lock.truncate(0)
         lock.write(f'process {os.getpid()} on {socket.gethostname()}')
         lock.flush()
-        self._lock = lock
 
     @property
     def replay_sizes(self) -> Path:

@@ -6,6 +6,7 @@ import pytest
 from fake_store import fake_store  # noqa: F401
 
 from simcis_jax.errors import FileError, InputError
+from simcis_jax.runtime import object_store
 from simcis_jax.runtime.object_store import FolderCopy, Store, check_local, downloaded
 
 URL = 'gs://bucket/runs/a'
@@ -123,3 +124,20 @@ def test_addresses_that_cannot_be_used(fake_store, monkeypatch):  # noqa: F811
 
 def test_a_path_on_a_disk_is_downloaded_nowhere(tmp_path):
     assert downloaded(str(tmp_path)) == str(tmp_path)
+
+
+def test_a_large_file_that_is_deleted_while_it_is_uploaded_is_left_out(fake_store, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(object_store, '_READ_WHOLE', 0)
+    copy = FolderCopy(URL)
+    copy.fetch()
+    write(copy, {'gone.txt': 'x', 'there.txt': 'y'})
+    put_file = fake_store.put_file
+
+    def put(self, path, name, **options):
+        if path.endswith('gone.txt'):
+            os.unlink(path)
+        return put_file(self, path, name, **options)
+
+    monkeypatch.setattr(fake_store, 'put_file', put)
+    copy.push()
+    assert [name.rpartition('/')[2] for name in fake_store.files] == ['there.txt']

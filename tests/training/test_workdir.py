@@ -1,11 +1,16 @@
 """Work directories record the config and the classes of their run."""
 
 import dataclasses
+import errno
+import fcntl
+import functools
 import json
 
 import pytest
 
 from simcis_jax.data.category_list import read_categories
+from simcis_jax.errors import FileError
+from simcis_jax.runtime import lease
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
 
@@ -70,3 +75,18 @@ def test_a_run_that_was_killed_before_writing_its_classes_resumes(tmp_path):
     (tmp_path / 'categories.json').unlink()
     claim(tmp_path, changed(names=('sky', 'lawn', 'ball')))
     assert read_categories(tmp_path / 'categories.json').names[1] == 'lawn'
+
+
+def test_a_file_system_without_locks_gets_a_lease(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    monkeypatch.setattr(lease, 'Lease', functools.partial(lease.Lease, seconds=1.2, settling=0.05))
+    with Workdir(tmp_path, {}) as workdir:
+        workdir.claim(LEARNED)
+        with pytest.raises(FileError, match=f'{tmp_path} is used by another process'):
+            claim(tmp_path, LEARNED)
+        assert (tmp_path / lease.NAME).exists()
+    assert not (tmp_path / lease.NAME).exists()
+    claim(tmp_path, LEARNED)
