@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-OURS, EAGER, COMPILED = SIDES = 'simcis_jax', 'torch eager', 'torch compile'
+OURS, EAGER, COMPILED = 'simcis_jax', 'torch eager', 'torch compile'
+SIDES = OURS, EAGER, COMPILED
 
 PROCESSOR_TIMES = Path('/proc/stat')
 QUIET = 0.05  # Largest share of the machine that other processes may use during a timing.
@@ -93,8 +94,10 @@ def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
     call()
     _reset_peak()
     timings = []
-    while sum(others <= QUIET for others, _ in timings) < repeats > len(timings) / 2:
+    num_quiet = 0
+    while num_quiet < repeats and len(timings) < 2 * repeats:
         timings.append(_timing(call))
+        num_quiet += timings[-1][0] <= QUIET
     kept = sorted(timings)[:repeats]
     return dict(
         first_seconds=first,

@@ -79,9 +79,10 @@ def plan_batches(
         # Sorting by canvas keeps the number of batches with mixed canvases small.
         members.sort(key=lambda member: member[:2])
         for start in range(0, len(members), batch_size):
-            canvases, *columns = zip(*members[start : start + batch_size], strict=True)
+            batch = members[start : start + batch_size]
+            canvases, chosen, resized, originals = zip(*batch, strict=True)
             canvas = tuple(map(max, zip(*canvases, strict=True)))
-            plan.append(PlannedBatch(columns[0], padded, canvas, *columns[1:]))
+            plan.append(PlannedBatch(chosen, padded, canvas, resized, originals))
     return plan
 
 

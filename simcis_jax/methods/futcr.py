@@ -26,6 +26,9 @@ from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import METHOD, Step, Term
 from simcis_jax.precision import einsum
 
+# Random streams of contrast and repulsion, in the last and in the first decoder output.
+LAST_STREAMS, FIRST_STREAMS = (METHOD, METHOD + 1), (METHOD + 2, METHOD + 3)
+
 
 @dataclasses.dataclass(frozen=True)
 class FuTCR(SimCIS):
@@ -47,11 +50,11 @@ class FuTCR(SimCIS):
         """The terms of SimCIS, contrast and repulsion."""
         features, labels = step.student.mask_features, class_map(step)
         contrasts, repulsions = 0.0, 0.0
-        for stream, layer in ((METHOD, -1), (METHOD + 2, 0)):
+        for layer, (contrast, repulsion) in ((-1, LAST_STREAMS), (0, FIRST_STREAMS)):
             masks = step.student.mask_logits(layer)
             pixels, selected = self.regions(masks, labels)
-            contrasts += self.contrast(features, pixels, selected, step.keys(stream))
-            repulsions += self.repulsion(features, labels, step.stage.seen, step.keys(stream + 1))
+            contrasts += self.contrast(features, pixels, selected, step.keys(contrast))
+            repulsions += self.repulsion(features, labels, step.stage.seen, step.keys(repulsion))
         # Means over the images of the device, where other terms are sums.
         return super().losses(step) | {
             'contrast': Term(len(labels) * contrasts, self.contrast_weight),

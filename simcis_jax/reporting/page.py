@@ -80,7 +80,7 @@ def _tiles(run: RunFolder, kind: Kind) -> Element:
         for group in ('all', 'base', 'novel')
         if newest.get(group) is not None
     }
-    groups = statistics.class_groups(run.reports)
+    groups = statistics.groups_by_first_report(run.reports)
     matrix = statistics.forgetting_matrix(run.reports, groups, kind.class_metric)
     transfer = statistics.mean(statistics.changes(matrix, groups))
     if transfer is not None:

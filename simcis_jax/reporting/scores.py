@@ -102,7 +102,7 @@ def by_group(run: RunFolder, kind: Kind) -> Element:
 
 def forgetting(run: RunFolder, kind: Kind) -> Element:
     """The forgetting matrix: classes by the stage that learned them, after each stage."""
-    groups = statistics.class_groups(run.reports)
+    groups = statistics.groups_by_first_report(run.reports)
     matrix = statistics.forgetting_matrix(run.reports, groups, kind.class_metric)
     changes = statistics.changes(matrix, groups)
     stages = [report['stage'] for report in run.reports]
@@ -154,7 +154,7 @@ def _gain_or_loss(change: Score) -> str | None:
 
 def by_class(run: RunFolder, kind: Kind) -> Element:
     """Score of every class after the stage that learned it and after the last stage."""
-    groups = statistics.class_groups(run.reports)
+    groups = statistics.groups_by_first_report(run.reports)
     found = statistics.class_changes(run.reports, groups, kind.class_metric)
     verdicts = [_gain_or_loss(c.change) for c in found if c.change is not None]
     text = 'Every class after the stage that learned it (ring) and after the last stage (dot).'

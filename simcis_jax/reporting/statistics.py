@@ -17,7 +17,7 @@ class ClassGroup:
     names: tuple[str, ...]
 
 
-def class_groups(reports: Sequence[Mapping]) -> list[ClassGroup]:
+def groups_by_first_report(reports: Sequence[Mapping]) -> list[ClassGroup]:
     """Groups the classes by the report in which they first appear.
 
     If the run started from a converted or finished stage, the first report may be of a later stage

@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import commands
 import cv2
 import evaluated
 import jax
@@ -259,3 +261,29 @@ def test_merged_duplicates_are_scored_like_one_query():
     merged, _ = evaluated.evaluate(duplicate_overlap=0.5, **options)
     evaluated.assert_close(merged, single)
     assert single['pq']['all'] > 40 and apart['pq']['all'] == 0
+
+
+# Prints the resident memory in MiB after each of 25 evaluations.
+REPEATED = """
+import contextlib, gc, io, pathlib, resource
+import evaluated
+
+for _ in range(25):
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluated.evaluate()
+    gc.collect()
+    pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+    print(pages * resource.getpagesize() / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='reads the memory from /proc')
+def test_resident_memory_is_flat_over_20_evaluations():
+    process = commands.start(
+        ('-c', REPEATED), environment={'MALLOC_ARENA_MAX': '1'}, stdout=subprocess.PIPE
+    )
+    output, _ = process.communicate()
+    resident = [float(line) for line in output.split()]
+    assert len(resident) == 25
+    assert min(resident[-5:]) - min(resident[5:10]) < 2

@@ -23,7 +23,7 @@ THREE_STAGES = reports_of(
 
 
 def test_the_matrix_holds_each_group_after_each_stage():
-    groups = statistics.class_groups(THREE_STAGES)
+    groups = statistics.groups_by_first_report(THREE_STAGES)
     assert [(g.stages, g.names) for g in groups] == [
         ('1', ('sky', 'tree', 'absent')), ('2', ('car',)), ('3', ('dog',)),
     ]  # fmt: skip
@@ -33,12 +33,16 @@ def test_the_matrix_holds_each_group_after_each_stage():
 
 
 def test_a_run_that_started_from_a_later_stage_has_one_group_for_known_classes():
-    groups = statistics.class_groups(reports_of({'sky': 1.0}, {'sky': 1.0, 'car': 2.0}, first=3))
+    groups = statistics.groups_by_first_report(
+        reports_of({'sky': 1.0}, {'sky': 1.0, 'car': 2.0}, first=3)
+    )
     assert [(g.stages, g.names) for g in groups] == [('1-3', ('sky',)), ('4', ('car',))]
 
 
 def test_classes_are_sorted_by_decline_and_those_without_scores_left_out():
-    found = statistics.class_changes(THREE_STAGES, statistics.class_groups(THREE_STAGES), 'pq')
+    found = statistics.class_changes(
+        THREE_STAGES, statistics.groups_by_first_report(THREE_STAGES), 'pq'
+    )
     assert [(c.name, c.learned, c.last, c.change) for c in found] == [
         ('tree', 40.0, 0.0, -40.0), ('sky', 80.0, 75.0, -5.0), ('car', 50.0, 60.0, 10.0),
         ('dog', 30.0, 30.0, None),
@@ -56,7 +60,7 @@ def test_the_matrix_agrees_with_the_groups_of_the_evaluation():
         scores = all_counts[-1].per_class()['pq']
         per_class = {str(c): {'pq': None if np.isnan(scores[c]) else scores[c]} for c in stage.seen}
         reports.append({'stage': stage.number, 'per_class': per_class})
-    matrix = statistics.forgetting_matrix(reports, statistics.class_groups(reports), 'pq')
+    matrix = statistics.forgetting_matrix(reports, statistics.groups_by_first_report(reports), 'pq')
     for i, stage in enumerate(stages):
         for j, counts in enumerate(all_counts[i:], start=i):
             assert matrix[i][j] == pytest.approx(pq_scores(counts, stage.current)['pq'])
