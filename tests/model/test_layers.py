@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax.model.layers import relu
+from simcis_jax.model.layers import relu, softmax
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -23,3 +23,16 @@ def test_relu_keeps_its_result_only_and_has_the_gradient_of_the_library(dtype):
 
 def test_relu_of_nan_is_nan():
     assert np.isnan(relu(jnp.nan))
+
+
+def test_softmax_keeps_its_result_only_and_has_the_gradient_in_float64():
+    x = np.random.default_rng(0).normal(0, 3, (5, 2, 12)).astype(np.float32)
+    y, pull_back = jax.vjp(softmax, x)
+    (kept,) = jax.tree.leaves(pull_back)
+    np.testing.assert_array_equal(kept, y)
+    np.testing.assert_array_equal(y, jax.nn.softmax(x))
+    gradient = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    exact = np.exp(np.float64(x))
+    exact /= exact.sum(axis=-1, keepdims=True)
+    expected = exact * (gradient - (exact * gradient).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(pull_back(gradient)[0], expected, rtol=1e-5, atol=1e-6)
