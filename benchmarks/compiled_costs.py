@@ -30,6 +30,7 @@ CALLED = re.compile(f'(?:to_apply|true_computation|false_computation)={NAME}')
 BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 CYCLES = re.compile(r'estimated_cycles":"(\d+)"')
+NO_ESTIMATE = 2**63 - 1  # Cycles, where the compiler gives up.
 ORIGIN = re.compile(r'op_name="([^"]*)"')
 TARGET = re.compile('custom_call_target="([^"]*)"')
 WORKSPACE = re.compile(r', s8\[\d+\](\{[^}]*\})?\)$')
@@ -61,6 +62,12 @@ class Instruction(NamedTuple):
         """What a custom call calls; empty for other instructions."""
         found = TARGET.search(self.rest) if self.opcode == 'custom-call' else None
         return found[1] if found else ''
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate of a single run; 0 = none."""
+        found = CYCLES.search(self.rest)
+        return int(found[1]) if found and int(found[1]) != NO_ESTIMATE else 0
 
     @property
     def operands(self) -> list[str]:
@@ -132,7 +139,6 @@ class Program:
                 for name in self._called(found):
                     queue.append((name, trips, unknown_trips, in_loop))
             for found in self._timed(here):
-                cycles = CYCLES.search(found.rest)
                 rows.append(
                     Operation(
                         found.name,
@@ -143,7 +149,7 @@ class Program:
                         unknown_trips,
                         in_loop,
                         moved=trips * self._bytes(here, found),
-                        cycles=trips * int(cycles[1]) if cycles else 0,
+                        cycles=trips * found.cycles,
                     )
                 )
         return rows, loops

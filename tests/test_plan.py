@@ -76,6 +76,15 @@ def test_bytes_and_cycles_of_operations():
     assert product.seconds(1e9, 1e9) == product.moved / 1e9
 
 
+def test_an_operation_whose_cycles_the_compiler_cannot_estimate_counts_by_its_bytes():
+    text = (ROOT / 'tests/hlo/v5e.txt').read_text()
+    assert '"estimated_cycles":"629"' in text
+    largest = text.replace('"estimated_cycles":"629"', f'"estimated_cycles":"{2**63 - 1}"')
+    operations = {x.name: x for x in Program(largest).costs()[0]}
+    assert operations['fusion.18'].cycles == 0
+    assert operations['fusion.18'].seconds(1e9, 1e9) == operations['fusion.18'].moved / 1e9
+
+
 def test_what_is_read_and_written_in_slices_counts_as_slices():
     # A loop over the first axis of an array [64, 1000, 128], which writes the result in place.
     operations, _ = Program((ROOT / 'tests/hlo/h100_slices.txt').read_text()).costs()

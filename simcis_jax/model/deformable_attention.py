@@ -105,20 +105,20 @@ class DeformableAttention(nn.Module):
         zeros = nn.initializers.zeros
         ring = initial_offsets(heads, levels, points).reshape(-1)
 
-        @nn.remat  # The backward pass adds again instead of keeping the sum.
-        def offsets_and_logits(self, tokens, positions):
+        @nn.remat  # Of what the layers read, the backward pass keeps the tokens only.
+        def projections(self, tokens, positions):
             query = tokens + positions
             offsets = dense(
                 ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
             )
             logits = dense(heads * levels * points, kernel_init=zeros, name='weights')
-            return offsets(query), logits(query)
+            value = dense(embed_dim, kernel_init=xavier_uniform, name='value')
+            return offsets(query), logits(query), value(tokens)
 
-        offsets, logits = offsets_and_logits(self, tokens, positions)
+        offsets, logits, value = projections(self, tokens, positions)
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
-        weights = softmax(rearrange(logits, 'b q (m lp) -> b q m lp', m=heads))
-        weights = rearrange(weights, 'b q m (l p) -> b q m l p', l=levels)
-        value = dense(embed_dim, kernel_init=xavier_uniform, name='value')(tokens)
+        logits = rearrange(logits, 'b q (m l p) -> b q m l p', m=heads, l=levels)
+        weights = softmax(logits, (-2, -1))
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]

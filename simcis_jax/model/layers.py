@@ -64,22 +64,22 @@ def _relu_backward(y, gradient):
 relu.defvjp(_relu_forward, _relu_backward)
 
 
-@jax.custom_vjp
-def softmax(x: Array) -> Array:
-    """Softmax over the last axis.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def softmax(x: Array, axes: tuple[int, ...] = (-1,)) -> Array:
+    """Softmax over these axes together.
 
     The backward pass reads the result only; XLA would keep the exponentials as well.
     """
-    return jax.nn.softmax(x, axis=-1)
+    return jax.nn.softmax(x, axes)
 
 
-def _softmax_forward(x):
-    y = kept(softmax(x))
+def _softmax_forward(x, axes):
+    y = kept(softmax(x, axes))
     return y, y
 
 
-def _softmax_backward(y, gradient):
-    return (y * (gradient - (y * gradient).sum(axis=-1, keepdims=True)),)
+def _softmax_backward(axes, y, gradient):
+    return (y * (gradient - (y * gradient).sum(axes, keepdims=True)),)
 
 
 softmax.defvjp(_softmax_forward, _softmax_backward)
@@ -192,6 +192,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, N, D] -> [B, N, D]."""
         settings = dict(dtype=self.dtype, precision=self.precision, kernel_init=xavier_uniform)
-        y = Dense(self.hidden, **settings, name='linear1')(x)
+        rows = x.reshape(-1, x.shape[-1])  # Once, so that the result of relu is kept only once.
+        y = Dense(self.hidden, **settings, name='linear1')(rows)
         y = Dense(x.shape[-1], **settings, name='linear2')(relu(y))
-        return layer_norm('norm')(x + y)
+        return layer_norm('norm')(x + y.reshape(x.shape))

@@ -13,6 +13,7 @@ from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, relu, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
+from simcis_jax.model.repeated_layers import in_turn
 from simcis_jax.model.residuals import kept
 from simcis_jax.model.resize import resize_features
 from simcis_jax.precision import HIGHEST
@@ -112,15 +113,17 @@ class PixelDecoder(nn.Module):
         make_layer = EncoderLayer
         if self.rematerialize:
             make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
-        for i in range(self.num_layers):
-            layer = make_layer(
+        layers = [
+            make_layer(
                 self.num_heads,
                 self.feedforward_dim,
                 self.num_points,
                 self.precision,
                 name=f'layer{i}',
             )
-            tokens = layer(tokens, positions, references, shapes)
+            for i in range(self.num_layers)
+        ]
+        tokens = in_turn(layers, tokens, positions, references, shapes)
         ends = np.cumsum([h * w for h, w in shapes])[:-1]
         encoded = [
             rearrange(x, 'b (h w) d -> b h w d', h=h)
