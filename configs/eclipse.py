@@ -48,10 +48,14 @@ def semantic(increment: int, **settings) -> ConfigDict:
 
 
 def coco(increment: int, **settings) -> ConfigDict:
-    """CPS of COCO with 83 base classes, at a constant learning rate; see `panoptic`."""
+    """CPS of COCO with 83 base classes, at a constant learning rate; see `panoptic`.
+
+    Colours are not jittered, and images are evaluated with a shorter side of 800, as published.
+    """
     config = panoptic(83, increment, **settings)
-    config.data.root = 'data/coco_panoptic'
+    config.data.update(root='data/coco_panoptic', color=False)
     config.model.num_queries = config.data.max_segments = 100
     config.optimizer.update(decay='steps', milestones=())
     config.training.update(batch_size=16, base_steps=240_000)
+    config.evaluation.update(short_side=800, max_side=1333)
     return config

@@ -234,6 +234,9 @@ def test_eclipse_has_the_published_values(name):
     evaluation = config.evaluation
     thresholds = evaluation.object_mask_threshold, evaluation.semantic_threshold
     assert thresholds[kind == 'css'] == evaluation.overlap_threshold == 0
+    sides = {'ade_cps': (640, 2560), 'ade_css': (512, 2048), 'coco_cps': (800, 1333)}
+    assert (evaluation.short_side, evaluation.max_side) == sides[f'{data}_{kind}']
+    assert config.data.color == (data == 'ade')
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.split('_')[-2].isdigit()])
