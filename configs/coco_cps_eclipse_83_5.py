@@ -5,7 +5,8 @@
 10 prompts a stage, 240,000 steps for stage 1 and 8,000 for each later stage, at a learning
 rate of 5e-4; deltas 0.5, then 0.6.
 No PQ at hand; that of the published code leaves out a class, because it takes "person" for void.
-The published code resizes whole images to a shorter side of 800; here, training crops 640 x 640.
+The published code trains on whole images, with a shorter side of 800, and learns the classes in an
+order of its own. Here, training crops 640 x 640, and the order is that of the data set.
 """
 
 from simcis_jax.configs import eclipse
