@@ -12,7 +12,7 @@ from simcis_jax.configs import plain
 def get_config():
     config = plain.panoptic(133, 'data/coco_panoptic')
     config.data.update(size=1024, scale_range=(0.1, 2.0), scale_steps=191, color=False)
-    config.optimizer.update(milestones=(327_778 / 368_750, 355_092 / 368_750), warmup_steps=10)
+    config.optimizer.milestones = 327_778 / 368_750, 355_092 / 368_750
     config.training.base_steps = 368_750
     config.evaluation.update(short_side=800, max_side=1333)
     return config

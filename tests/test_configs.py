@@ -147,6 +147,7 @@ def test_the_original_mask2former_has_the_settings_of_its_model_zoo(name):
     weights, optimizer, evaluation = config.weights, config.optimizer, config.evaluation
     assert (weights.classification, weights.mask, weights.dice, weights.no_object) == (2, 5, 5, 0.1)
     assert (optimizer.base_learning_rate, optimizer.weight_decay) == (1e-4, 0.05)
+    assert optimizer.warmup_steps == 0  # On COCO, 10 steps at a factor of 1.
     assert (optimizer.backbone_multiplier, optimizer.clip_norm) == (0.1, 0.01)
     assert (evaluation.object_mask_threshold, evaluation.overlap_threshold) == (0.8, 0.8)
     assert (config.training.batch_size, config.model['num_queries']) == (16, 100)
