@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.chips import RESERVED, Chip
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings
 
 
 @dataclasses.dataclass(frozen=True)

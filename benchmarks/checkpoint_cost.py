@@ -22,9 +22,9 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from simcis_jax.method_choice import resolve
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.settings import Settings, from_config
+from simcis_jax.settings.method_choice import resolve
+from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.types import TrainState

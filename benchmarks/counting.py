@@ -15,7 +15,7 @@ import numpy as np
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.tasks import ImagePredictions
-from simcis_jax.settings import EvaluationSettings
+from simcis_jax.settings.keys import EvaluationSettings
 from simcis_jax.types import Categories
 
 NUM_CLASSES, NUM_QUERIES, NUM_SEGMENTS = 150, 100, 15

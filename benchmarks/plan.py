@@ -33,9 +33,9 @@ from benchmarks.compiled_costs import COLLECTIVE, Lookup, Loop, Operation, Progr
 from benchmarks.programs import EVALUATION, Programs, bytes_per_device
 from benchmarks.programs import Program as Traced
 from simcis_jax.errors import FileError
-from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
-from simcis_jax.settings import Settings, from_config
+from simcis_jax.settings.method_choice import resolve
+from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.stage_data import open_splits
 
 DEFAULT_CLASSES = 150

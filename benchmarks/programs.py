@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.inference import make_network
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.programs import train_step_of
 from simcis_jax.types import Batch, StageArrays, Targets, TrainState

@@ -25,7 +25,7 @@ from simcis_jax.model.masked_decoder import decoder_memory
 from simcis_jax.model.pixel_decoder import grid_centres
 from simcis_jax.port.architecture import PLAIN
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_train_step
 from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets, TrainState

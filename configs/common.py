@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from simcis_jax.settings import default_config
+from simcis_jax.settings.keys import default_config
 
 
 def get_config() -> ConfigDict:

@@ -73,7 +73,7 @@ def rewrite_links(markdown: str, source: Path, repo_url: str | None = None) -> s
 def settings_reference() -> str:
     """The tables of the config keys."""
     sys.path.insert(0, str(ROOT))  # This checkout, not an installed package.
-    from simcis_jax.settings_reference import markdown
+    from simcis_jax.settings.reference import markdown
 
     return markdown()
 

@@ -23,12 +23,12 @@ from experiments import figures, tables
 from experiments.experiment import Experiment, Results, Setting, make_rows, metrics
 from experiments.scores import METRICS
 from experiments.sweep import Run, cost, execution_order, finish, finished, make_run
-from simcis_jax.config_groups import flat
 from simcis_jax.data import open_source
 from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
 from simcis_jax.runtime.files import write_atomically
-from simcis_jax.settings import GROUPS
+from simcis_jax.settings.groups import flat
+from simcis_jax.settings.keys import GROUPS
 
 # Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}

@@ -13,7 +13,7 @@ from experiments import figures, tables
 from experiments.experiment import Results, metrics, replayed_megabytes
 from experiments.scores import METRICS
 from experiments.sweep import Run
-from simcis_jax import settings
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training import programs
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.optimizer import count_parameters
@@ -78,7 +78,7 @@ def cost_table(title: str, runs: Sequence[Run]) -> str:
 
 def later_parameters(run: Run) -> tuple[int, int]:
     """Number of parameters that the last stage trains, and of all."""
-    values = settings.from_config(run.config)
+    values = from_config(run.config)
     model = values.method.make_model(run.stages, values.model)
     params, _ = jax.eval_shape(programs.initialize_of(values, model), jax.random.key(0))
     frozen = programs.frozen_parameters(values, model, run.stages)[-1]
@@ -92,5 +92,5 @@ def seconds_per_stage(run: Run) -> float | None:
     rates = [record['steps_per_second'] for record in last if 'steps_per_second' in record]
     if not rates:
         return None
-    steps = num_steps_of(run.stages[-1], settings.from_config(run.config))
+    steps = num_steps_of(run.stages[-1], from_config(run.config))
     return steps / float(np.median(rates))

@@ -20,13 +20,15 @@ from ml_collections import ConfigDict
 
 from experiments import first_stages
 from experiments.provenance import record_provenance
-from simcis_jax import main, settings
-from simcis_jax.config_groups import flat
+from simcis_jax import main
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
-from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
 from simcis_jax.runtime.json_files import read_json
+from simcis_jax.settings.groups import flat
+from simcis_jax.settings.keys import GROUPS, ProtocolSettings
+from simcis_jax.settings.method_choice import resolve
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
@@ -91,9 +93,9 @@ def make_run(
     Raises:
         InputError: a config key is unknown, or of another method, or a value is invalid.
     """
-    before, config = flat(config.to_dict(), settings.GROUPS), copy.deepcopy(config)
+    before, config = flat(config.to_dict(), GROUPS), copy.deepcopy(config)
     config.update_from_flattened_dict(dict(variant.changes))
-    after = flat(config.to_dict(), settings.GROUPS)
+    after = flat(config.to_dict(), GROUPS)
     changes = [f'{key}={after[key]}' for key in variant.changes if after[key] != before[key]]
     if variant.name and changes:
         changes = [variant.name]
@@ -105,7 +107,7 @@ def make_run(
         config.protocol.base = num_classes
     config.training.seed = seed
     resolved = resolve(config.to_dict(), variant.changes)
-    settings.from_config(resolved)
+    from_config(resolved)
     return Run(
         setting=setting,
         variant=variant,
@@ -119,7 +121,7 @@ def make_run(
 
 def planned_stages(protocol: ConfigDict, num_classes: int) -> tuple[Stage, ...]:
     """The stages of a protocol on a data set with `num_classes` classes."""
-    return settings.ProtocolSettings(**protocol).stages(num_classes)
+    return ProtocolSettings(**protocol).stages(num_classes)
 
 
 def execution_order(runs: Sequence[Run]) -> list[Run]:

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from simcis_jax import method_choice, settings
 from simcis_jax.runtime import command, devices, failures, interruption, parallel
 from simcis_jax.runtime.object_store import check_local
+from simcis_jax.settings import method_choice
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.optimizer import count_parameters
 from simcis_jax.training.remote_workdir import local_folder
 from simcis_jax.training.trainer import Trainer
@@ -46,7 +47,7 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
     """
     if isinstance(config, ConfigDict):
         config = method_choice.resolve(config.to_dict())
-    values = settings.from_config(config)
+    values = from_config(config)
     config = method_choice.resolve(config)
     for name in ('init_from', 'init_backbone'):
         check_local(getattr(values.training, name), f'training.{name}')

@@ -16,7 +16,7 @@ from absl import flags, logging
 from tiny import tiny_config
 
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import from_config
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 

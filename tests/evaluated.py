@@ -16,7 +16,7 @@ import pytest
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import EvaluationSettings
+from simcis_jax.settings.keys import EvaluationSettings
 from simcis_jax.types import Categories, Predictions
 
 CATEGORIES = Categories(

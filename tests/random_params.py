@@ -7,7 +7,7 @@ from tiny import tiny_config
 
 from simcis_jax.continual.virtual_query import QueryBank
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.settings import from_config
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 

@@ -3,7 +3,7 @@
 from random_params import random_params
 from tiny import tiny_config
 
-from simcis_jax import settings
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
@@ -19,7 +19,7 @@ SHOW_ALL = {
 def random_run(root):
     """Writes a run whose stage 2 has random weights; returns its work directory and its trainer."""
     config = tiny_config(**SHOW_ALL).to_dict()
-    trainer = Trainer(settings.from_config(config), Workdir(root, config))
+    trainer = Trainer(from_config(config), Workdir(root, config))
     trainer.start()
     with StageCheckpoints(trainer.workdir.stage(2).checkpoints) as checkpoints:
         params = random_params(lambda key: trainer.states.initialize()[0], seed=7, scale=0.5)

@@ -13,7 +13,7 @@ from recorded_steps import SAMPLED, prepare
 
 from simcis_jax.port.torch_weights import to_torch
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_train_step
 from simcis_jax.types import Batch, TrainState

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
-from simcis_jax.method_choice import resolve
 from simcis_jax.methods import METHODS
+from simcis_jax.settings.method_choice import resolve
+from simcis_jax.settings.validated import from_config
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 SHARED = {'common', 'ade', 'plain', 'eclipse'}  # Imported by other configs.
@@ -76,7 +76,7 @@ def config_of(name, method=None):
     """The settings of a run with this config and method; None = that of the config."""
     config = load(name).get_config()
     config.method.name = method or config.method.name
-    return settings.from_config(resolve(config.to_dict()))
+    return from_config(resolve(config.to_dict()))
 
 
 @pytest.mark.parametrize('name', NAMES)

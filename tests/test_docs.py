@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from simcis_jax import settings
 from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.settings.keys import DECLARED, GROUPS, default_config
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
@@ -69,12 +70,12 @@ def test_every_page_is_in_the_navigation_and_readme_leads_to_most():
 @pytest.mark.parametrize('path', TEXTS, ids=relative)
 def test_config_keys_in_texts_exist(path):
     # The second is defined by the example in methods.md.
-    known = {*settings.DECLARED, 'method.logit_distillation.distillation_weight'}
+    known = {*DECLARED, 'method.logit_distillation.distillation_weight'}
     text = path.read_text()
-    groups = '|'.join(settings.default_config())
+    groups = '|'.join(default_config())
     keys = set(re.findall(r'--config\.(\w+\.[\w.]*\w)', text))
     keys |= set(re.findall(rf'`((?:{groups})\.[\w.]+)[`=]', text))
-    placeholders = {'GROUP.KEY', 'evaluation.json', 'method.NAME', *settings.GROUPS}
+    placeholders = {'GROUP.KEY', 'evaluation.json', 'method.NAME', *GROUPS}
     assert keys - placeholders <= known
 
 
@@ -164,9 +165,7 @@ def test_the_example_of_a_method_runs_through_three_stages(example, tmp_path):
             'evaluation.tasks': ('semantic',),
         }
     ).to_dict()
-    values = dataclasses.replace(
-        settings.from_config(config), method=method(distillation_weight=0.5)
-    )
+    values = dataclasses.replace(from_config(config), method=method(distillation_weight=0.5))
     with Workdir(tmp_path, config) as workdir:
         results = Trainer(values, workdir).run()
     assert [stage['stage'] for stage in results['stages']] == [1, 2, 3]

@@ -10,7 +10,7 @@ from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods import make_method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_train_step
 from simcis_jax.types import Batch, StageArrays, Targets, TrainState

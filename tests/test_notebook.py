@@ -14,10 +14,10 @@ import pytest
 from shrunken_params import shrunken_params
 from tiny import tiny_config
 
-from simcis_jax.config_groups import flat
 from simcis_jax.configs import shapes_cps_8_2
 from simcis_jax.port import torch_files, torch_weights
-from simcis_jax.settings import GROUPS
+from simcis_jax.settings.groups import flat
+from simcis_jax.settings.keys import GROUPS
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 ROOT = Path(__file__).parent.parent

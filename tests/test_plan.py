@@ -15,7 +15,7 @@ from benchmarks.compiled_costs import Program, padded_bytes
 from benchmarks.process import ROOT
 from benchmarks.programs import FIRST, LATER, Programs, bytes_per_device
 from simcis_jax.errors import InputError
-from simcis_jax.settings import from_config
+from simcis_jax.settings.validated import from_config
 
 GIB = 2**30
 # The compiled form of a function on two devices: a gather, a loop of 5 trips, a loop whose trips

@@ -12,13 +12,14 @@ from jax.sharding import PartitionSpec
 from tiny import tiny_config
 from traced import lines, products
 
-from simcis_jax import precision, settings
+from simcis_jax import precision
 from simcis_jax.data.evaluation_batches import EvaluationBatch
 from simcis_jax.evaluation.evaluator import make_tasks
 from simcis_jax.evaluation.inference import BatchPredictor
 from simcis_jax.model import deformable_attention
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_train_step
 from simcis_jax.types import Batch, Categories, StageArrays, Targets, TrainState
@@ -109,7 +110,7 @@ class Shapes:
     """Settings, network and arguments of a step, as shapes."""
 
     def __init__(self, **changes):
-        self.settings = settings.from_config(tiny_config(**changes).to_dict())
+        self.settings = from_config(tiny_config(**changes).to_dict())
         self.model = Mask2Former(len(CATEGORIES), **self.settings.model)
         self.mesh = parallel.make_mesh(IMAGES)
         labels = np.zeros((IMAGES, SLOTS), np.int32)

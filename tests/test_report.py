@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simcis_jax import report
-from simcis_jax.settings import default_config
+from simcis_jax.settings.keys import default_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 HOSTILE = '<script>alert("1")</script>&amp;\'"><img src=http://x.org/a.png>'

@@ -8,24 +8,25 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from simcis_jax import data, main, settings_reference
-from simcis_jax.declare import Setting
+from simcis_jax import data, main
 from simcis_jax.errors import InputError
 from simcis_jax.evaluation.evaluator import make_tasks
-from simcis_jax.method_choice import resolve
 from simcis_jax.methods import METHODS
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.model.mask2former import Mask2Former
-from simcis_jax.settings import (
+from simcis_jax.settings import reference
+from simcis_jax.settings.declare import Setting
+from simcis_jax.settings.keys import (
     DATA_SETS,
     DECLARED,
     GROUPS,
     TASKS,
     EvaluationSettings,
     default_config,
-    from_config,
 )
+from simcis_jax.settings.method_choice import resolve
+from simcis_jax.settings.validated import from_config
 from simcis_jax.types import Categories
 
 SETTINGS = DECLARED
@@ -350,6 +351,6 @@ def test_the_reference_lists_every_setting_with_its_description(key):
     setting = SETTINGS[key]
     assert setting.meaning.endswith('.') and len(setting.meaning) > 10
     cells = f'`{key}`', f'`{setting.default!r}`', setting.requirement(), setting.meaning
-    rows = settings_reference.markdown().splitlines()
+    rows = reference.markdown().splitlines()
     assert rows.count(f'| {" | ".join(cells)} |') == 1
     assert not any('|' in cell or '\n' in cell for cell in cells)  # They would break the table.

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from simcis_jax.configs import shapes_cps_8_2
-from simcis_jax.method_choice import resolve
 from simcis_jax.port.architecture import PLAIN
+from simcis_jax.settings.method_choice import resolve
 
 
 def get_config():

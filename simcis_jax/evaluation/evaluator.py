@@ -41,7 +41,7 @@ from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead, one_ahead
-from simcis_jax.settings import EvaluationSettings
+from simcis_jax.settings.keys import EvaluationSettings
 from simcis_jax.types import Categories
 
 

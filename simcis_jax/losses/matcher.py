@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.declare import declare
 from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.classification import class_cost
 from simcis_jax.precision import einsum
+from simcis_jax.settings.declare import declare
 
 
 @dataclasses.dataclass(frozen=True)

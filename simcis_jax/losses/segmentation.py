@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.declare import declare
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.chunks import sum_chunks
 from simcis_jax.losses.classification import class_loss
@@ -33,6 +32,7 @@ from simcis_jax.losses.query_softmax import (
     softmax_losses_at,
 )
 from simcis_jax.precision import einsum
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions, Targets
 
 # Slots of each image whose masks are compared at once. Valid slots come first and only chunks that

@@ -22,12 +22,12 @@ from jax import Array
 
 from simcis_jax.continual.image_memory import ReplayPool
 from simcis_jax.continual.proportional_memory import class_proportional
-from simcis_jax.declare import declare
 from simcis_jax.losses.segmentation import query_labels
 from simcis_jax.losses.unbiased import unbiased_cross_entropy
 from simcis_jax.methods.base import with_random_rows, without_no_object
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step, Term
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import StageArrays, Targets, TrainState
 
 

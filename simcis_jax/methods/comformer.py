@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.continual.stages import Stage
-from simcis_jax.declare import declare
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
 from simcis_jax.methods.base import without_no_object
 from simcis_jax.methods.pseudo_label import LenientPseudoLabel
 from simcis_jax.methods.step import Step, Term
+from simcis_jax.settings.declare import declare
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.declare import declare
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import METHOD, Step, Term
 from simcis_jax.precision import einsum
+from simcis_jax.settings.declare import declare
 
 # Random streams of contrast and repulsion, in the last and in the first decoder output.
 LAST_STREAMS, FIRST_STREAMS = (METHOD, METHOD + 1), (METHOD + 2, METHOD + 3)

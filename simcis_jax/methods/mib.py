@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from simcis_jax.continual import new_rows
-from simcis_jax.declare import declare
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
 from simcis_jax.methods.base import Method, with_random_rows, without_no_object
 from simcis_jax.methods.step import Step, Term
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import StageArrays, TrainState
 
 

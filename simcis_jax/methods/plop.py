@@ -11,10 +11,10 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.declare import declare
 from simcis_jax.losses.local_pod import local_pod
 from simcis_jax.methods.pseudo_label import LenientPseudoLabel
 from simcis_jax.methods.step import Step, Term
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions
 
 

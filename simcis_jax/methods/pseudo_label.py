@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from simcis_jax.continual.doubt import doubtful_classes, without_doubt
 from simcis_jax.continual.pseudo_labels import PseudoLabelRule, merge_targets
-from simcis_jax.declare import declare
 from simcis_jax.methods.base import Method, with_random_rows
 from simcis_jax.methods.step import Step, Term
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import StageArrays, Targets, TrainState
 
 

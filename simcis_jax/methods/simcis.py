@@ -20,7 +20,6 @@ from jax import Array
 
 from simcis_jax.continual import virtual_query
 from simcis_jax.continual.virtual_query import QueryBank
-from simcis_jax.declare import declare
 from simcis_jax.losses.consistent_selection import (
     consistent_selection_loss,
     distribution_divergence,
@@ -28,6 +27,7 @@ from simcis_jax.losses.consistent_selection import (
 from simcis_jax.methods.bank_format import BANK
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import REPLAY, Step, Term
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import MemoryFormat, Predictions, StageArrays, TrainState, VirtualQueries
 
 

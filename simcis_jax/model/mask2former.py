@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simcis_jax.declare import declare
 from simcis_jax.errors import InputError
 from simcis_jax.model.backbones import BACKBONES, coarsest_stride, find_backbone, make_backbone
 from simcis_jax.model.class_heads import HEADS, has_no_object, num_columns, without_unseen
@@ -32,6 +31,7 @@ from simcis_jax.model.masked_decoder import (
 from simcis_jax.model.pixel_decoder import PixelDecoder
 from simcis_jax.model.query_prealignment import QueryPrealignment, select_queries
 from simcis_jax.precision import PRECISIONS
+from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions, Selection
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax import settings
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError, UserError
@@ -20,7 +19,7 @@ from simcis_jax.prediction.load_pretrained import load_pretrained
 from simcis_jax.prediction.trained_model import TrainedModel
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.json_files import read_json
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
@@ -50,7 +49,7 @@ def load_model(
         'batch_size': jax.local_device_count(),
         **evaluation,
     }
-    values = settings.from_config(config)
+    values = from_config(config)
     known = _categories(folder.root.parent / 'categories.json', categories, values)
     stages = values.protocol.stages(len(known))
     if folder.number > len(stages):
@@ -73,7 +72,7 @@ def load_model(
 def _recorded_config(path: Path) -> dict[str, Any]:
     config = read_json(path, dict)
     try:
-        settings.from_config(config)
+        from_config(config)
     except InputError as error:
         raise InputError(
             f'{path} is not a config that this version can read; give one with --config=FILE. '

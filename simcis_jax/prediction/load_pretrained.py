@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simcis_jax import settings
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import named_categories
 from simcis_jax.errors import InputError
@@ -14,6 +13,7 @@ from simcis_jax.methods import NO_METHOD
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import pretrained
 from simcis_jax.prediction.trained_model import TrainedModel
+from simcis_jax.settings.validated import from_config
 
 # Of the original Mask2Former on COCO; a folder of transformers may have its own sides.
 EVALUATION = dict(
@@ -44,7 +44,7 @@ def load_pretrained(
         FileError: a file cannot be read.
     """
     model = pretrained.read(path)
-    values = settings.from_config(
+    values = from_config(
         {
             'data': {'max_segments': 1},  # Only training has targets.
             'method': {'name': NO_METHOD},

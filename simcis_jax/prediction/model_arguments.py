@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simcis_jax.method_choice import resolve
 from simcis_jax.runtime import command
+from simcis_jax.settings.method_choice import resolve
 
 # Keys of the config group `evaluation` that decide which segments are shown.
 THRESHOLDS = dict.fromkeys(

@@ -23,7 +23,7 @@ from simcis_jax.methods.base import Method
 from simcis_jax.prediction.load_model import load_model
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.threads import one_ahead
-from simcis_jax.settings import EvaluationSettings
+from simcis_jax.settings.keys import EvaluationSettings
 from simcis_jax.types import Categories
 
 # Images that wait for others of their shape, in batches; each is in memory.

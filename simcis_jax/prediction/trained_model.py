@@ -8,7 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from simcis_jax.methods.base import Method
-from simcis_jax.settings import EvaluationSettings
+from simcis_jax.settings.keys import EvaluationSettings
 from simcis_jax.types import Categories
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import cv2
 
-from simcis_jax.config_groups import flat
 from simcis_jax.errors import FileError
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
 from simcis_jax.reporting.run_folder import Memory, RunFolder
+from simcis_jax.settings.groups import flat
 
 MOST_PICTURES = 12
 PICTURE_WIDTH = 1000  # Maximum, in pixels.

@@ -8,7 +8,7 @@ from simcis_jax.reporting import contents, scores, statistics, training
 from simcis_jax.reporting.elements import Element, element, to_html
 from simcis_jax.reporting.run_folder import RunFolder
 from simcis_jax.reporting.scores import Kind
-from simcis_jax.settings import default_config
+from simcis_jax.settings.keys import default_config
 
 STYLE = Path(__file__).with_name('style.css')
 

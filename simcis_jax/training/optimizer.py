@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from simcis_jax.model.backbones import FAMILIES
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 
 POWER = 0.9  # Of the polynomial decay.
 FROZEN = re.compile(r'/frozen_[a-z]+$')

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from simcis_jax.continual.stages import Stage
 from simcis_jax.methods.base import Method
 from simcis_jax.runtime.compilation import shared
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings
 from simcis_jax.training import accumulation
 from simcis_jax.training.train_step import make_statistics_step, make_train_step
 

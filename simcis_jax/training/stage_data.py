@@ -16,7 +16,8 @@ from simcis_jax.data import open_source
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
-from simcis_jax.settings import DataSettings, Settings
+from simcis_jax.settings.keys import DataSettings
+from simcis_jax.settings.validated import Settings
 from simcis_jax.types import Batch, StageArrays
 
 

@@ -13,7 +13,8 @@ from simcis_jax.evaluation import continual, pictures
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import duration
-from simcis_jax.settings import SCORES, Settings
+from simcis_jax.settings.relations import SCORES
+from simcis_jax.settings.validated import Settings
 from simcis_jax.training.checkpointing import StageCheckpoints, keep_only, steps_in
 from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.workdir import StageFolder, Workdir

@@ -14,7 +14,7 @@ from simcis_jax.data.source import Source
 from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import Progress
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings
 from simcis_jax.training import programs, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.optimizer import make_optimizer

@@ -10,7 +10,7 @@ from jax import Array
 from simcis_jax.data.pipeline import TrainIterator
 from simcis_jax.runtime.interruption import Interrupted, StopRequest
 from simcis_jax.runtime.progress import Progress
-from simcis_jax.settings import TrainingSettings
+from simcis_jax.settings.keys import TrainingSettings
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.metrics_log import MetricsLog, is_loss
 from simcis_jax.training.nonfinite import NonfiniteSteps

@@ -17,7 +17,7 @@ from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.step import Step
 from simcis_jax.runtime import parallel
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import learning_rate, make_optimizer, without_gradient
 from simcis_jax.types import Batch, Predictions, StageArrays, TrainState

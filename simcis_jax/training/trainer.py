@@ -16,7 +16,7 @@ from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.port import pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
-from simcis_jax.settings import Settings
+from simcis_jax.settings.validated import Settings
 from simcis_jax.training import data_checks, programs, replay, starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps

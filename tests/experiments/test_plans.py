@@ -22,10 +22,11 @@ from experiments import (
     replay,
     stop_gradient,
 )
-from simcis_jax import settings
-from simcis_jax.config_groups import flat
 from simcis_jax.continual import virtual_query
 from simcis_jax.runtime.command import CONFIGS
+from simcis_jax.settings.groups import flat
+from simcis_jax.settings.keys import GROUPS
+from simcis_jax.settings.validated import from_config
 
 EXPERIMENTS = {
     module.EXPERIMENT.name: module
@@ -47,7 +48,7 @@ def plan(module, data, *arguments):
 
 def differing(run, other):
     """Dotted keys whose values differ, among those that both runs have."""
-    ours, theirs = (flat(x.config, settings.GROUPS) for x in (run, other))
+    ours, theirs = (flat(x.config, GROUPS) for x in (run, other))
     return {key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]}
 
 
@@ -56,7 +57,7 @@ def test_runs_have_valid_configs_and_folders_of_their_own(name, data):
     runs = plan(EXPERIMENTS[name], data).runs
     assert len({run.folder for run in runs}) == len(runs)
     for run in runs:
-        checked = settings.from_config(run.config)
+        checked = from_config(run.config)
         assert checked.training.seed == run.seed
         assert sum(len(stage.current) for stage in run.stages) == command.DATA[data]
         assert len(run.folder.name) < 200 and ',' not in run.folder.name
@@ -84,9 +85,9 @@ def test_the_components_are_switched_one_by_one():
     assert differing(runs['+ QPA'], full) == {'method.name'}
     learned = runs['pseudo-labels, learned queries']
     assert differing(learned, full) == {'method.name', 'model.queries'}
-    csl = settings.from_config(runs['+ QPA + CSL'].config).method
+    csl = from_config(runs['+ QPA + CSL'].config).method
     assert (csl.csl_weight, csl.num_virtual_queries) == (2.0, 0)
-    vq = settings.from_config(runs['+ QPA + VQ'].config).method
+    vq = from_config(runs['+ QPA + VQ'].config).method
     assert (vq.csl_weight, vq.decoder_kl_weight, vq.num_virtual_queries) == (0.0, 0.0, 5)
 
 
@@ -102,7 +103,7 @@ def test_table_8_differs_in_the_stop_gradient_alone():
 def test_images_get_the_memory_of_the_queries_of_the_last_stage(data, classes, changes):
     runs = {r.variant.label: r for r in plan(replay, data, '--seeds=0', *changes).runs}
     for count in (80, 160):
-        config = settings.from_config(runs[f'images in the bytes of {count} queries'].config)
+        config = from_config(runs[f'images in the bytes of {count} queries'].config)
         bank = virtual_query.create(classes, count, config.model['hidden_dim'])
         room = config.protocol.replay_megabytes * 1e6
         assert room == pytest.approx(bank.queries.nbytes) and not config.protocol.replay_images
@@ -216,8 +217,8 @@ def test_all_remedies_together_are_the_default_of_the_built_in_shapes():
         small = command.read_config(f'shapes_cps_{name}', [], None)
         selected = (r for r in runs if r.config['model']['queries'] == 'selected')
         (run, other) = (r for r in selected if r.setting == f'shapes_cps_published_{name}')
-        keys = flat(run.config, settings.GROUPS)
-        wanted = flat(small.to_dict(), settings.GROUPS)
+        keys = flat(run.config, GROUPS)
+        wanted = flat(small.to_dict(), GROUPS)
         assert keys == {key: wanted[key] for key in keys} | {'training.seed': 0}
         assert differing(run, other) == {'model.stop_gradient'}
 

@@ -11,7 +11,7 @@ from recorded_decoder import decode
 from test_mib import columns, of_published, stage_of
 from tiny import plain_config
 
-from simcis_jax import main, settings
+from simcis_jax import main
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods import balconpas, base, pseudo_label
@@ -19,6 +19,7 @@ from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.settings.validated import from_config
 from simcis_jax.types import Batch, Predictions, Selection, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'balconpas.npz'
@@ -319,9 +320,9 @@ def test_a_memory_in_megabytes_is_refused():
         'number of images: set protocol.replay_images.$'
     )
     with pytest.raises(ValueError, match=message):
-        settings.from_config(plain_config('balconpas', **changes).to_dict())
+        from_config(plain_config('balconpas', **changes).to_dict())
     changes['method.balconpas.proportional_memory'] = False
-    settings.from_config(plain_config('balconpas', **changes).to_dict())
+    from_config(plain_config('balconpas', **changes).to_dict())
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods.eclipse import CLASS_FACTOR, ECLIPSE
 from simcis_jax.methods.step import Step
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
-from simcis_jax.settings import OptimizerSettings
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training.optimizer import count_parameters, make_optimizer, without_gradient
 from simcis_jax.types import Batch, Targets, TrainState
 

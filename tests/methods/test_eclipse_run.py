@@ -7,7 +7,8 @@ import runs
 from flax.traverse_util import flatten_dict
 from tiny import plain_config
 
-from simcis_jax import main, predict, settings
+from simcis_jax import main, predict
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 
@@ -80,7 +81,7 @@ def test_a_stage_segments_images(run):
 def test_what_does_not_fit_is_refused():
     changes = {'model.head': 'sigmoid', 'model.class_prior': None, 'protocol.mask_unseen': False}
     with pytest.raises(ValueError, match="mask_unseen=False must be True with method.name='ecl"):
-        settings.from_config(config_of_run(**changes).to_dict())
+        from_config(config_of_run(**changes).to_dict())
     changes = {'model.boxes': True}
     with pytest.raises(ValueError, match="model.boxes=True must be False with method.name='ecl"):
-        settings.from_config(config_of_run(**changes).to_dict())
+        from_config(config_of_run(**changes).to_dict())

@@ -13,7 +13,6 @@ from flax.traverse_util import flatten_dict
 from runs import newest_state
 from tiny import SMALLEST, tiny_config
 
-from simcis_jax import settings
 from simcis_jax.continual.image_memory import ReplayPool, class_balanced
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods.base import Method
@@ -21,6 +20,7 @@ from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step, Term
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_train_step
 from simcis_jax.training.trainer import Trainer
@@ -103,7 +103,7 @@ class Everything(PseudoLabel):
 
 
 def train(folder, config):
-    values = dataclasses.replace(settings.from_config(config), method=Everything())
+    values = dataclasses.replace(from_config(config), method=Everything())
     with Workdir(folder, config) as workdir:
         trainer = Trainer(values, workdir)
         return trainer, trainer.run()
@@ -193,7 +193,7 @@ class Reading(PseudoLabel):
 
 def program(network, method):
     """The operations of a later train step with two microbatches, in order."""
-    values = settings.from_config(tiny_config(**{'method.name': 'pseudo_label'} | SMALL).to_dict())
+    values = from_config(tiny_config(**{'method.name': 'pseudo_label'} | SMALL).to_dict())
     model = network(num_classes=4, **values.model)
     mesh = parallel.make_mesh(1)
     step = make_train_step(

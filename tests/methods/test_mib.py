@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import plain_config, tiny_config
 
-from simcis_jax import main, settings
+from simcis_jax import main
 from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
@@ -18,6 +18,7 @@ from simcis_jax.methods.base import Method
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets, TrainState
 
@@ -247,7 +248,7 @@ def test_the_sigmoid_head_is_refused():
     config = tiny_config(**{'method.name': 'mib'}).to_dict()
     message = "model.head='sigmoid' must be 'softmax' with method.name='mib'"
     with pytest.raises(ValueError, match=message):
-        settings.from_config(config)
+        from_config(config)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import simcis_jax
-from simcis_jax.declare import declared
 from simcis_jax.methods import METHODS
+from simcis_jax.settings.declare import declared
 
 PACKAGE = Path(simcis_jax.__file__).parent
 # What methods are made of knows them even less: it cannot import them (tests/test_imports.py).

@@ -9,7 +9,7 @@ from tiny import tiny_config
 
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.storage import stored_bytes
-from simcis_jax.settings import from_config
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training import replay
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.trainer import Trainer

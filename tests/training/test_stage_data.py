@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from simcis_jax import settings
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data.shapes import Shapes
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.replay import image_memories
 from simcis_jax.training.stage_data import check_images, statistics_batches, training_batches
 
@@ -26,7 +26,7 @@ def stages(images):
 
 
 def tiny_settings(**changes):
-    return settings.from_config(tiny_config(**changes).to_dict())
+    return from_config(tiny_config(**changes).to_dict())
 
 
 def test_a_stage_without_an_image_is_an_error_before_training(images, stages):

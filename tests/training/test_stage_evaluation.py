@@ -12,7 +12,8 @@ from tiny import tiny_config
 from simcis_jax.continual.stages import Stage
 from simcis_jax.evaluation.counts_log import CountsLog
 from simcis_jax.evaluation.evaluator import Evaluator
-from simcis_jax.settings import EvaluationSettings, from_config
+from simcis_jax.settings.keys import EvaluationSettings
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training import manifest
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics

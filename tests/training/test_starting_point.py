@@ -16,7 +16,7 @@ from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
 from simcis_jax.model.backbones import BACKBONES
 from simcis_jax.port.architecture import PLAIN
-from simcis_jax.settings import from_config
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training import starting_point
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_data import stage_arrays

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from simcis_jax.runtime import interruption
-from simcis_jax.settings import TrainingSettings
+from simcis_jax.settings.keys import TrainingSettings
 from simcis_jax.training.step_loop import run_steps
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from simcis_jax import settings
 from simcis_jax.continual import virtual_query
 from simcis_jax.methods.step import MATCHING, METHOD, REPLAY, SAMPLING, Step
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training import accumulation
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import (
@@ -44,7 +44,7 @@ class Update:
     """One step of a later stage, with teacher, CSL and virtual queries."""
 
     def __init__(self, **changes):
-        config = settings.from_config(
+        config = from_config(
             tiny_config(
                 **{
                     'model.hidden_dim': 16,

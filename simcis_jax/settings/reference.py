@@ -1,6 +1,6 @@
 """Generates the configuration reference: Markdown tables of all settings.
 
-python -m simcis_jax.settings_reference
+python -m simcis_jax.settings.reference
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 
-from simcis_jax.declare import Setting, declared
-from simcis_jax.settings import GROUPS
+from simcis_jax.settings.declare import Setting, declared
+from simcis_jax.settings.keys import GROUPS
 
 
 def markdown() -> str:

@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from simcis_jax.config_groups import flat, group_of, nested
-from simcis_jax.declare import declare, declared
 from simcis_jax.errors import InputError
 from simcis_jax.methods import DEFAULT_METHOD, METHODS
+from simcis_jax.settings.declare import declare, declared
+from simcis_jax.settings.groups import flat, group_of, nested
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Config keys: declared, in groups, checked, documented."""
