@@ -23,7 +23,7 @@ from simcis_jax import types
 from simcis_jax.data import prepared
 from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
-from simcis_jax.data.download import Download, checksum
+from simcis_jax.data.downloaded_split import DownloadedSplit, checksum
 from simcis_jax.errors import FileError, InputError, UserError, writing
 from simcis_jax.runtime import command
 from simcis_jax.runtime.progress import Progress
@@ -109,7 +109,7 @@ def _open(
     split: str,
     categories: types.Categories | None,
     allow_partial: bool,
-) -> Download:
+) -> DownloadedSplit:
     if kind == 'cityscapes':
         return cityscapes_split(source, split, categories)
     if kind == 'coco_panoptic':
@@ -119,7 +119,7 @@ def _open(
     return Ade20k(source, split, content, allow_partial=allow_partial)
 
 
-def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: bool) -> None:
+def _check_counts(dataset: str, splits: Mapping[str, DownloadedSplit], allow_partial: bool) -> None:
     for split, images in splits.items():
         expected = NUM_IMAGES.get(dataset, {}).get(split, len(images))
         if len(images) == 0 or (len(images) != expected and not allow_partial):
@@ -135,7 +135,7 @@ def _check_counts(dataset: str, splits: Mapping[str, Download], allow_partial: b
 def _write(
     root: Path,
     folder: Path,
-    splits: Mapping[str, Download],
+    splits: Mapping[str, DownloadedSplit],
     checksums: Mapping[str, str],
     skip_bad: bool,
 ) -> None:
@@ -173,7 +173,7 @@ def _write(
 
 
 def _records(
-    dataset: str, split: str, images: Download, skip_bad: bool, skipped: list[str]
+    dataset: str, split: str, images: DownloadedSplit, skip_bad: bool, skipped: list[str]
 ) -> Iterator[prepared.Record]:
     """Creates the records of a split on all cores; appends skipped images to `skipped`."""
     progress = Progress(f'{dataset} {split}', len(images), 'images')
@@ -188,7 +188,7 @@ def _records(
         progress.advance()
 
 
-def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
+def _record_or_reason(images: DownloadedSplit, index: int) -> prepared.Record | str:
     try:
         return prepared.to_record(*images.read(index))
     except UserError as error:
@@ -196,7 +196,7 @@ def _record_or_reason(images: Download, index: int) -> prepared.Record | str:
 
 
 def _check_and_describe(
-    root: Path, folder: Path, splits: Mapping[str, Download], checksums: Mapping[str, str]
+    root: Path, folder: Path, splits: Mapping[str, DownloadedSplit], checksums: Mapping[str, str]
 ) -> str:
     """Checks that the folder was prepared from this download, and describes it in one line."""
     skipped, sizes = [], {}

@@ -122,9 +122,9 @@ class Predictions:
     virtual_class_logits: Array  # [L, B, V, C]
     mask_features: Array  # [B, h, w, D]
     selection: Selection
-    # What the class logits mean, see `model.class_heads`.
+    # What the class logits mean, see `model.class_logits`.
     head: str = flax.struct.field(pytree_node=False, default='sigmoid')
-    # What the mask logits mean, see `model.mask_kinds`.
+    # What the mask logits mean, see `model.mask_logits`.
     masks: str = flax.struct.field(pytree_node=False, default='sigmoid')
     queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
     # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.

@@ -160,7 +160,13 @@ def test_products_of_a_train_step(dtype, has_teacher):
     shapes = Shapes(**{'model.dtype': dtype, 'method.simcis.decoder_kl_weight': 1.0})
     teacher = shapes.state.params if has_teacher else None
     found = check(shapes.step(), shapes.state, teacher, shapes.batch, shapes.stage)
-    in_float32 = {'pixel_decoder.py', 'heads.py', 'resize.py', 'matcher.py', 'segmentation.py'}
+    in_float32 = {
+        'pixel_decoder.py',
+        'prediction_heads.py',
+        'resize.py',
+        'matcher.py',
+        'segmentation.py',
+    }
     assert found >= {(file, 'float32') for file in in_float32}
     assert found >= {(file, dtype) for file in ('resnet.py', 'attention.py')}
 

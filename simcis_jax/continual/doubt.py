@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.model.class_heads import UNSEEN
+from simcis_jax.model.class_logits import UNSEEN
 
 
 def doubtful_classes(teacher_logits: Array, labels: Array, past: Array, score: float) -> Array:

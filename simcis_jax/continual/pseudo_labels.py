@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
-from simcis_jax.model.class_heads import likeliest_classes
+from simcis_jax.model.class_logits import likeliest_classes
 from simcis_jax.model.duplicates import merge_duplicates
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
@@ -101,7 +101,7 @@ def _compete(
         scores: [Q].
         keep: [Q] bool; other queries do not compete and cost nothing.
         shape: (H, W) of the image.
-        masks: the kind of masks, see `model.mask_kinds`.
+        masks: the kind of masks, see `model.mask_logits`.
 
     Returns:
         The winner [H, W], -1 if no query is kept; whether the pixel is inside of its mask [H, W];
@@ -155,8 +155,8 @@ def add_pseudo_labels(
         rule: which predictions to keep.
         rejected: [C] bool; queries whose best class is one of these are dropped. The published code
             allows all classes and rejects the first unseen one.
-        head: the class head of the teacher, see `model.class_heads`.
-        masks: the kind of its masks, see `model.mask_kinds`.
+        head: the class head of the teacher, see `model.class_logits`.
+        masks: the kind of its masks, see `model.mask_logits`.
 
     Returns:
         Targets with the same T slots: ground truth first, then pseudo-labels. Segments beyond the

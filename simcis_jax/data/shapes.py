@@ -14,7 +14,7 @@ from simcis_jax import types
 from simcis_jax.data import shapes_painting, shapes_scene
 from simcis_jax.data.shapes_scene import CLASSES
 from simcis_jax.data.source import Example
-from simcis_jax.data.storage import png_bytes
+from simcis_jax.data.storage_size import png_bytes
 from simcis_jax.errors import InputError
 
 _MIN_VISIBLE_SHARE = 0.3

@@ -27,7 +27,7 @@ from simcis_jax.data.evaluation_batches import (
     share_of,
 )
 from simcis_jax.data.source import Example, Source, images_with
-from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluation import pictures, stage_report
 from simcis_jax.evaluation.counts_log import CountsLog
 from simcis_jax.evaluation.inference import BatchPredictor
 from simcis_jax.evaluation.tasks import (
@@ -125,7 +125,7 @@ class Evaluator:
         Args:
             params: of the model; arrays that span several processes must be replicated.
             source: images and ground truth.
-            groups: of `continual.class_groups`; those in `all` are the seen classes.
+            groups: of `class_groups`; those in `all` are the seen classes.
             num_images: evaluates this many images at most, spread over the data set; 0 = all.
             title: of the progress line.
             counts_folder: keeps the counts of each image there, so that an evaluation that was
@@ -189,7 +189,7 @@ class Evaluator:
             total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
             reports.append(task.report(total, groups))
         rows = functools.reduce(operator.or_, (rows for _, rows in shares))
-        return continual.merge_reports(reports), self._picture(rows)
+        return stage_report.merge_reports(reports), self._picture(rows)
 
     def _plan(self, source: Source, indices: np.ndarray) -> list[PlannedBatch]:
         """The batches of all processes."""

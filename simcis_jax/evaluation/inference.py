@@ -20,7 +20,7 @@ from simcis_jax.evaluation.postprocess import resized_masks
 from simcis_jax.evaluation.tasks import ImagePredictions, Task
 from simcis_jax.methods.base import Method
 from simcis_jax.model.duplicates import merge_duplicates
-from simcis_jax.model.mask_kinds import sigmoid_logits
+from simcis_jax.model.mask_logits import sigmoid_logits
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.compilation import shared
 

@@ -2,7 +2,7 @@
 
 All functions take one image, have static shapes and can be jitted and vmapped. Mask logits of -inf
 mark pixels outside the image: no query wins them and they are not counted. `head` says what the
-class logits mean, see `model.class_heads`.
+class logits mean, see `model.class_logits`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
-from simcis_jax.model.class_heads import class_probabilities, has_no_object, likeliest_classes
+from simcis_jax.model.class_logits import class_probabilities, has_no_object, likeliest_classes
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.model.class_heads import class_probabilities
+from simcis_jax.model.class_logits import class_probabilities
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 

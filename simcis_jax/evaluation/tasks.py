@@ -18,7 +18,7 @@ from jax import Array
 from pycocotools import mask as coco
 
 from simcis_jax.data.source import Example
-from simcis_jax.evaluation import continual, panoptic_quality
+from simcis_jax.evaluation import panoptic_quality, stage_report
 from simcis_jax.evaluation.average_precision import ImageInstances, Instances, average_precision
 from simcis_jax.evaluation.mask_runs import encode_edges, encode_segments, packed_edges
 from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
@@ -32,7 +32,7 @@ from simcis_jax.evaluation.postprocess import (
     semantic_inference,
 )
 from simcis_jax.evaluation.soft_sum import class_scores, resized_scores, strongest_class
-from simcis_jax.model.mask_kinds import sigmoid_logits
+from simcis_jax.model.mask_logits import sigmoid_logits
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Categories
 
@@ -132,7 +132,7 @@ class PanopticTask:
 
     def report(self, counts: PanopticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
         """PQ, SQ, RQ, and the PQ for which pixels of unseen classes are void."""
-        return continual.panoptic_report(
+        return stage_report.panoptic_report(
             counts.strict, groups, self.categories, seen_only=counts.seen_only
         )
 
@@ -203,7 +203,7 @@ class SemanticTask:
 
     def report(self, counts: PixelCounts, groups: Mapping[str, Sequence[int]]) -> dict:
         """Both versions of mIoU."""
-        return continual.semantic_report(counts, groups, self.categories)
+        return stage_report.semantic_report(counts, groups, self.categories)
 
     def segments(self, result: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """One segment per label."""
@@ -282,7 +282,7 @@ class InstanceTask:
         # Ties between scores are broken by the order of images: make it independent of processes.
         images = [(image.found, image.true) for image in sorted(counts, key=lambda x: x.image_id)]
         scores = average_precision(images, len(self.categories))
-        return continual.instance_report(scores, groups, self.categories)
+        return stage_report.instance_report(scores, groups, self.categories)
 
     def segments(
         self, result: PackedInstances, shape: tuple[int, int]

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from simcis_jax.losses.unbiased import focal
-from simcis_jax.model.class_heads import has_no_object, softmax_probabilities
+from simcis_jax.model.class_logits import has_no_object, softmax_probabilities
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
@@ -19,7 +19,7 @@ def class_cost(logits: Array, labels: Array, head: str = 'sigmoid') -> Array:
     Args:
         logits: [Q, C], or [Q, C + 1] of a head with "no object".
         labels: [T]; -1 = padding, whose column is undefined.
-        head: see `model.class_heads`.
+        head: see `model.class_logits`.
     """
     if has_no_object(head):  # As published, also if they are independent.
         return -softmax_probabilities(logits)[:, labels]
@@ -73,7 +73,7 @@ def class_loss(
         labels: [Q]; -1 = no class.
         virtual_logits: [V, C] or [V, C + 1] of the virtual queries.
         virtual_labels: [V]; -1 = ignored.
-        head: see `model.class_heads`.
+        head: see `model.class_logits`.
         no_object_weight: weight of queries without a class, for the softmax head.
     """
     if head == 'softmax':

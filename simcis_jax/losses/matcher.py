@@ -84,7 +84,7 @@ def matching_cost(
         truth: [P, T] masks of the targets at the same points.
         target_boxes: [T, 4].
         weights: of the terms.
-        head: the class head, see `model.class_heads`.
+        head: the class head, see `model.class_logits`.
     """
     cost = (
         weights.classification * class_cost(class_logits, labels, head)

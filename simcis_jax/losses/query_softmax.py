@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.losses.point_sampling import sample_features, sample_map
-from simcis_jax.model.class_heads import class_probabilities
+from simcis_jax.model.class_logits import class_probabilities
 from simcis_jax.precision import einsum
 
 
@@ -49,7 +49,7 @@ def softmax_cost(
         probabilities: [P, Q] of masks at points.
         labels: [T]; -1 = padding, whose column is undefined.
         truth: [P, T] masks of the targets at the same points.
-        head: see `model.class_heads`.
+        head: see `model.class_logits`.
     """
     p = class_probabilities(class_logits, head)[:, labels]
     overlap = einsum('pq,pt->qt', probabilities, truth)

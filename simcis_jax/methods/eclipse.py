@@ -22,7 +22,7 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods.base import Method, without_no_object
 from simcis_jax.methods.step import Step, Term
-from simcis_jax.model.class_heads import UNSEEN
+from simcis_jax.model.class_logits import UNSEEN
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
 from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions, StageArrays, Targets, TrainState

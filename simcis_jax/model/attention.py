@@ -9,7 +9,7 @@ from einops import rearrange
 from jax import Array
 
 from simcis_jax.model.layers import Dense, attention_input_init, layer_norm, xavier_uniform
-from simcis_jax.model.residuals import computed_again, kept
+from simcis_jax.model.saved_for_backward import computed_again, kept
 from simcis_jax.precision import einsum
 
 

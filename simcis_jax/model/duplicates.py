@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.model.class_heads import UNSEEN, class_probabilities, has_no_object, without_unseen
-from simcis_jax.model.mask_kinds import sigmoid_logits
+from simcis_jax.model.class_logits import UNSEEN, class_probabilities, has_no_object, without_unseen
+from simcis_jax.model.mask_logits import sigmoid_logits
 from simcis_jax.precision import einsum
 
 LARGEST = 1 - 1e-4  # A sum of probabilities is at most this, so that its logit is finite.
@@ -45,8 +45,8 @@ def merge_duplicates(
         mask_logits: [Q, h, w].
         allowed: [C] bool, classes that may be predicted; None = all.
         overlap: intersection over union of two masks above which they are one segment.
-        head: see `model.class_heads`.
-        masks: see `model.mask_kinds`.
+        head: see `model.class_logits`.
+        masks: see `model.mask_logits`.
 
     Returns:
         The logits of the same head, of the same shape.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 
-from simcis_jax.model.residuals import kept
+from simcis_jax.model.saved_for_backward import kept
 from simcis_jax.precision import HIGHEST, matmul
 
 NORM_EPSILON = 1e-5

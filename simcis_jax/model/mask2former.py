@@ -19,8 +19,7 @@ from jax import Array
 
 from simcis_jax.errors import InputError
 from simcis_jax.model.backbones import BACKBONES, coarsest_stride, find_backbone, make_backbone
-from simcis_jax.model.class_heads import HEADS, has_no_object, num_columns, without_unseen
-from simcis_jax.model.heads import PredictionHeads
+from simcis_jax.model.class_logits import HEADS, has_no_object, num_columns, without_unseen
 from simcis_jax.model.learned_queries import LearnedQueries
 from simcis_jax.model.masked_decoder import (
     ATTENTION_ORDERS,
@@ -29,6 +28,7 @@ from simcis_jax.model.masked_decoder import (
     decoder_memory,
 )
 from simcis_jax.model.pixel_decoder import PixelDecoder
+from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.model.query_prealignment import QueryPrealignment, select_queries
 from simcis_jax.precision import PRECISIONS
 from simcis_jax.settings.declare import declare
@@ -111,7 +111,7 @@ class Mask2Former(nn.Module):
         at_least=0,
         below=1,
     )
-    masks: str = 'sigmoid'  # One of `mask_kinds.MASKS`; chosen by the method.
+    masks: str = 'sigmoid'  # One of `mask_logits.MASKS`; chosen by the method.
     dtype: str = declare(
         'float32', 'Precision of products in backbone and masked decoder.', choices=DTYPES
     )

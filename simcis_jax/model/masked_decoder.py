@@ -12,10 +12,10 @@ from einops import rearrange
 from jax import Array
 
 from simcis_jax.model.attention import Attention
-from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import MLP, FeedForward
-from simcis_jax.model.mask_kinds import sigmoid_logits
+from simcis_jax.model.mask_logits import sigmoid_logits
 from simcis_jax.model.position_encoding import encode_boxes, encode_grid, inverse_sigmoid
+from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.model.resize import resize_features
 from simcis_jax.precision import einsum
 
@@ -69,7 +69,7 @@ def attention_mask(mask_embeddings: Array, mask_features: Array, masks: str = 's
     Args:
         mask_embeddings: [B, Q, D] of the previous decoder output.
         mask_features: [B, h * w, D] at the size of the map that is attended to.
-        masks: the kind of masks, see `model.mask_kinds`.
+        masks: the kind of masks, see `model.mask_logits`.
     """
     logits = einsum('bqd,bsd->bqs', mask_embeddings, mask_features)
     on = sigmoid_logits(jax.lax.stop_gradient(logits), masks, axis=1) >= 0

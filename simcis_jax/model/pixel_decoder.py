@@ -14,8 +14,8 @@ from simcis_jax.model.deformable_attention import DeformableAttention
 from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, relu, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
 from simcis_jax.model.repeated_layers import in_turn
-from simcis_jax.model.residuals import kept
 from simcis_jax.model.resize import resize_features
+from simcis_jax.model.saved_for_backward import kept
 from simcis_jax.precision import HIGHEST
 
 # Kaiming-uniform with gain 1: what Caffe2 calls Xavier.

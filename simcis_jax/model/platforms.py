@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from simcis_jax.model.residuals import computed_again
+from simcis_jax.model.saved_for_backward import computed_again
 
 
 def by_platform(*, default: Callable, **others: Callable) -> Callable:

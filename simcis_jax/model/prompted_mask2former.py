@@ -23,7 +23,7 @@ import numpy as np
 from einops import rearrange
 from jax import Array
 
-from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.model.layers import MLP, LayerNorm
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.model.masked_decoder import decoder_memory

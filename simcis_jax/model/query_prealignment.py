@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array
 
 from simcis_jax.errors import InputError
-from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.layers import Linear, layer_norm
 from simcis_jax.model.pixel_decoder import grid_centres
+from simcis_jax.model.prediction_heads import PredictionHeads
 
 
 @flax.struct.dataclass

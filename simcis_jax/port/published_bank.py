@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from simcis_jax.errors import InputError, reading
-from simcis_jax.port import foreign, torch_files
+from simcis_jax.port import torch_files, unsupported
 from simcis_jax.port.pickles import Call, Global
 from simcis_jax.runtime.files import write_atomically
 
@@ -55,7 +55,7 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         InputError: the file is not a query bank, or has classes outside 0 .. C - 1.
         FileError: it cannot be read.
     """
-    with foreign.naming_file(path):
+    with unsupported.naming_file(path):
         bank = torch_files.read(
             path,
             pick=lambda top: [top],  # The bank has no tensors.

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from simcis_jax.errors import InputError, reading
-from simcis_jax.port import foreign, names, torch_files, torch_weights
+from simcis_jax.port import names, torch_files, torch_weights, unsupported
 from simcis_jax.port.imagenet_names import imagenet_names
 from simcis_jax.port.names import Layout
 from simcis_jax.port.pickles import Call, Global
@@ -37,7 +37,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         InputError: the file is damaged or unsafe, or holds no state dict.
         FileError: it cannot be read.
     """
-    with foreign.naming_file(path):
+    with unsupported.naming_file(path):
         if _is_safetensors(path):
             state = _read_safetensors(path)
         else:
@@ -57,7 +57,7 @@ def as_float32(
         InputError: weights are neither float32 nor float16.
     """
     kept = {key: x for key, x in state.items() if not re.fullmatch(ignored, key)}
-    with foreign.naming_model(path, state):
+    with unsupported.naming_model(path, state):
         wrong = [key for key, x in kept.items() if x.dtype not in (np.float32, np.float16)]
         if wrong:
             raise InputError(f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights are float32.')
@@ -119,7 +119,7 @@ def to_params(path: str | Path, state: Mapping[str, np.ndarray], layout: Layout)
     Raises:
         InputError: a key is missing or unknown; the message names the kind of model, if known.
     """
-    with foreign.naming_model(path, state):
+    with unsupported.naming_model(path, state):
         return torch_weights.to_flax(state, layout)
 
 
@@ -136,7 +136,7 @@ def read_backbone(path: str | Path) -> dict[str, Any]:
 def backbone_params(path: str | Path, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The backbone in a state dict from `read_state`; see `read_backbone`."""
     of_backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
-    with foreign.naming_model(path, state):
+    with unsupported.naming_model(path, state):
         return torch_weights.to_flax(of_backbone, names.BACKBONE[_family(of_backbone)])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from simcis_jax.evaluation.continual import GROUPS, TABLES
+from simcis_jax.evaluation.class_groups import GROUPS
+from simcis_jax.evaluation.results_table import TABLES
 from simcis_jax.reporting import charts, statistics
 from simcis_jax.reporting.elements import Cell, Element, element, note, section, table
 from simcis_jax.reporting.run_folder import RunFolder

@@ -15,7 +15,7 @@ from simcis_jax.continual import image_memory
 from simcis_jax.continual.image_memory import Labelled
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
-from simcis_jax.data.storage import label_bytes, stored_bytes
+from simcis_jax.data.storage_size import label_bytes, stored_bytes
 from simcis_jax.errors import InputError, MissingFileError
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json

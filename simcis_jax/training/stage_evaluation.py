@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
-from simcis_jax.evaluation import continual, pictures
+from simcis_jax.evaluation import pictures
+from simcis_jax.evaluation.class_groups import class_groups
 from simcis_jax.evaluation.evaluator import Evaluator
+from simcis_jax.evaluation.results_table import format_per_class
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import duration
 from simcis_jax.settings.relations import SCORES
@@ -50,7 +52,7 @@ class StageEvaluation:
         settings['tasks'] = list(settings['tasks'])  # As in the file.
         report = {'stage': stage.number, 'settings': settings} | scores
         if parallel.is_main():
-            print(continual.format_per_class(report))
+            print(format_per_class(report))
             print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
             pictures.write_png(folder.picture, picture)
             folder.write_report(report)
@@ -59,7 +61,7 @@ class StageEvaluation:
 
     def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The labels of each class group after this stage."""
-        return continual.class_groups([s.current for s in self.stages], stage.index)
+        return class_groups([s.current for s in self.stages], stage.index)
 
 
 class EvaluationInStage:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
-from simcis_jax.evaluation import continual
+from simcis_jax.evaluation import results_table
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.port import pretrained
 from simcis_jax.runtime import parallel
@@ -160,10 +160,10 @@ class Trainer:
 
     def write_results(self, reports: Sequence[Mapping]) -> dict:
         """Writes and prints the results table of these stages; returns the results."""
-        results = continual.results(reports)
+        results = results_table.results(reports)
         if parallel.is_main():
             self.workdir.write_results(results)
-            print(continual.format_table(results), flush=True)
+            print(results_table.format_table(results), flush=True)
         return results
 
     # One stage

@@ -30,7 +30,8 @@ from typing import Any
 
 from simcis_jax.data.category_list import category_entries, conflict, read_categories
 from simcis_jax.errors import FileError, InputError, reading, writing
-from simcis_jax.evaluation import continual
+from simcis_jax.evaluation.results_table import format_table
+from simcis_jax.evaluation.stage_report import check_report
 from simcis_jax.runtime import lease
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
@@ -123,7 +124,7 @@ class StageFolder:
             return None
         try:
             report = read_json(path, dict)
-            continual.check_report(report)
+            check_report(report)
         except InputError as error:
             raise InputError(
                 f'{path} is damaged ({error}); delete it and repeat the command of the run, which '
@@ -290,7 +291,7 @@ class Workdir:
         if not self.writes:
             return
         write_atomically(self.root / 'results.json', json.dumps(results, indent=2))
-        write_atomically(self.root / 'results.txt', continual.format_table(results) + '\n')
+        write_atomically(self.root / 'results.txt', format_table(results) + '\n')
 
 
 def first_difference(

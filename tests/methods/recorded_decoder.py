@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.masked_decoder import MaskedDecoder, decoder_memory
+from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.port.names import LEARNED_QUERIES, MASKED_DECODER, PREDICTOR, Layout
 from simcis_jax.port.torch_weights import to_flax
 
@@ -19,7 +19,7 @@ def decode(golden, heads_of_classes, join, *, num_classes, layers, masks='sigmoi
         join: maps the rows of these heads to parts in our order, with "no object" last.
         num_classes: classes of all heads together.
         layers: decoder layers.
-        masks: see `model.mask_kinds`.
+        masks: see `model.mask_logits`.
     """
     recorded = {name.removeprefix('decoder/'): x for name, x in golden.items()}
     state = {

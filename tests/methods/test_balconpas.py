@@ -18,7 +18,7 @@ from simcis_jax.methods import balconpas, base, pseudo_label
 from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step
-from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.settings.validated import from_config
 from simcis_jax.types import Batch, Predictions, Selection, Targets
 

@@ -22,8 +22,8 @@ from simcis_jax.losses.segmentation import Matches, match_targets
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy
 from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.step import Step
-from simcis_jax.model.class_heads import without_unseen
-from simcis_jax.model.mask_kinds import sigmoid_logits
+from simcis_jax.model.class_logits import without_unseen
+from simcis_jax.model.mask_logits import sigmoid_logits
 from simcis_jax.types import Predictions, Selection, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'comformer.npz'

@@ -18,7 +18,7 @@ from simcis_jax.methods.plop import PLOP
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.methods.step import Step
-from simcis_jax.model.class_heads import UNSEEN
+from simcis_jax.model.class_logits import UNSEEN
 from simcis_jax.types import Batch, Predictions, Selection, StageArrays, Targets, TrainState
 
 SETS, IMAGES, QUERIES, CLASSES, WIDTH, SLOTS = 2, 2, 4, 5, 3, 3

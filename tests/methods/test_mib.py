@@ -17,7 +17,7 @@ from simcis_jax.methods import base
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.mib import MiB
 from simcis_jax.methods.step import Step
-from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets, TrainState

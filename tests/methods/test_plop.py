@@ -14,7 +14,7 @@ from simcis_jax.methods import base
 from simcis_jax.methods.plop import PLOP
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step
-from simcis_jax.model.class_heads import without_unseen
+from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.types import Predictions, Selection, StageArrays, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'plop.npz'

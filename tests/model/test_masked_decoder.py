@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from random_params import random_params
 
-from simcis_jax.model.heads import PredictionHeads
 from simcis_jax.model.masked_decoder import MaskedDecoder, attention_mask, decoder_memory
+from simcis_jax.model.prediction_heads import PredictionHeads
 
 WIDTH, QUERIES = 8, 3
 BOXES = np.full((1, QUERIES, 4), 0.5, np.float32)

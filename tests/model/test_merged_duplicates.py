@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from simcis_jax.model.class_heads import class_probabilities
+from simcis_jax.model.class_logits import class_probabilities
 from simcis_jax.model.duplicates import LARGEST, mask_ious, merge_duplicates
 
 QUERIES, CLASSES, OVERLAP = 40, 5, 0.5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_params import random_params
 
-from simcis_jax.model.heads import PredictionHeads
+from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.model.query_prealignment import QueryPrealignment, proposals, select_queries
 
 SHAPES = {'a': ((2, 3), (4, 6), (8, 12)), 'border': ((1, 14), (2, 28), (4, 56))}

@@ -8,7 +8,7 @@ import runs
 from tiny import tiny_config
 
 from simcis_jax.data.shapes import Shapes
-from simcis_jax.data.storage import stored_bytes
+from simcis_jax.data.storage_size import stored_bytes
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training import replay
 from simcis_jax.training.checkpointing import StageCheckpoints

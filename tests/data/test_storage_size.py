@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from simcis_jax.data import storage
+from simcis_jax.data import storage_size
 from simcis_jax.data.shapes import Shapes
 from simcis_jax.data.source import Example
 
@@ -16,7 +16,7 @@ def decoded_map(example, classes, tmp_path, monkeypatch):
     monkeypatch.setattr(
         cv2, 'imencode', lambda kind, picture: written.append(picture) or encode(kind, picture)
     )
-    total = storage.label_bytes(example, classes)
+    total = storage_size.label_bytes(example, classes)
     path = tmp_path / 'map.png'
     cv2.imwrite(str(path), written[0])
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED), total - path.stat().st_size
@@ -46,5 +46,5 @@ def test_an_image_without_a_file_counts_as_a_png(tmp_path):
     cv2.imwrite(str(tmp_path / 'x.png'), images[1].image)
     assert images.image_bytes(1) == (tmp_path / 'x.png').stat().st_size
     labels = images.classes_of(1)
-    expected = images.image_bytes(1) + storage.label_bytes(images[1], labels)
-    assert storage.stored_bytes(images, 1, labels) == expected
+    expected = images.image_bytes(1) + storage_size.label_bytes(images[1], labels)
+    assert storage_size.stored_bytes(images, 1, labels) == expected

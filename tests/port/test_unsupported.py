@@ -10,7 +10,7 @@ import safetensors.numpy
 from shrunken_params import shrunken_params
 
 from simcis_jax import convert
-from simcis_jax.port import foreign, state_dicts, torch_files
+from simcis_jax.port import state_dicts, torch_files, unsupported
 from simcis_jax.port.torch_weights import to_torch
 
 PREDICTOR = 'sem_seg_head.predictor'
@@ -153,7 +153,7 @@ def test_an_array_with_the_wrong_number_of_axes_is_an_error(tmp_path, state):
 
 
 def test_a_published_model_is_not_taken_for_another(state):
-    assert foreign.recognize(state) is None
+    assert unsupported.recognize(state) is None
 
 
 def test_a_malicious_file_is_rejected_before_its_keys_are_compared(tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simcis_jax.model.class_heads import num_columns
+from simcis_jax.model.class_logits import num_columns
 from simcis_jax.model.layers import MLP, LayerNorm, Linear
 
 
@@ -21,7 +21,7 @@ class PredictionHeads(nn.Module):
     num_classes: int
     hidden_dim: int
     class_prior: float | None = None
-    head: str = 'sigmoid'  # One of `class_heads.HEADS`.
+    head: str = 'sigmoid'  # One of `class_logits.HEADS`.
     boxes: bool = True
 
     def setup(self):

@@ -14,7 +14,7 @@ from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
 
-class Download(Protocol):
+class DownloadedSplit(Protocol):
     """One split of a downloaded data set."""
 
     name: str
@@ -33,7 +33,7 @@ class Download(Protocol):
         ...
 
 
-def checksum(download: Download) -> str:
+def checksum(download: DownloadedSplit) -> str:
     """Computes a checksum of the categories and of all annotation files."""
     digest = hashlib.sha256(repr(download.categories).encode())
     progress = Progress(f'{download.name} annotations', len(download), 'images', only_if_slow=True)
@@ -48,7 +48,7 @@ def checksum(download: Download) -> str:
     return digest.hexdigest()
 
 
-def _annotation_digest(download: Download, index: int) -> bytes:
+def _annotation_digest(download: DownloadedSplit, index: int) -> bytes:
     try:
         content = download.annotation_bytes(index)
     except UserError:  # Reported, or skipped, when the image is prepared.
