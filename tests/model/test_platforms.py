@@ -46,7 +46,7 @@ def evaluation():
 def test_kernels_of_a_tpu_are_compiled_for_a_tpu_only(evaluation, platform):
     text = evaluation.lower(lowering_platforms=(platform,)).as_text()
     assert ('tpu_custom_call' in text) == (platform == 'tpu')
-    # There is a loop over the layers of the encoder; only on CPU does sampling loop over the points.
+    # One loop is that over the layers of the encoder; only on CPU does sampling loop over points.
     assert (text.count('stablehlo.while') > 1) == (platform == 'cpu')
 
 
