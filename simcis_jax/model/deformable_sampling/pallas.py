@@ -38,21 +38,17 @@ def sample_by_pallas(
     With `interpret`, the kernels are emulated, on any platform. Products of float32 values are
     exact to float32; those of bfloat16 values have shares in bfloat16, too.
     """
-    num_queries = locations.shape[1]
     sizes = jnp.asarray([(width, height) for height, width in shapes], jnp.float32)[:, None]
-    points = jnp.concatenate([locations * sizes - 0.5, weights[..., None]], axis=-1)
-    points = rearrange(points.astype(jnp.float32), 'b q m l p c -> b m c (l p) 1 q')
-    # Padding repeats the last query, so that it reads no other rows.
-    padding = ((0, 0),) * 5 + ((0, -num_queries % LANES),)
-    points = jnp.pad(points, padding, mode='edge')
+    places = rearrange(locations * sizes - 0.5, 'b q m l p xy -> b m xy (l p) q')
+    weights = rearrange(weights, 'b q m l p -> b m 1 (l p) q')
+    points = jnp.concatenate([places, weights], axis=2).astype(jnp.float32)
     ends = list(itertools.accumulate((height * width for height, width in shapes), initial=0))
     maps = tuple(
         _group_rows(rearrange(value[:, start:end], 'b (h w) m d -> b h w m d', w=width))
         for (_, width), (start, end) in zip(shapes, itertools.pairwise(ends), strict=True)
     )
     out = _sample(tuple(shapes), interpret, maps, points)
-    out = out.astype(jnp.result_type(value, weights))
-    return rearrange(out[..., :num_queries], 'b m d q -> b q m d')
+    return rearrange(out.astype(jnp.result_type(value, weights)), 'b m d q -> b q m d')
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -101,21 +97,30 @@ def groups_read(shapes: Shapes, y: Array) -> Array:
 def _sample(shapes: Shapes, interpret: bool, maps: tuple[Array, ...], points: Array) -> Array:
     """Samples L maps [B, M, n, d, g * w]; returns [B, M, d, Q].
 
-    `points` [B, M, 3, L * P, 1, Q] are x and y, in pixels of their map, and attention weights.
+    `points` [B, M, 3, L * P, Q] are x and y, in pixels of their map, and attention weights.
     """
     return _forward(shapes, interpret, maps, points)[0]
 
 
+def _pad_queries(x: Array, mode: str) -> Array:
+    """[..., Q] with Q a multiple of T."""
+    padding = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)]
+    return jnp.pad(x, padding, mode=mode)
+
+
 def _forward(shapes, interpret, maps, points):
-    groups = groups_read(shapes, points[:, :, 1, :, 0])
+    num_queries = points.shape[-1]
+    points = _pad_queries(points, 'edge')  # The last query again, which reads no other rows.
+    groups = groups_read(shapes, points[:, :, 1])
     batch, heads, _, dim, _ = maps[0].shape
     out = jax.ShapeDtypeStruct((batch, heads, dim, points.shape[-1]), jnp.float32)
     (out,) = _call(_forward_kernel, shapes, interpret, groups, (points,), maps, (out,), ())
-    return out, (groups, maps, points)
+    return out[..., :num_queries], (groups, maps, points)
 
 
 def _backward(shapes, interpret, saved, gradient):
     groups, maps, points = saved
+    num_queries, gradient = gradient.shape[-1], _pad_queries(gradient, 'constant')
     like_points, *like_maps = (jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (points, *maps))
     to_points, *to_maps = _call(
         _backward_kernel,
@@ -127,7 +132,8 @@ def _backward(shapes, interpret, saved, gradient):
         (like_points,),
         like_maps,
     )
-    return tuple(to.astype(x.dtype) for to, x in zip(to_maps, maps, strict=True)), to_points
+    to_maps = tuple(to.astype(x.dtype) for to, x in zip(to_maps, maps, strict=True))
+    return to_maps, to_points[..., :num_queries]
 
 
 _sample.defvjp(_forward, _backward)
@@ -223,8 +229,9 @@ def _product(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
 def _of_level(level: int, num_levels: int, groups, points) -> tuple[Array, Array, Array, tuple]:
     """x, y, weight [P, 1, T] of the points on one map, and its first and last group to read."""
     num_points = points.shape[1] // num_levels
-    rows = pl.ds(level * num_points, num_points)
-    return *(points[i, rows] for i in range(3)), (groups[0, 2 * level], groups[0, 2 * level + 1])
+    rows = range(level * num_points, (level + 1) * num_points)
+    x, y, weight = (jnp.stack([points[i, pl.ds(row, 1)] for row in rows]) for i in range(3))
+    return x, y, weight, (groups[0, 2 * level], groups[0, 2 * level + 1])
 
 
 def _forward_kernel(widths, groups, points, *refs):
@@ -271,9 +278,9 @@ def _backward_kernel(widths, groups, points, gradient, *refs):
 
         zeros = jnp.zeros(x.shape, jnp.float32)
         to_x, to_y, to_weight = jax.lax.fori_loop(*bounds, add, (zeros, zeros, zeros))
-        rows = pl.ds(level * len(x), len(x))
         for i, to in enumerate((weight * to_x, weight * to_y, to_weight)):
-            to_points[i, rows] = to
+            for point, row in enumerate(to):
+                to_points[i, pl.ds(level * len(x) + point, 1)] = row
 
     for level in range(len(maps)):
         pull_back(level)
