@@ -1,4 +1,4 @@
-"""The products in a traced function, and where they come from."""
+"""The equations of a traced function, such as its products, and where they come from."""
 
 from pathlib import Path
 
@@ -9,19 +9,24 @@ import simcis_jax
 PACKAGE = Path(simcis_jax.__file__).parent
 
 
-def products(jaxpr):
-    """The equations of all products in a jaxpr and in those that it calls."""
+def equations(jaxpr, *primitives):
+    """The equations of these primitives in a jaxpr and in those that it calls."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+        if equation.primitive.name in primitives:
             yield equation
         is_jaxpr = lambda x: hasattr(x, 'eqns')  # noqa: E731
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
             if is_jaxpr(value):
-                yield from products(value)
+                yield from equations(value, *primitives)
+
+
+def products(jaxpr):
+    """The equations of all products."""
+    return equations(jaxpr, 'dot_general', 'conv_general_dilated')
 
 
 def lines(equation):
-    """The lines of the package that led to a product, innermost first."""
+    """The lines of the package that led to an equation, innermost first."""
     frames = equation.source_info.traceback.frames
     return [
         f'{Path(f.file_name).name}:{f.line_num}'

@@ -193,9 +193,13 @@ def add_pseudo_labels(
         num_found = keep.sum()
     slot = jnp.where(keep, num_truth + rank, num_slots)
 
-    kept = slot < num_slots
-    pseudo = jnp.where((winner >= 0) & kept[winner], slot[winner] + 1, 0)
-    pseudo = pseudo.astype(targets.segment_map.dtype)
+    pseudo = for_each(  # A lookup of the slot of each pixel's winner would be slow on TPU.
+        slot < num_slots,
+        lambda query, pseudo: jnp.where(
+            winner == query, (slot[query] + 1).astype(pseudo.dtype), pseudo
+        ),
+        jnp.zeros_like(targets.segment_map),
+    )
     filled = jnp.zeros(num_slots, bool).at[slot].set(True, mode='drop')
     boxes = for_each(
         filled, lambda slot, boxes: boxes.at[slot].set(box_of(pseudo == slot + 1)), targets.boxes
