@@ -76,6 +76,27 @@ def test_bytes_and_cycles_of_operations():
     assert product.seconds(1e9, 1e9) == product.moved / 1e9
 
 
+def test_copies_and_slices_that_run_beside_others_move_each_byte_once():
+    operations, _ = Program(
+        """
+%started (p: f32[64,8,128]) -> f32[16,8,128] {
+  %p = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
+  ROOT %part = f32[16,8,128]{2,1,0:T(8,128)S(1)} slice(%p), slice={[0:16], [0:8], [0:128]}
+}
+
+ENTRY %main (x: f32[64,8,128]) -> f32[64,8,128] {
+  %x = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
+  %fetch = (f32[64,8,128]{2,1,0:T(8,128)S(1)}, f32[64,8,128]{2,1,0:T(8,128)}, u32[]{:S(2)}) \
+copy-start(%x)
+  %slice = ((f32[64,8,128]{2,1,0:T(8,128)}), f32[16,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) \
+async-start(%x), calls=%started
+}
+"""
+    ).costs()
+    moved = {x.name: x.moved for x in operations}
+    assert moved == {'fetch': 64 * 8 * 128 * 4, 'slice': 16 * 8 * 128 * 4}
+
+
 def test_an_operation_whose_cycles_the_compiler_cannot_estimate_counts_by_its_bytes():
     text = (ROOT / 'tests/hlo/v5e.txt').read_text()
     assert '"estimated_cycles":"629"' in text
