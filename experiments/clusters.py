@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments import command, drift, figures, tables
 from experiments.experiment import Experiment, Results
-from experiments.features import load_params, make_network, validation_images
+from experiments.features import evenly_spaced, load_params, make_network, validation_images
 from experiments.sweep import Run
 
 NUM_IMAGES = 24
@@ -94,7 +94,7 @@ def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
         name = label.replace(', ', ',\n')
         columns |= {f'{name}\nafter stage 1': before, f'{name}\nafter stage {last}': after}
         indices.append([label, f'{adjusted_rand_index(before, after):.3f}'])
-    shown = np.linspace(0, len(images) - 1, min(NUM_SHOWN, len(images))).astype(int)
+    shown = evenly_spaced(len(images), NUM_SHOWN)
     rows = [[picture(column[index]) for column in columns.values()] for index in shown]
     figure = figures.grid('Clusters of the finest feature map', list(columns), rows)
     figures.save(figure, folder / f'clusters-{run.setting}')

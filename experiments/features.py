@@ -53,8 +53,13 @@ def validation_examples(run: Run, num_images: int) -> list[Example]:
         num_images=data['num_val_images'],
         categories=read_categories(run.folder / 'categories.json'),
     )
-    indices = np.linspace(0, len(source) - 1, min(num_images, len(source))).astype(int)
-    return [center_crop(source[int(index)], data['size']) for index in indices]
+    indices = evenly_spaced(len(source), num_images)
+    return [center_crop(source[index], data['size']) for index in indices]
+
+
+def evenly_spaced(length: int, number: int) -> list[int]:
+    """At most `number` indices below `length`, from the first to the last."""
+    return np.linspace(0, length - 1, min(number, length)).astype(int).tolist()
 
 
 def validation_images(run: Run, num_images: int) -> np.ndarray:

@@ -164,7 +164,7 @@ def test_products_of_a_train_step(dtype, has_teacher):
         'pixel_decoder.py',
         'prediction_heads.py',
         'resize.py',
-        'matcher.py',
+        'masks.py',
         'segmentation.py',
     }
     assert found >= {(file, 'float32') for file in in_float32}

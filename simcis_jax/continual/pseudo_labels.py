@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.loops import for_each
-from simcis_jax.model.class_logits import likeliest_classes
+from simcis_jax.model.class_logits import class_probabilities, likeliest_classes
 from simcis_jax.model.duplicates import merge_duplicates
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
@@ -63,7 +63,7 @@ def _confident_segments(
         best, labels, is_object = likeliest_classes(class_logits, allowed)
         keep = is_object & (best > rule.score_threshold)
     else:
-        probabilities = jnp.where(allowed, jax.nn.sigmoid(class_logits), 0.0)
+        probabilities = class_probabilities(class_logits, head, allowed)
         labels = jnp.argmax(probabilities, axis=-1)
         best = probabilities.max(axis=-1)
         keep = best > rule.score_threshold

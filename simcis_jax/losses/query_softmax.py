@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simcis_jax.losses.masks import dice, dice_of_pairs
 from simcis_jax.losses.point_sampling import sample_features, sample_map
 from simcis_jax.model.class_logits import class_probabilities
 from simcis_jax.precision import einsum
@@ -52,14 +53,12 @@ def softmax_cost(
         head: see `model.class_logits`.
     """
     p = class_probabilities(class_logits, head)[:, labels]
-    overlap = einsum('pq,pt->qt', probabilities, truth)
-    total = probabilities.sum(axis=0)[:, None] + truth.sum(axis=0)
-    dice = (2 * overlap + 1) / (total + 1)
-    return -2 * p * dice / (p + dice)
+    d = dice_of_pairs(probabilities, truth)
+    return -2 * p * d / (p + d)
 
 
 def softmax_losses_at(points: Array, log_p: Array, truth: Array) -> tuple[Array, Array]:
-    """Cross-entropy and dice [...] of masks at points; only pixels of the target have the former.
+    """Cross-entropy and dice loss [...] of masks at points; the former only inside of the target.
 
     Args:
         points: [..., P, 2] points of each mask.
@@ -67,6 +66,4 @@ def softmax_losses_at(points: Array, log_p: Array, truth: Array) -> tuple[Array,
         truth: [..., P] masks of the targets at the points.
     """
     cross_entropy = -(sample_map(log_p, points) * truth).mean(axis=-1)
-    p = sample_map(jnp.exp(log_p), points)
-    overlap, total = (p * truth).sum(axis=-1), p.sum(axis=-1) + truth.sum(axis=-1)
-    return cross_entropy, 1 - (2 * overlap + 1) / (total + 1)
+    return cross_entropy, 1 - dice(sample_map(jnp.exp(log_p), points), truth)

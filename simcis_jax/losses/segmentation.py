@@ -17,10 +17,10 @@ from jax import Array
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.chunks import sum_chunks
 from simcis_jax.losses.classification import class_loss
-from simcis_jax.losses.matcher import LossWeights, match, matching_cost, softplus
+from simcis_jax.losses.masks import mask_losses_at
+from simcis_jax.losses.matcher import LossWeights, match, matching_cost
 from simcis_jax.losses.point_sampling import (
     sample_features,
-    sample_map,
     sample_segments,
     sample_slots,
     uncertain_points,
@@ -122,21 +122,6 @@ def query_labels(queries: Array, labels: Array, num_queries: int) -> Array:
     matched = (labels >= 0) & (queries >= 0)
     queries = jnp.where(matched, queries, num_queries)  # Out of range: dropped.
     return jnp.full(num_queries, -1).at[queries].set(labels, mode='drop')
-
-
-def mask_losses_at(points: Array, logits: Array, truth: Array) -> tuple[Array, Array]:
-    """Binary cross-entropy and dice [...] of masks at points.
-
-    Args:
-        points: [..., P, 2] points of each mask.
-        logits: [..., h, w] of the predicted masks.
-        truth: [..., P] masks of the targets at the points.
-    """
-    x = sample_map(logits, points)
-    cross_entropy = (softplus(x) - x * truth).mean(axis=-1)
-    p = jax.nn.sigmoid(x)
-    overlap, total = (p * truth).sum(axis=-1), p.sum(axis=-1) + truth.sum(axis=-1)
-    return cross_entropy, 1 - (2 * overlap + 1) / (total + 1)
 
 
 def mask_terms(

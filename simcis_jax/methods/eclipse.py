@@ -22,7 +22,7 @@ from simcis_jax.continual.stages import Stage
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.methods.base import Method, without_no_object
 from simcis_jax.methods.step import Step, Term
-from simcis_jax.model.class_logits import UNSEEN
+from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
 from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions, StageArrays, Targets, TrainState
@@ -167,7 +167,7 @@ class ECLIPSE(Method):
         logits = jnp.where(has_prompts, manipulated(logits, own, deltas), logits)
         # Queries of stages to come see nothing.
         allowed = seen & (own & seen).any(axis=1, keepdims=True)
-        return jnp.where(jnp.pad(allowed, ((0, 0), (0, 1)), constant_values=True), logits, UNSEEN)
+        return without_unseen(logits, allowed)
 
 
 def is_later(step: Step) -> bool:

@@ -25,12 +25,17 @@ def num_columns(head: str, num_classes: int) -> int:
     return num_classes + has_no_object(head)
 
 
+def with_no_object(allowed: Array) -> Array:
+    """The columns [..., C + 1] that may be predicted: the `allowed` [..., C] and "no object"."""
+    return jnp.pad(allowed, [(0, 0)] * (allowed.ndim - 1) + [(0, 1)], constant_values=True)
+
+
 def without_unseen(logits: Array, seen: Array) -> Array:
     """Logits [..., C + 1] in which classes that are not `seen` [C] bool do not compete.
 
-    Their probability is 0, and they get no gradient.
+    Their probability is 0, and they get no gradient. `seen` may differ between queries: [..., C].
     """
-    return jnp.where(jnp.append(seen, True), logits, UNSEEN)
+    return jnp.where(with_no_object(seen), logits, UNSEEN)
 
 
 def softmax_probabilities(logits: Array, allowed: Array | None = None) -> Array:
@@ -42,7 +47,7 @@ def softmax_probabilities(logits: Array, allowed: Array | None = None) -> Array:
     """
     logits = logits.astype(jnp.float32)
     if allowed is not None:
-        logits = jnp.where(jnp.append(allowed, True), logits, -jnp.inf)
+        logits = jnp.where(with_no_object(allowed), logits, -jnp.inf)
     return jax.nn.softmax(logits, axis=-1)
 
 

@@ -9,7 +9,8 @@ from scipy.optimize import linear_sum_assignment
 
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.classification import class_cost
-from simcis_jax.losses.matcher import dice_cost, mask_cost, match
+from simcis_jax.losses.masks import dice_cost, mask_cost
+from simcis_jax.losses.matcher import match
 from simcis_jax.losses.point_sampling import sample_features
 
 match_many = jax.jit(jax.vmap(match))

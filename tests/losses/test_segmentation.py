@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from simcis_jax.losses.classification import focal_loss
+from simcis_jax.losses.masks import mask_losses_at
 from simcis_jax.losses.matcher import LossWeights
-from simcis_jax.losses.point_sampling import sample_map, sample_segments, uncertain_points
+from simcis_jax.losses.point_sampling import sample_segments, uncertain_points
 from simcis_jax.losses.segmentation import (
     Matches,
     PointSampling,
-    mask_losses_at,
     match_targets,
     query_labels,
     segmentation_losses,
@@ -42,17 +42,6 @@ def test_focal_loss_equals_the_published_code():
     labels = golden['focal/targets'].ravel().astype(int) - 1
     loss = focal_loss(golden['focal/logits'].reshape(-1, 1), labels)
     np.testing.assert_allclose(loss / 4, golden['focal/value'], rtol=1e-5)
-
-
-def test_mask_terms_equal_the_published_code():
-    golden = golden_weights.load('components')
-    columns = (jnp.arange(40) + 0.5) / 40
-    points = jnp.stack([columns, jnp.full(40, 0.5)], axis=-1)  # The centres of one row of pixels.
-    rows = zip(golden['loss/logits'], golden['loss/targets'], strict=True)
-    terms = [mask_losses_at(points, x[None], sample_map(y[None], points)) for x, y in rows]
-    cross_entropy, dice = map(sum, zip(*terms, strict=True))
-    np.testing.assert_allclose(cross_entropy / 3, golden['loss/bce'], rtol=1e-5)
-    np.testing.assert_allclose(dice / 3, golden['loss/dice'], rtol=1e-5)
 
 
 def test_queries_unmatched_or_matched_to_padding_have_no_label():
