@@ -6,6 +6,9 @@ Saves a random train state of the config's shapes in the same way as training: `
 step loop until the state is copied; writing, checksums and fsync then run in the background. The
 share of training time is printed twice: for the blocking part, and as if writing blocked the steps
 too. No training step is run, so the result depends on DIR and the CPU, not on the accelerator.
+
+The state is that of the first stage. Later stages of some methods train few parameters, and the
+others have no optimizer state: --stage=2.
 """
 
 from __future__ import annotations
@@ -22,23 +25,33 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.errors import InputError
 from simcis_jax.settings.method_choice import resolve
 from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.optimizer import make_optimizer
+from simcis_jax.training.programs import frozen_parameters
 from simcis_jax.types import TrainState
 
 CONFIG = config_flags.DEFINE_config_file('config', 'configs/ade_cps_100_10.py', 'Config file.')
 FOLDER = flags.DEFINE_string('folder', None, 'New folder on the disk to measure.', required=True)
 NUM_CLASSES = flags.DEFINE_integer('num_classes', 150, 'Number of classes of the data set.')
 RATE = flags.DEFINE_float('steps_per_second', 5.0, 'Assumed training speed.')
+STAGE = flags.DEFINE_integer('stage', 1, 'Stage whose state is saved.', lower_bound=1)
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Number of checkpoints to time.')
 
 
-def random_state(settings: Settings, num_classes: int) -> TrainState:
-    """A train state of the right shapes; random, so that it compresses like trained weights."""
-    model = Mask2Former(num_classes=num_classes, **settings.model)
+def random_state(settings: Settings, num_classes: int, number: int = 1) -> TrainState:
+    """A train state of stage `number`; random, so that it compresses like trained weights.
+
+    Raises:
+        InputError: there is no such stage.
+    """
+    stages = settings.protocol.stages(num_classes)
+    if number > len(stages):
+        raise InputError(f'--stage={number} must be at most {len(stages)}, the last stage.')
+    model = settings.method.make_model(stages, settings.model)
+    frozen = frozen_parameters(settings, model, stages)[number - 1]
     size = settings.data.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)['params']
@@ -48,7 +61,7 @@ def random_state(settings: Settings, num_classes: int) -> TrainState:
         is_float = jnp.issubdtype(x.dtype, jnp.floating)
         return jnp.asarray(rng.normal(size=x.shape) if is_float else np.zeros(x.shape), x.dtype)
 
-    optimizer = make_optimizer(shapes, settings.optimizer)
+    optimizer = make_optimizer(shapes, settings.optimizer, frozen)
     memory = jax.eval_shape(lambda: settings.method.init_memory(num_classes, model.hidden_dim))
     params, opt_state, memory = jax.tree.map(
         fill, (shapes, jax.eval_shape(optimizer.init, shapes), memory)
@@ -61,7 +74,7 @@ def main(_) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax warns about saves without steps in between.
     settings = from_config(resolve(CONFIG.value.to_dict()))
     every = settings.training.checkpoint_every
-    state = jax.block_until_ready(random_state(settings, NUM_CLASSES.value))
+    state = jax.block_until_ready(random_state(settings, NUM_CLASSES.value, STAGE.value))
     size = sum(x.nbytes for x in jax.tree.leaves(state))
     waits, writes = [], []
     folder = Path(FOLDER.value)

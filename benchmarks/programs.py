@@ -15,7 +15,7 @@ from simcis_jax.evaluation.inference import make_network
 from simcis_jax.runtime import parallel
 from simcis_jax.settings.validated import Settings
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.programs import train_step_of
+from simcis_jax.training.programs import frozen_parameters, train_step_of
 from simcis_jax.types import Batch, StageArrays, Targets, TrainState
 
 FIRST, LATER, EVALUATION = 'train step, first stage', 'train step, later stage', 'evaluation'
@@ -54,22 +54,25 @@ class Programs:
         self.mesh = parallel.mesh_of(devices)
         stages = settings.protocol.stages(num_classes)
         self.model = settings.method.make_model(stages, settings.model)
+        frozen = frozen_parameters(settings, self.model, stages)
+        self.frozen = {FIRST: frozen[0], LATER: frozen[-1]}
 
     def makers(self) -> dict[str, Callable[[], Program]]:
-        """Name -> function that creates the program; only methods with a teacher have all three."""
-        found = {FIRST: lambda: self.train_step(with_teacher=False)}
-        if self.settings.method.uses_teacher:
-            found[LATER] = lambda: self.train_step(with_teacher=True)
+        """Name -> function that creates the program; FIRST may be the program of all stages."""
+        found = {FIRST: lambda: self.train_step(FIRST)}
+        if self.settings.method.uses_teacher or self.frozen[LATER] != self.frozen[FIRST]:
+            found[LATER] = lambda: self.train_step(LATER)
         return found | {EVALUATION: self.evaluation}
 
-    def train_step(self, with_teacher: bool) -> Program:
-        """The train step of the first stage, or that of later stages, which have a teacher."""
-        settings, size = self.settings, self.settings.data.size
+    def train_step(self, name: str) -> Program:
+        """The train step FIRST or LATER, which may have a teacher or train fewer parameters."""
+        settings, size, frozen = self.settings, self.settings.data.size, self.frozen[name]
+        has_teacher = name == LATER and settings.method.uses_teacher
         params = self.params(size)
         state = TrainState(
             step=self.array(jnp.int32),
             params=params,
-            opt_state=self.shapes(make_optimizer(params, settings.optimizer).init, params),
+            opt_state=self.shapes(make_optimizer(params, settings.optimizer, frozen).init, params),
             memory=self.shapes(
                 lambda: settings.method.init_memory(self.num_classes, self.model.hidden_dim)
             ),
@@ -86,8 +89,8 @@ class Programs:
         classes = self.array(bool, self.num_classes)
         stage = StageArrays(classes, classes, self.array(jnp.int32), self.array(jnp.float32))
         batch = Batch(self.rows(jnp.uint8, rows, size, size, 3), targets)
-        step = train_step_of(settings, self.model, self.mesh)
-        arguments = state, params if with_teacher else None, batch, stage
+        step = train_step_of(settings, self.model, self.mesh, frozen)
+        arguments = state, params if has_teacher else None, batch, stage
         return Program(step, arguments, rows // self.mesh.size, size)
 
     def evaluation(self) -> Program:

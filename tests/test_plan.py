@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny import tiny_config
+from tiny import plain_config, tiny_config
 
 from benchmarks import advice, chips, plan
 from benchmarks.compiled_costs import Program, padded_bytes
@@ -216,6 +216,15 @@ def test_arguments_are_those_of_a_run_and_nothing_is_allocated():
         lambda x: x.shape, first.arguments[0]
     )
     assert 'total' in metrics
+
+
+def test_later_stages_have_no_optimizer_state_of_frozen_parameters():
+    frozen_network = from_config(plain_config('eclipse').to_dict())
+    programs = Programs(frozen_network, 12, jax.devices()[:1])
+    states = [programs.makers()[name]().arguments[0] for name in (FIRST, LATER)]
+    first, later = (bytes_per_device(x.opt_state, programs.mesh) for x in states)
+    assert later < first / 4
+    assert jax.tree.structure(states[1].params) == jax.tree.structure(states[0].params)
 
 
 def test_the_evaluation_is_traced_as_a_run_calls_it():
