@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402
 
+import dataclasses
 import fcntl
 import gc
 import json
@@ -59,12 +60,12 @@ def train_tiny(workdir):
     """
     traces, run_steps = [], trainer.run_steps
 
-    def without_transfers(update, *arguments, **options):
+    def without_transfers(steps, *arguments):
         def guarded(state, batch):
             with jax.transfer_guard('disallow'):  # All arrays of a step are on the device.
-                return update(state, batch)
+                return steps.update(state, batch)
 
-        return run_steps(guarded, *arguments, **options)
+        return run_steps(dataclasses.replace(steps, update=guarded), *arguments)
 
     shared.cache_clear()  # So that it is traced here.
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -20,24 +21,45 @@ from simcis_jax.training.step_profile import StepProfile
 from simcis_jax.types import Batch, TrainState
 
 
+@dataclasses.dataclass(frozen=True)
+class StageSteps:
+    """The steps of a stage.
+
+    Attributes:
+        stage: its number, from 1.
+        num_steps: its length.
+        steps_after: steps of all later stages, for the estimate of the time left.
+        update: one step: (state, batch) -> (new state, metrics).
+        finish: called once after the last step, before the state is saved.
+    """
+
+    stage: int
+    num_steps: int
+    steps_after: int
+    update: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
+    finish: Callable[[TrainState], TrainState]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepHooks:
+    """What is done between the steps of a stage; see the classes. Only one process has a log."""
+
+    checkpoints: StageCheckpoints
+    evaluation: EvaluationInStage
+    log: MetricsLog | None
+    profile: StepProfile
+    nonfinite: NonfiniteSteps
+    stop: StopRequest
+
+
 def run_steps(
-    update: Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]],
+    steps: StageSteps,
     state: TrainState,
     data: TrainIterator,
-    *,
-    stage: int,
-    num_steps: int,
-    finish: Callable[[TrainState], TrainState],
-    steps_after: int,
+    hooks: StepHooks,
     training: TrainingSettings,
-    checkpoints: StageCheckpoints,
-    evaluation: EvaluationInStage,
-    log: MetricsLog | None,
-    profile: StepProfile,
-    nonfinite: NonfiniteSteps,
-    stop: StopRequest,
 ) -> TrainState:
-    """Trains from the step of `state` to the last step of the stage, then calls `finish` once.
+    """Trains from the step of `state` to the last step of the stage.
 
     The host runs one step ahead of the device and waits for the step before it, so the measured
     speed is that of finished steps.
@@ -47,8 +69,11 @@ def run_steps(
         Interrupted: a signal requested a stop; a checkpoint of the last step was saved.
         FileError: a checkpoint could not be written.
     """
-    first = int(state.step)
-    progress = Progress(f'stage {stage} step', num_steps, 'steps', done=first, after=steps_after)
+    stage, num_steps, first = steps.stage, steps.num_steps, int(state.step)
+    checkpoints, evaluation, stop = hooks.checkpoints, hooks.evaluation, hooks.stop
+    progress = Progress(
+        f'stage {stage} step', num_steps, 'steps', done=first, after=steps.steps_after
+    )
     clock = StepClock(training.batch_size)
 
     def evaluate(step, state):
@@ -62,31 +87,31 @@ def run_steps(
     for step in range(first + 1, num_steps + 1):
         with clock.measure('data'):
             batch = next(data)
-        profile.before(step)
+        hooks.profile.before(step)
         if step == first + 1:
-            state, metrics = jax.block_until_ready(update(state, batch))  # Compiles.
+            state, metrics = jax.block_until_ready(steps.update(state, batch))  # Compiles.
             progress.skip()
             clock.restart()
         else:
-            state, metrics = update(state, batch)
+            state, metrics = steps.update(state, batch)
             clock.step()
-        nonfinite.add(step, metrics)
+        hooks.nonfinite.add(step, metrics)
         jax.block_until_ready(before)
         before = metrics
-        profile.after(step, metrics)
+        hooks.profile.after(step, metrics)
         is_logged = step % training.log_every == 0 or step == num_steps
         numbers = None
         if is_logged:
-            nonfinite.check()
+            hooks.nonfinite.check()
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            if log is not None:
-                log.write(step, numbers | clock.numbers())
+            if hooks.log is not None:
+                hooks.log.write(step, numbers | clock.numbers())
             # The progress line shows the losses only.
             numbers = {name: value for name, value in numbers.items() if is_loss(name)}
         if step > first + 1:
             progress.advance(numbers=numbers)
         if step == num_steps:  # Before it is saved, so that a resumed stage is not finished twice.
-            state = finish(state)
+            state = steps.finish(state)
         evaluates, stop_requested = evaluation.is_due(step), stop.after_step()
         if (
             step % training.checkpoint_every == 0
@@ -94,7 +119,7 @@ def run_steps(
             or evaluates
             or stop_requested
         ):
-            nonfinite.check()
+            hooks.nonfinite.check()
             with clock.measure('checkpoint'), progress.paused():
                 checkpoints.save(step, state)
         if stop_requested:

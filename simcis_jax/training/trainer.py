@@ -30,7 +30,7 @@ from simcis_jax.training.stage_data import (
 )
 from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
 from simcis_jax.training.stage_states import StageStates
-from simcis_jax.training.step_loop import run_steps
+from simcis_jax.training.step_loop import StageSteps, StepHooks, run_steps
 from simcis_jax.training.step_profile import StepProfile
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import TrainState
@@ -221,29 +221,29 @@ class Trainer:
                 self.stop,
                 StepProfile(training.profile_steps, folder.root / 'profile') as profile,
             ):
-                state = run_steps(
-                    lambda state, batch: train_step(
-                        state, teacher, parallel.put_batch(self.mesh, batch), arrays
-                    ),
-                    state,
-                    data,
-                    stage=stage.number,
-                    num_steps=num_steps,
+                steps = StageSteps(
+                    stage.number,
+                    num_steps,
                     steps_after=sum(
                         num_steps_of(later, self.settings) for later in self.stages[stage.number :]
+                    ),
+                    update=lambda state, batch: train_step(
+                        state, teacher, parallel.put_batch(self.mesh, batch), arrays
                     ),
                     finish=lambda state: parallel.put_replicated(
                         self.mesh, method.end_stage(state, arrays)
                     ),
-                    training=training,
-                    checkpoints=checkpoints,
-                    evaluation=EvaluationInStage(self.evaluation, stage, num_steps, log, records),
-                    log=log,
-                    profile=profile,
-                    nonfinite=NonfiniteSteps(
+                )
+                hooks = StepHooks(
+                    checkpoints,
+                    EvaluationInStage(self.evaluation, stage, num_steps, log, records),
+                    log,
+                    profile,
+                    NonfiniteSteps(
                         stage.number, training.skip_nonfinite, data, self.train_source, folder.root
                     ),
-                    stop=self.stop,
+                    self.stop,
                 )
+                state = run_steps(steps, state, data, hooks, training)
         # The optimizer state would stay on the device through the next stage.
         return state.replace(step=None, opt_state=None, key=None, skipped=None)

@@ -45,12 +45,12 @@ class Stopped(Exception):
 def test_a_stage_leaves_only_its_parameters_and_memory_on_the_device(monkeypatch, tmp_path):
     run_steps, live, params = trainer.run_steps, [], []
 
-    def count(update, state, data, *, stage, **options):
+    def count(steps, state, *arguments):
         live.append(live_bytes())
         params.append(sum(x.nbytes for x in jax.tree.leaves(state.params)))
-        if stage == 2:
+        if steps.stage == 2:
             raise Stopped
-        return run_steps(update, state, data, stage=stage, **options)
+        return run_steps(steps, state, *arguments)
 
     monkeypatch.setattr(trainer, 'run_steps', count)
     monkeypatch.setattr(programs, 'make_train_step', make_quick_step)

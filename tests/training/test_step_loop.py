@@ -9,7 +9,7 @@ import pytest
 
 from simcis_jax.runtime import interruption
 from simcis_jax.settings.keys import TrainingSettings
-from simcis_jax.training.step_loop import run_steps
+from simcis_jax.training.step_loop import StageSteps, StepHooks, run_steps
 
 
 class Evaluation:
@@ -32,20 +32,11 @@ def test_a_signal_stops_a_resumed_evaluation_at_once(capsys):
     try:
         with interruption.StopRequest() as stop, pytest.raises(SystemExit) as stopped:
             run_steps(
-                None,
+                StageSteps(stage=1, num_steps=9, steps_after=0, update=None, finish=None),
                 SimpleNamespace(step=3),
                 SimpleNamespace(seek=lambda step: None),
-                stage=1,
-                num_steps=9,
-                finish=None,
-                steps_after=0,
-                training=TrainingSettings(),
-                checkpoints=None,
-                evaluation=evaluation,
-                log=None,
-                profile=None,
-                nonfinite=None,
-                stop=stop,
+                StepHooks(None, evaluation, log=None, profile=None, nonfinite=None, stop=stop),
+                TrainingSettings(),
             )
     finally:
         signal.signal(signal.SIGTERM, before)
