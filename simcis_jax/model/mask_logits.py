@@ -22,7 +22,12 @@ def sigmoid_logits(logits: Array, masks: str, axis: int = -3) -> Array:
         logits: [..., Q, h, w]; pixels where all are -inf keep -inf.
         masks: one of `MASKS`.
         axis: of the queries.
+
+    Raises:
+        ValueError: `masks` is none of these.
     """
+    if masks not in MASKS:
+        raise ValueError(f'masks={masks!r} is unknown; one of {MASKS}.')
     if masks == 'sigmoid':
         return logits
     outside = jnp.isneginf(logits)

@@ -155,7 +155,13 @@ class PromptedMask2Former(Mask2Former):
         seen: Array | None = None,
         rows: str = 'all',
     ) -> Predictions:
-        """Predictions from the maps that `encode` returns; other arguments as in `__call__`."""
+        """Predictions from the maps that `encode` returns; other arguments as in `__call__`.
+
+        Raises:
+            ValueError: `rows` is none of `ROWS`.
+        """
+        if rows not in ROWS:
+            raise ValueError(f'rows={rows!r} is unknown; one of {ROWS}.')
         if seen is None:
             seen = jnp.ones(self.num_classes, bool)
         memory = decoder_memory(features['pixel_decoder'], self.level_embedding, mask_features)

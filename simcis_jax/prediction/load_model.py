@@ -34,9 +34,9 @@ def load_model(
     **evaluation: Any,
 ) -> TrainedModel:
     """Loads a model; arguments and errors are those of `predictor.load`."""
+    evaluation = {'batch_size': jax.local_device_count()} | evaluation
     if is_pretrained(checkpoint):
-        batch = {'batch_size': jax.local_device_count()}
-        return load_pretrained(checkpoint, categories, config or {}, batch | evaluation)
+        return load_pretrained(checkpoint, categories, config or {}, evaluation)
     folder = find_stage(checkpoint, '--checkpoint')
     recorded = folder.root.parent / 'config.json'
     if config is None and not recorded.is_file():
@@ -45,10 +45,7 @@ def load_model(
             '--config=NAME.'
         )
     config = _recorded_config(recorded) if config is None else dict(config)
-    config['evaluation'] = config.get('evaluation', {}) | {
-        'batch_size': jax.local_device_count(),
-        **evaluation,
-    }
+    config['evaluation'] = config.get('evaluation', {}) | evaluation
     values = from_config(config)
     known = _categories(folder.root.parent / 'categories.json', categories, values)
     stages = values.protocol.stages(len(known))

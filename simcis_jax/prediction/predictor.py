@@ -188,7 +188,8 @@ def load(
         config: config as nested dicts; None = the config of the run.
         categories: JSON file with a list of COCO categories, or with one as its field `categories`;
             None = those of the run, or else those of the config's data set.
-        **evaluation: values that replace those of the config group `evaluation`.
+        **evaluation: values that replace those of the config group `evaluation`; `batch_size` is
+            by default not that of the config, but one image per device of this process.
 
     Raises:
         InputError: the folder is not a stage, a value is not allowed, or config or categories do
