@@ -1,4 +1,4 @@
-"""Time to count the results of an image on the host, for the three tasks, on one core.
+"""Time to count the results of an image on the host, for the three tasks, and their size.
 
     python -m benchmarks.counting
 
@@ -49,19 +49,20 @@ def predictions(rng: np.random.Generator, shape: tuple[int, int]) -> ImagePredic
 
 
 def main() -> None:
-    """Prints a Markdown table: one row per size, one column per task."""
+    """Prints a Markdown table: one row per size, one column per task with time on one core."""
     names = tuple(f'class {i}' for i in range(NUM_CLASSES))
     things = tuple(i >= 50 for i in range(NUM_CLASSES))
     categories = Categories(names, things, ((0, 0, 0),) * NUM_CLASSES)
     tasks = make_tasks(categories, EvaluationSettings(tasks=('panoptic', 'semantic', 'instance')))
     seen = np.ones(NUM_CLASSES, bool)
-    print(f'| height x width | {" | ".join(tasks)} | all |\n|{"---|" * (len(tasks) + 2)}')
+    print(f'| height x width | {" | ".join(tasks)} | all | copied |\n|{"---|" * (len(tasks) + 3)}')
     for shape in SIZES:
         rng = np.random.default_rng(0)
         truth, found = example(rng, shape), predictions(rng, shape)
-        milliseconds = []
+        milliseconds, megabytes = [], 0.0
         for task in tasks.values():
-            result = jax.device_get(jax.jit(task.infer)(found, seen))
+            result = task.fetch(jax.jit(task.infer)(found, seen))
+            megabytes += sum(array.nbytes for array in jax.tree.leaves(result)) / 1e6
             times = []
             for _ in range(REPEATS):
                 start = time.perf_counter()
@@ -69,7 +70,7 @@ def main() -> None:
                 times.append(1000 * (time.perf_counter() - start))
             milliseconds.append(min(times))
         cells = ' | '.join(f'{x:.1f} ms' for x in [*milliseconds, sum(milliseconds)])
-        print(f'| {shape[0]} x {shape[1]} | {cells} |')
+        print(f'| {shape[0]} x {shape[1]} | {cells} | {megabytes:.1f} MB |')
 
 
 if __name__ == '__main__':

@@ -229,7 +229,8 @@ class Evaluator:
     ) -> Iterator[tuple[int, Example, tuple]]:
         """Yields the index, ground truth and results of every image."""
         for batch, output in predicted:
-            results = jax.device_get(output)
+            by_task = zip(self.tasks.values(), output, strict=True)
+            results = tuple(task.fetch(result) for task, result in by_task)
             for row, (index, example) in enumerate(zip(batch.indices, batch.examples, strict=True)):
                 yield index, example, jax.tree.map(lambda x, row=row: x[row], results)
 

@@ -34,8 +34,9 @@ class InstanceSegmentation:
     """Instances that may overlap, sorted by class probability."""
 
     masks: Array  # [K, H, W] bool
+    queries: Array  # [K] int32, the query of each mask; several instances may have the same.
     labels: Array  # [K] int32; -1 = no instance.
-    scores: Array  # [K] float32, class probability times mask quality.
+    scores: Array  # [K] float32, class probability times mask quality; 0 = no instance or no pixel.
 
 
 def resized_masks(
@@ -217,6 +218,7 @@ def instance_inference(
     valid = is_thing[labels] & (best > 0)
     return InstanceSegmentation(
         masks=positive[queries] & valid[:, None, None],
+        queries=queries,
         labels=jnp.where(valid, labels, -1),
         scores=jnp.where(valid, best * quality[queries], 0),
     )

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,9 +21,10 @@ from pycocotools import mask as coco
 from simcis_jax.data.source import Example
 from simcis_jax.evaluation import panoptic_quality, stage_report
 from simcis_jax.evaluation.average_precision import ImageInstances, Instances, average_precision
-from simcis_jax.evaluation.mask_runs import encode_edges, encode_segments, packed_edges
+from simcis_jax.evaluation.mask_runs import encode_segments
 from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
 from simcis_jax.evaluation.overlap import overlap_table
+from simcis_jax.evaluation.packed_instances import PackedInstances, pack
 from simcis_jax.evaluation.panoptic_quality import PanopticCounts, PQCounts
 from simcis_jax.evaluation.postprocess import (
     PanopticSegmentation,
@@ -57,6 +59,9 @@ class Task(Protocol):
 
     def infer(self, predictions: ImagePredictions, seen: Array | None) -> Any:
         """The result of one image as arrays; only classes `seen` [C] bool are predicted."""
+
+    def fetch(self, results: Any) -> Any:
+        """Copies the results of a batch of images, arrays [B, ...], to the host."""
 
     def zeros(self) -> Any:
         """The counts of no image."""
@@ -96,6 +101,8 @@ class PanopticTask:
             overlap_threshold=self.overlap_threshold,
             head=predictions.head,
         )
+
+    fetch = staticmethod(jax.device_get)
 
     def zeros(self) -> PanopticCounts:
         """No segments."""
@@ -178,6 +185,8 @@ class SemanticTask:
             return resized_labels(label_map, num_labels=len(self.categories) + 1, **sizes)
         return label_map
 
+    fetch = staticmethod(jax.device_get)
+
     def zeros(self) -> PixelCounts:
         """No pixels."""
         return PixelCounts.zeros(len(self.categories))
@@ -212,14 +221,6 @@ class SemanticTask:
         return positions.reshape(shape) + 1, labels
 
 
-class PackedInstances(NamedTuple):
-    """Instances whose masks are packed to the bits where their runs begin and end."""
-
-    edges: Array  # [K, W, ceil(H / 8)] uint8 of `packed_edges`.
-    labels: Array  # [K] int32; -1 = no instance.
-    scores: Array  # [K] float32
-
-
 @dataclasses.dataclass(frozen=True)
 class InstanceTask:
     """Instance segmentation: scored things that may overlap, evaluated by AP."""
@@ -238,7 +239,9 @@ class InstanceTask:
             num_instances=self.num_instances,
             head=predictions.head,
         )
-        return PackedInstances(packed_edges(instances.masks), instances.labels, instances.scores)
+        return pack(instances, predictions.masks)
+
+    fetch = staticmethod(PackedInstances.fetch)
 
     def zeros(self) -> list[ImageInstances]:
         """No images."""
@@ -249,8 +252,9 @@ class InstanceTask:
     ) -> list[ImageInstances]:
         """Predicted and true instances of an image."""
         valid = result.labels >= 0
+        masks = result.masks(example.segment_map.shape)
         found = Instances(
-            encode_edges(result.edges[valid], example.segment_map.shape),
+            [masks[slot] for slot in result.slots[valid]],
             result.labels[valid],
             result.scores[valid].astype(np.float64),
             np.zeros(valid.sum(), bool),
@@ -290,7 +294,7 @@ class InstanceTask:
         """Instances with a score of at least `shown_score`, the highest on top."""
         shown = (result.labels >= 0) & (result.scores >= self.shown_score)
         shown = np.flatnonzero(shown)[np.argsort(result.scores[shown])]  # Highest score last.
-        segment_map = np.zeros(shape, np.int32)
-        for number, mask in enumerate(encode_edges(result.edges[shown], shape), start=1):
-            segment_map[coco.decode(mask).astype(bool)] = number
+        masks, segment_map = result.masks(shape), np.zeros(shape, np.int32)
+        for number, slot in enumerate(result.slots[shown], start=1):
+            segment_map[coco.decode(masks[slot]).astype(bool)] = number
         return segment_map, result.labels[shown]

@@ -25,9 +25,10 @@ from simcis_jax.data.source import Example
 from simcis_jax.evaluation import panoptic_quality
 from simcis_jax.evaluation.mean_iou import PixelCounts, miou_scores
 from simcis_jax.evaluation.overlap import overlap_table
+from simcis_jax.evaluation.packed_instances import PackedInstances
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.evaluation.postprocess import panoptic_inference, semantic_inference
-from simcis_jax.evaluation.tasks import InstanceTask, PackedInstances, SemanticTask
+from simcis_jax.evaluation.tasks import InstanceTask, SemanticTask
 from simcis_jax.runtime.compilation import shared
 
 TASKS = ('panoptic', 'semantic', 'instance')
@@ -180,7 +181,8 @@ def test_true_instances_are_things_of_seen_classes_and_keep_their_crowd_flag():
         crowd=np.array([False, False, True, False]),
         image_id='stripes',
     )
-    nothing = PackedInstances(np.zeros((0, 4, 1), np.uint8), np.zeros(0, int), np.zeros(0))
+    none = np.zeros(0, int)
+    nothing = PackedInstances((), none, none, np.zeros(0))
     (image,) = InstanceTask(CATEGORIES, num_instances=10).count(nothing, example, SEEN)
     masks = [coco.decode(mask) for mask in image.true.masks]
     np.testing.assert_array_equal(masks, example.segment_map == np.array([2, 3])[:, None, None])
