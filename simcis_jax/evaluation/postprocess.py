@@ -258,22 +258,42 @@ def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, Array, Ar
     masks, scores = jnp.asarray(masks), jnp.asarray(scores)
 
     def update(query, state):
-        best, winner, inside = state
+        best, winner, inside, num_mask = state
+        in_mask = masks[query] >= 0
         weighted = scores[query] * jax.nn.sigmoid(masks[query].astype(jnp.float32))
         better = weighted > best  # The first of equals wins.
         return (
             jnp.where(better, weighted, best),
             jnp.where(better, query, winner),
-            jnp.where(better, masks[query] >= 0, inside),
+            jnp.where(better, in_mask, inside),
+            num_mask.at[query].set(in_mask.sum()),
         )
 
     shape = masks.shape[1:]
     nobody = jnp.zeros(shape), jnp.full(shape, -1), jnp.zeros(shape, bool)
-    _, winner, inside = for_each(kept, update, nobody)
+    none = jnp.zeros(len(masks), jnp.int32)
+    _, winner, inside, num_mask = for_each(kept, update, (*nobody, none))
+    # Accelerators, above all TPUs, are slow at adding millions of ones to few numbers.
+    num_won, num_segment = jax.lax.platform_dependent(
+        winner, inside, kept, cpu=_histogram, default=_count_by_query
+    )
+    return winner, inside, num_won, num_mask, num_segment
 
-    def tally(query, counts):
-        won, in_mask = winner == query, masks[query] >= 0
-        return counts.at[query].set(jnp.stack([won.sum(), in_mask.sum(), (won & in_mask).sum()]))
 
-    counts = for_each(kept, tally, jnp.zeros((len(masks), 3), jnp.int32))
-    return winner, inside, *counts.T
+def _histogram(winner: Array, inside: Array, kept: Array) -> tuple[Array, Array]:
+    """The number of pixels of [H, W] that each query [Q] won, and of those inside its mask."""
+    num_bins = 2 * len(kept)
+    bins = jnp.where(winner < 0, num_bins, 2 * winner + inside)  # Out of range = dropped.
+    counts = jnp.zeros(num_bins, jnp.int32).at[bins].add(1, mode='drop')
+    outside, inside = counts.reshape(len(kept), 2).T
+    return outside + inside, inside
+
+
+def _count_by_query(winner: Array, inside: Array, kept: Array) -> tuple[Array, Array]:
+    """As `_histogram`, by one look at all pixels for each query that is `kept`."""
+
+    def count(query, counts):
+        won = winner == query
+        return counts.at[query].set(jnp.stack([won.sum(), (won & inside).sum()]))
+
+    return tuple(for_each(kept, count, jnp.zeros((len(kept), 2), jnp.int32)).T)
