@@ -71,7 +71,7 @@ def random_moments(rng, kills, num_records):
         inside = kill % 2 == 1
 
         def reached(run, start, last=last, inside=inside):
-            log, counts = run / 'metrics.jsonl', run.glob('stage_*/counts/*')
+            log, counts = run / 'metrics.jsonl', run.glob('stage_*/counts/*/*')
             is_past = log.exists() and log.read_bytes().count(b'\n') > last
             return is_past and (not inside or any(is_new(path, start) for path in counts))
 

@@ -77,7 +77,7 @@ def test_an_interrupted_evaluation_changes_no_result(undisturbed, tmp_path, monk
         patch.setattr(SemanticTask, 'count', kill)
         with pytest.raises(SystemExit):
             main.run(tiny_config(**CHANGES), str(tmp_path))
-    assert (tmp_path / 'stage_1' / 'counts' / 'process_0.jsonl').exists()
+    assert list((tmp_path / 'stage_1' / 'counts' / 'process_0').glob('*.json'))
     assert main.run(tiny_config(**CHANGES), str(tmp_path)) == undisturbed[1]
     runs.assert_same(tmp_path, undisturbed[0], stage=1)
     assert not (tmp_path / 'stage_1' / 'counts').exists()

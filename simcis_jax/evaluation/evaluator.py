@@ -148,10 +148,10 @@ class Evaluator:
         order = [index for batch in plan for index in batch.indices]
         log = CountsLog(
             tuple(self.tasks.values()),
-            counts_folder and counts_folder / f'process_{process}.jsonl',
+            counts_folder and counts_folder / f'process_{process}',
             self._evaluated(params, order, seen, num_processes) if counts_folder else {},
         )
-        counted = set(order[: log.num_images])
+        counted = {order[position] for position in log.found}
         if counted and process == 0:
             print(f'{title}: going on after {len(counted)} images', flush=True)
         progress = Progress(title, len(order), 'images', done=len(counted))

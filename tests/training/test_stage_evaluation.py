@@ -10,6 +10,7 @@ import pytest
 from tiny import tiny_config
 
 from simcis_jax.continual.stages import Stage
+from simcis_jax.evaluation import counts_log
 from simcis_jax.evaluation.counts_log import CountsLog
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.settings.keys import EvaluationSettings
@@ -23,7 +24,7 @@ from simcis_jax.training.workdir import StageFolder, Workdir
 STAGE = Stage(0, (), evaluated.GROUPS['all'])
 WRONG = {2: 1, 4: 0, 6: 2}  # Evaluated step -> number of classes with a wrong colour.
 WRITES = (
-    (CountsLog, 'add'),
+    (CountsLog, 'close'),  # Writes a file, here for every image.
     (StageCheckpoints, 'save_weights'),
     (manifest, 'write'),  # In the background, before a checkpoint gets its name.
     (MetricsLog, 'write'),
@@ -92,6 +93,7 @@ def killed(evaluation, tmp_path_factory):
             'evaluate',
             lambda self, step, state: steps.append(step) or evaluate(self, step, state),
         )
+        patch.setattr(counts_log, 'SECONDS', 0.0)
         for owner, name in WRITES:
             patch.setattr(owner, name, copying(getattr(owner, name), name))
         go_on(evaluation, root / 'run')
