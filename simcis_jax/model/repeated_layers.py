@@ -14,8 +14,10 @@ def in_turn(layers: Sequence[nn.Module], x: Any, *arguments: Any) -> Any:
     """`x = layer(x, *arguments)` for every layer.
 
     The layers are bound, have equal settings and parameters of equal shapes, and return what has
-    the shapes and types of `x`. Each keeps its own name and parameters.
+    the shapes and types of `x`. Each keeps its own name and parameters. Without layers, x stays.
     """
+    if not layers:
+        return x
     if any(layers[0].is_mutable_collection(name) for name in ('params', 'intermediates')):
         for layer in layers:
             x = layer(x, *arguments)
