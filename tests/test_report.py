@@ -194,6 +194,21 @@ def test_the_page_is_the_same_in_every_encoding(root):
     assert (root / 'report.html').read_bytes().isascii()
 
 
+def test_steps_that_were_scored_with_other_settings_are_named(tmp_path):
+    root = write_run(tmp_path / 'run', (1,), bank=False, pictures=False)
+    assert 'Not all scores' not in page_of(root).text
+    with (root / 'metrics.jsonl').open('w') as log:
+        for step, side in ((1, 640), (2, 640), (3, 512), (4, 512)):
+            settings = {'short_side': side, 'tasks': ['panoptic']}
+            record = {'stage': 1, 'step': step, 'val_pq': float(step), 'settings': settings}
+            log.write(json.dumps(record) + '\n')
+    page = page_of(root)
+    assert (
+        'Not all scores can be compared: stage 1 step 1, 2 was scored with '
+        'evaluation.short_side=640 (stage 1 step 4: 512).'
+    ) in page.texts
+
+
 @pytest.mark.parametrize(
     'stages, parts, sections',
     [

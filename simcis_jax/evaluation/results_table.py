@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simcis_jax.evaluation.class_groups import GROUPS
-from simcis_jax.evaluation.stage_report import METRICS
+from simcis_jax.evaluation.stage_report import METRICS, different_settings
 
 # Columns of each table: title, metric, group.
 TABLES = {
@@ -67,14 +67,7 @@ def format_table(results: Mapping) -> str:
 
 def _other_settings(report: Mapping, last: Mapping) -> str | None:
     """The evaluation settings of a stage that differ from those of the last stage, in words."""
-    here, there = report.get('settings'), last.get('settings')
-    if here is None or there is None:
-        return None
-    different = ', '.join(
-        f'evaluation.{key}={here.get(key)} (stage {last["stage"]}: {there[key]})'
-        for key in there
-        if here.get(key) != there[key]
-    )
+    different = different_settings(report, last, f'stage {last.get("stage")}')
     return f'stage {report["stage"]} was scored with {different}' if different else None
 
 

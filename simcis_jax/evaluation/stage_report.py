@@ -113,6 +113,28 @@ def check_report(report: Mapping) -> None:
             raise InputError(f'field {name!r} is missing or holds something else')
 
 
+def different_settings(scored: Mapping, other: Mapping, name: str) -> str | None:
+    """The evaluation settings of scores that differ from those of others, in words.
+
+    Args:
+        scored: scores with their `settings`, those of a stage or a record inside one.
+        other: the others.
+        name: of the others.
+
+    Returns:
+        A list of settings; None if there is no difference or one of the settings is unknown.
+    """
+    here, there = scored.get('settings'), other.get('settings')
+    if here is None or there is None:
+        return None
+    different = ', '.join(
+        f'evaluation.{key}={here.get(key)} ({name}: {there[key]})'
+        for key in there
+        if here.get(key) != there[key]
+    )
+    return different or None
+
+
 def _per_class(
     scores: Mapping[str, np.ndarray], groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:

@@ -34,7 +34,7 @@ class RunFolder:
 
     name: str
     config: Mapping[str, Any]
-    records: Sequence[Mapping[str, float]]  # Lines of metrics.jsonl, in order.
+    records: Sequence[Mapping[str, Any]]  # Lines of metrics.jsonl, in order.
     reports: Sequence[Mapping[str, Any]]  # Evaluations of the finished stages, in order.
     pictures: Mapping[int, Path]  # Stage -> file, for the finished stages.
     memory: Memory | None

@@ -6,6 +6,7 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 
+from simcis_jax.evaluation.stage_report import different_settings
 from simcis_jax.reporting import charts
 from simcis_jax.reporting.charts import Span
 from simcis_jax.reporting.elements import Element, element, note, section, table
@@ -35,7 +36,7 @@ EXPLAINED = {
 def curves(run: RunFolder) -> Element | None:
     """Charts of all logged metrics."""
     names = list(dict.fromkeys(name for record in run.records for name in record))
-    names = [name for name in names if name not in ('stage', 'step')]
+    names = [name for name in names if name not in ('stage', 'step', 'settings')]
     order = [*FIRST, *sorted(filter(is_loss, names)), 'learning_rate', *sorted(names)]
     names = [name for name in dict.fromkeys(order) if name in names]
     spans = stage_spans(run.records)
@@ -54,6 +55,7 @@ def curves(run: RunFolder) -> Element | None:
             constant.append(text + (f' ({EXPLAINED[name]})' if name in EXPLAINED else ''))
     if not figures and not constant:
         return None
+    others = scored_otherwise(run.records)
     return section(
         'Training curves',
         'curves',
@@ -64,7 +66,23 @@ def curves(run: RunFolder) -> Element | None:
         ),
         element('div', *figures, class_='curves'),
         note('Constant or logged once: ' + ', '.join(constant) + '.') if constant else None,
+        note('Not all scores can be compared: ' + '; '.join(others) + '.') if others else None,
     )
+
+
+def scored_otherwise(records: Sequence[Mapping]) -> list[str]:
+    """The steps that were scored with other settings than the last one, in words."""
+    scored = [record for record in records if record.get('settings') is not None]
+    steps: dict[tuple[int, str], list[int]] = {}
+    for record in scored:
+        last = f'stage {scored[-1]["stage"]} step {scored[-1]["step"]}'
+        different = different_settings(record, scored[-1], last)
+        if different:
+            steps.setdefault((record['stage'], different), []).append(record['step'])
+    return [
+        f'stage {stage} step {", ".join(map(str, numbers))} was scored with {different}'
+        for (stage, different), numbers in steps.items()
+    ]
 
 
 def stage_spans(records: Sequence[Mapping]) -> list[Span]:

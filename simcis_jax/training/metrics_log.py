@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from simcis_jax.errors import InputError, reading
 from simcis_jax.runtime.files import write_atomically
 
-# What is measured besides the losses; scores begin with `val_`.
+# What is logged besides the losses; scores begin with `val_`.
 MEASURES = {
-    'stage', 'step', 'learning_rate', 'gradient_norm', 'targets', 'dropped_segments',
+    'stage', 'step', 'settings', 'learning_rate', 'gradient_norm', 'targets', 'dropped_segments',
     'nonfinite_costs', 'skipped_steps', 'steps_per_second', 'images_per_second', 'data_wait',
     'checkpoint_seconds', 'evaluation_seconds', 'memory_in_use_gib', 'memory_peak_gib',
 }  # fmt: skip
@@ -23,9 +24,10 @@ def is_loss(name: str) -> bool:
     return name not in MEASURES and not name.startswith('val_')
 
 
-def read_metrics(path: Path) -> list[dict[str, float | None]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl in order; empty if there is no such file.
 
+    They hold numbers, and those of scores the evaluation settings they were made with, `settings`.
     An incomplete last line, which a run may still be writing, is left out.
 
     Raises:
@@ -42,8 +44,9 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
             break
         try:
             record = json.loads(line)
-            numbers = [x for x in record.values() if x is not None]
+            numbers = [x for name, x in record.items() if name != 'settings' and x is not None]
             valid = all(isinstance(x, int | float) for x in numbers)
+            valid = valid and isinstance(record.get('settings', {}), dict)
             valid = valid and all(isinstance(record[key], int) for key in ('stage', 'step'))
         except (ValueError, AttributeError, KeyError):
             valid = False
@@ -85,10 +88,19 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds one record; non-finite values become null, since JSON has no NaN."""
+    def write(
+        self, step: int, numbers: Mapping[str, float], settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds one record; non-finite values become null, since JSON has no NaN.
+
+        Args:
+            step: the step of the stage.
+            numbers: what is logged.
+            settings: those of the evaluation, if the numbers are its scores.
+        """
         record = {'stage': self._stage, 'step': step}
         record |= {n: value if math.isfinite(value) else None for n, value in numbers.items()}
+        record |= {'settings': dict(settings)} if settings is not None else {}
         self._file.write(json.dumps(record) + '\n')
         self._file.flush()
         for name, value in numbers.items():

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
@@ -13,6 +14,7 @@ from simcis_jax.evaluation import pictures
 from simcis_jax.evaluation.class_groups import class_groups
 from simcis_jax.evaluation.evaluator import Evaluator
 from simcis_jax.evaluation.results_table import format_per_class
+from simcis_jax.evaluation.stage_report import different_settings
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import duration
 from simcis_jax.settings.relations import SCORES
@@ -22,8 +24,8 @@ from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import TrainState
 
-# Settings that change which steps, images and pictures there are, but not the scores.
-NOT_SCORING = ('every', 'num_images', 'batch_size', 'num_pictures')
+# Settings that change which steps and pictures there are, but not the scores.
+NOT_SCORING = ('every', 'batch_size', 'num_pictures')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,8 @@ class StageEvaluation:
             title=f'stage {stage.number} evaluation',
             counts_folder=folder.counts,
         )
-        settings = dataclasses.asdict(self.settings.evaluation)
-        settings = {key: value for key, value in settings.items() if key not in NOT_SCORING}
-        settings['tasks'] = list(settings['tasks'])  # As in the file.
+        settings = self.scoring_settings()
+        del settings['num_images']  # Of evaluations inside a stage.
         report = {'stage': stage.number, 'settings': settings} | scores
         if parallel.is_main():
             print(format_per_class(report))
@@ -59,6 +60,12 @@ class StageEvaluation:
             folder.remove_counts()
         return report
 
+    def scoring_settings(self) -> dict[str, Any]:
+        """The settings that change the scores inside a stage, as in a file of JSON."""
+        settings = dataclasses.asdict(self.settings.evaluation)
+        settings = {key: value for key, value in settings.items() if key not in NOT_SCORING}
+        return settings | {'tasks': list(settings['tasks'])}
+
     def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The labels of each class group after this stage."""
         return class_groups([s.current for s in self.stages], stage.index)
@@ -66,6 +73,9 @@ class StageEvaluation:
 
 class EvaluationInStage:
     """Evaluates one stage every few steps, logs the scores and keeps the best weights.
+
+    Scores are logged with the settings of the evaluation, which may change when a run resumes. Only
+    those that were made with the settings of now are compared.
 
     Args:
         shared: what all stages share.
@@ -92,8 +102,25 @@ class EvaluationInStage:
         if log is not None:  # Weights without a score are those of steps that are repeated.
             keep_only(best, scored)
         parallel.wait_for_all('best')
-        kept = [scored[step].get(self._best_name) for step in steps_in(best)]
-        self._best = max((score for score in kept if score is not None), default=-math.inf)
+        self._settings, self._best = shared.scoring_settings(), -math.inf
+        for step in steps_in(best):
+            score, different = scored[step].get(self._best_name), self._difference(scored[step])
+            if score is not None and different is None:
+                self._best = max(self._best, score)
+            elif score is not None and parallel.is_main():
+                print(
+                    f'stage {stage.number}: the best weights so far, of step {step}, were scored '
+                    f'with {different}; the next evaluation replaces them',
+                    flush=True,
+                )
+
+    def _difference(self, record: Mapping) -> str | None:
+        """The settings with which scores were made, if they cannot be compared with those of now.
+
+        Other tasks do not change the score of a task.
+        """
+        now = {'settings': {k: x for k, x in self._settings.items() if k != 'tasks'}}
+        return different_settings(record, now, 'now')
 
     def is_due(self, step: int) -> bool:
         """Whether the state after this step is to be evaluated and has not been yet."""
@@ -123,7 +150,7 @@ class EvaluationInStage:
         self._keep_best(step, state, scores, folder)
         self._finished.add(step)
         if self._log is not None:
-            self._log.write(step, scores)
+            self._log.write(step, scores, self._settings)
             folder.remove_counts()
             shown = '  '.join(f'{name} {score:.1f}' for name, score in scores.items())
             print(f'stage {number} step {step}  {shown}', flush=True)

@@ -42,7 +42,7 @@ def test_a_class_may_have_the_name_of_a_metric(tmp_path, name):
 
 @pytest.mark.parametrize(
     'line', ['\0\0\0', '{"stage": 1', '[]', '{"stage": 1}', '{"stage": 1, "step": null}',
-             '{"stage": 1, "step": 1, "total": "0.5"}'],
+             '{"stage": 1, "step": 1, "total": "0.5"}', '{"stage": 1, "step": 1, "settings": 1}'],
 )  # fmt: skip
 def test_a_damaged_line_of_the_log(tmp_path, line):
     path = tmp_path / 'metrics.jsonl'

@@ -1,6 +1,7 @@
 """Evaluations inside a stage of which the process is killed between any two writes."""
 
 import dataclasses
+import json
 import shutil
 import types
 
@@ -120,3 +121,36 @@ def test_weights_whose_score_is_not_in_the_log_are_replaced(evaluation, killed, 
     shutil.copytree(best / '4', best / '8')
     go_on(evaluation, tmp_path / 'run', first=2)
     assert outcome(tmp_path / 'run') == outcome(killed[0])
+
+
+@pytest.mark.parametrize(
+    'changes, best',
+    [
+        ({'semantic_threshold': 0.9}, '6'),
+        ({'num_images': 3}, '6'),
+        ({'tasks': ('panoptic', 'semantic'), 'num_pictures': 0}, '4'),  # No other scores of mIoU.
+    ],
+)
+def test_only_scores_made_with_the_same_settings_are_compared(
+    evaluation, killed, tmp_path, capsys, changes, best
+):
+    run = shutil.copytree(killed[0], tmp_path / 'run')
+    settings = evaluation.settings
+    scoring = dataclasses.replace(settings.evaluation, **changes)
+    changed = dataclasses.replace(
+        evaluation, settings=dataclasses.replace(settings, evaluation=scoring)
+    )
+    go_on(changed, run, first=4)
+    records, names, _ = outcome(run)
+    assert names == [best] and [record['step'] for record in records] == [2, 4, 6]
+    before, after = (records[i]['settings'] for i in (1, 2))
+    for name, value in changes.items():
+        if name != 'num_pictures':
+            old = getattr(settings.evaluation, name)
+            assert (before[name], after[name]) == tuple(json.loads(json.dumps((old, value))))
+    message = 'the best weights so far, of step 4, were scored with evaluation.'
+    (name, value), *_ = changes.items()
+    old = f'{name}={getattr(settings.evaluation, name)} (now: {value})'
+    assert capsys.readouterr().out.count(message + old) == (best == '6')
+    go_on(changed, run, first=6)
+    assert message not in capsys.readouterr().out
