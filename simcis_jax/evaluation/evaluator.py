@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,9 @@ class Evaluator:
         method: the continual method; None = fine-tuning.
         mask_unseen: predict seen classes only.
         mesh: devices to use; None = all of this process.
+
+    Attributes:
+        seconds_per_image: of the last evaluation, on all processes together; None before the first.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Evaluator:
         mesh: Mesh | None = None,
     ):
         self.categories, self.settings = categories, settings
-        self.mask_unseen = mask_unseen
+        self.mask_unseen, self.seconds_per_image = mask_unseen, None
         self.mesh = parallel.make_local_mesh() if mesh is None else mesh
         self.tasks = make_tasks(categories, settings)
         self.predict = shared(
@@ -135,6 +139,7 @@ class Evaluator:
             The merged reports of the tasks, and a picture [H, W, 3] uint8 with one row per image:
             the image, its ground truth, and the result of each task.
         """
+        start = time.monotonic()
         seen = np.isin(np.arange(len(self.categories)), groups['all'])
         indices = images_with(source, groups['all'])
         indices = spread(indices, num_images or len(indices))
@@ -189,6 +194,9 @@ class Evaluator:
             total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
             reports.append(task.report(total, groups))
         rows = functools.reduce(operator.or_, (rows for _, rows in shares))
+        if len(counted) < len(order):
+            share = (len(order) - len(counted)) / len(order)
+            self.seconds_per_image = (time.monotonic() - start) / (share * len(indices))
         return stage_report.merge_reports(reports), self._picture(rows)
 
     def _plan(self, source: Source, indices: np.ndarray) -> list[PlannedBatch]:

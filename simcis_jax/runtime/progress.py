@@ -23,7 +23,8 @@ class Progress:
 
     On a terminal the line is updated in place; elsewhere a new line is printed at most every
     `interval` seconds. With `only_if_slow`, work of less than one second prints nothing. If later
-    work will take `after` more units, the time left for all of it is printed as well.
+    work will take `after` more units, the time left for all of it is printed as well. It includes
+    `seconds_after`, the time of other work to come, which may be set at any time.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Progress:
         *,
         done: int = 0,
         after: int = 0,
+        seconds_after: float = 0.0,
         interval: float = 10.0,
         only_if_slow: bool = False,
     ):
         self._title, self._total, self._unit, self._interval = title, total, unit, interval
-        self._done, self._after = done, after
+        self._done, self._after, self.seconds_after = done, after, seconds_after
         self._printed = now = time.monotonic()
         self._marks = collections.deque([(now, done)])  # Times and units done, of the window.
         self._live = sys.stdout.isatty()
@@ -81,13 +83,14 @@ class Progress:
         parts = [
             f'{self._title} {self._done}/{self._total}',
             f'{self.rate:.1f} {self._unit}/s',
-            f'left {self._time_for(self._total - self._done)}',
+            f'left {duration(self._seconds_for(self._total - self._done))}',
         ]
-        if self._after:
-            parts.append(f'run left {self._time_for(self._total - self._done + self._after)}')
+        if self._after or self.seconds_after:
+            seconds = self._seconds_for(self._total - self._done + self._after)
+            parts.append(f'run left {duration(seconds + self.seconds_after)}')
         parts += [f'{name} {value:.4g}' for name, value in (numbers or {}).items()]
         end = '\n' if numbers or self._done >= self._total or not self._live else '\r'
         print('  '.join(parts), end=end, flush=True)
 
-    def _time_for(self, units: int) -> str:
-        return duration(units / self.rate if self.rate else 0.0)
+    def _seconds_for(self, units: int) -> float:
+        return units / self.rate if self.rate else 0.0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data.source import Source
@@ -21,6 +24,7 @@ from simcis_jax.settings.relations import SCORES
 from simcis_jax.settings.validated import Settings
 from simcis_jax.training.checkpointing import StageCheckpoints, keep_only, steps_in
 from simcis_jax.training.metrics_log import MetricsLog
+from simcis_jax.training.stage_data import num_steps_of
 from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import TrainState
 
@@ -65,6 +69,35 @@ class StageEvaluation:
         settings = dataclasses.asdict(self.settings.evaluation)
         settings = {key: value for key, value in settings.items() if key not in NOT_SCORING}
         return settings | {'tasks': list(settings['tasks'])}
+
+    def seconds_to_come(self, stage: Stage, step: int) -> float:
+        """The time of all evaluations of the run after a step of a stage.
+
+        It is estimated from the time per image of the last evaluation; 0 if there was none yet.
+        """
+        seconds, settings = self.evaluator.seconds_per_image, self.settings.evaluation
+        if seconds is None:
+            return 0.0
+        total = 0
+        for later in self.stages[stage.index :]:
+            at_end = self._num_images[later.index]
+            inside = min(at_end, settings.num_images or at_end)
+            num_steps = num_steps_of(later, self.settings)
+            due = range(settings.every, num_steps, settings.every) if settings.every else ()
+            done = step if later.index == stage.index else 0
+            total += sum(at > done for at in due) * inside + at_end
+        return total * seconds
+
+    @functools.cached_property
+    def _num_images(self) -> list[int]:
+        """The number of images that show a seen class, by stage."""
+        stage_of = {label: stage.index for stage in self.stages for label in stage.current}
+        never = len(self.stages)
+        firsts = [
+            min((stage_of.get(label, never) for label in self.source.classes_of(i)), default=never)
+            for i in range(len(self.source))
+        ]
+        return np.cumsum(np.bincount(firsts, minlength=never + 1)).tolist()
 
     def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The labels of each class group after this stage."""
@@ -127,6 +160,10 @@ class EvaluationInStage:
         in_stage = 0 < step < self._num_steps
         due = self._every > 0 and step % self._every == 0
         return in_stage and due and step not in self._finished
+
+    def seconds_to_come(self, step: int) -> float:
+        """The estimated time of all evaluations of the run after a step."""
+        return self._shared.seconds_to_come(self._stage, step)
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """Evaluates the state after a step."""

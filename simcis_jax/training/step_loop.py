@@ -72,13 +72,19 @@ def run_steps(
     stage, num_steps, first = steps.stage, steps.num_steps, int(state.step)
     checkpoints, evaluation, stop = hooks.checkpoints, hooks.evaluation, hooks.stop
     progress = Progress(
-        f'stage {stage} step', num_steps, 'steps', done=first, after=steps.steps_after
+        f'stage {stage} step',
+        num_steps,
+        'steps',
+        done=first,
+        after=steps.steps_after,
+        seconds_after=evaluation.seconds_to_come(first),
     )
     clock = StepClock(training.batch_size)
 
     def evaluate(step, state):
         with clock.measure('evaluation'), progress.paused(), stop.at_once():
             evaluation.evaluate(step, state)
+        progress.seconds_after = evaluation.seconds_to_come(step)
 
     data.seek(first)
     if evaluation.is_due(first):  # The run was stopped before or during this evaluation.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 import types
 
 import evaluated
@@ -154,3 +155,54 @@ def test_only_scores_made_with_the_same_settings_are_compared(
     assert capsys.readouterr().out.count(message + old) == (best == '6')
     go_on(changed, run, first=6)
     assert message not in capsys.readouterr().out
+
+
+class ThreeImages:
+    """Images of classes 0, 0 and 1, and one without a class."""
+
+    def __len__(self):
+        return 4
+
+    def classes_of(self, index):
+        return frozenset([[0], [0], [1, 2], []][index])
+
+
+@pytest.mark.parametrize(
+    'every, num_images, stage, step, images',
+    [
+        (0, 0, 0, 0, 2 + 3),  # At the ends of both stages.
+        (0, 0, 1, 3, 3),
+        (2, 0, 0, 0, 3 * 2 + 2 + 1 * 3 + 3),  # After steps 2, 4 and 6 of 7, and 2 of 4.
+        (2, 0, 0, 4, 1 * 2 + 2 + 1 * 3 + 3),
+        (2, 1, 0, 4, 1 * 1 + 2 + 1 * 1 + 3),
+        (2, 0, 1, 2, 3),
+        (9, 0, 0, 5, 2 + 3),
+    ],
+)
+def test_the_time_of_evaluations_to_come(evaluation, every, num_images, stage, step, images):
+    settings = evaluation.settings
+    changed = dataclasses.replace(
+        settings,
+        training=dataclasses.replace(settings.training, base_steps=7, steps_per_class=4),
+        evaluation=dataclasses.replace(settings.evaluation, every=every, num_images=num_images),
+    )
+    stages = Stage(0, (), (0,)), Stage(1, (0,), (1,))
+    measured = types.SimpleNamespace(seconds_per_image=None)
+    evaluation = dataclasses.replace(
+        evaluation, evaluator=measured, source=ThreeImages(), stages=stages, settings=changed
+    )
+    assert evaluation.seconds_to_come(stages[stage], step) == 0
+    measured.seconds_per_image = 0.5
+    assert evaluation.seconds_to_come(stages[stage], step) == 0.5 * images
+
+
+def test_the_images_of_an_evaluation_are_those_whose_time_is_estimated(evaluation, tmp_path):
+    evaluation = dataclasses.replace(evaluation, workdir=Workdir(tmp_path, {}))
+    evaluation.at_end(STAGE, state_of(4))
+    start = time.monotonic()
+    evaluation.at_end(STAGE, state_of(4))
+    seconds = time.monotonic() - start
+    estimated = evaluation.evaluator.seconds_per_image * len(evaluation.source)
+    assert 0 < estimated <= seconds
+    last = evaluation.seconds_to_come(STAGE, 100)
+    assert last == pytest.approx(estimated)

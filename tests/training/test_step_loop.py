@@ -1,10 +1,12 @@
-"""Signals in the step loop."""
+"""The step loop: signals, and the time that a run will take."""
 
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from simcis_jax.runtime import interruption
@@ -19,6 +21,9 @@ class Evaluation:
 
     def is_due(self, step):
         return step == 3
+
+    def seconds_to_come(self, step):
+        return 0.0
 
     def evaluate(self, step, state):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -43,3 +48,51 @@ def test_a_signal_stops_a_resumed_evaluation_at_once(capsys):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert stopped.value.code == 128 + signal.SIGTERM and not evaluation.finished
     assert 'run the same command again to resume' in capsys.readouterr().err
+
+
+class Hours:
+    """Two evaluations, after steps 3 and 6, of one hour each."""
+
+    def is_due(self, step):
+        return step in (3, 6)
+
+    def seconds_to_come(self, step):
+        return 3600.0 * (2 - step // 3)
+
+    def evaluate(self, step, state):
+        pass
+
+
+def test_the_time_of_the_run_includes_evaluations_to_come(capsys):
+    def ignore(*_):
+        pass
+
+    steps = StageSteps(
+        stage=1,
+        num_steps=9,
+        steps_after=0,
+        update=lambda state, batch: (state, {'total': np.float32(1)}),
+        finish=lambda state: state,
+    )
+    with interruption.StopRequest() as stop:
+        hooks = StepHooks(
+            checkpoints=SimpleNamespace(save=ignore, wait=ignore),
+            evaluation=Hours(),
+            log=None,
+            profile=SimpleNamespace(before=ignore, after=ignore),
+            nonfinite=SimpleNamespace(add=ignore, check=ignore),
+            stop=stop,
+        )
+        training = TrainingSettings(log_every=1)
+        run_steps(steps, SimpleNamespace(step=0), Batches(), hooks, training)
+    lines = capsys.readouterr().out.splitlines()
+    hours = [re.search(r'run left (\d):00:0', line) for line in lines]
+    assert [found and found[1] for found in hours] == ['2'] * 2 + ['1'] * 3 + [None] * 3
+
+
+class Batches:
+    def seek(self, step):
+        pass
+
+    def __next__(self):
+        return None
