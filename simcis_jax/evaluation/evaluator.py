@@ -85,7 +85,8 @@ class Evaluator:
         mesh: devices to use; None = all of this process.
 
     Attributes:
-        seconds_per_image: of the last evaluation, on all processes together; None before the first.
+        seconds_per_image: of the last evaluation, on all processes together and without the first
+            image, which waits for the compilation; None before any evaluation of two images.
     """
 
     def __init__(
@@ -139,7 +140,6 @@ class Evaluator:
             The merged reports of the tasks, and a picture [H, W, 3] uint8 with one row per image:
             the image, its ground truth, and the result of each task.
         """
-        start = time.monotonic()
         seen = np.isin(np.arange(len(self.categories)), groups['all'])
         indices = images_with(source, groups['all'])
         indices = spread(indices, num_images or len(indices))
@@ -172,6 +172,7 @@ class Evaluator:
         # An image that is counted already is predicted again only for the pictures.
         plan = [b for b in plan if not counted >= {*b.indices} or shown & {*b.indices}]
         predictable, rows = jnp.asarray(seen) if self.mask_unseen else None, {}
+        times = []  # When each image was counted.
         with (
             contextlib.closing(log),
             self.predict.compiling_ahead(params, predictable, plan, self.num_rows),
@@ -181,6 +182,7 @@ class Evaluator:
             ) as images,
         ):
             for index, counts, row in images:
+                times.append(time.monotonic())
                 if row is not None:
                     rows[index] = row
                 if counts is not None:
@@ -194,9 +196,9 @@ class Evaluator:
             total = functools.reduce(operator.add, (counts[i] for counts, _ in shares))
             reports.append(task.report(total, groups))
         rows = functools.reduce(operator.or_, (rows for _, rows in shares))
-        if len(counted) < len(order):
-            share = (len(order) - len(counted)) / len(order)
-            self.seconds_per_image = (time.monotonic() - start) / (share * len(indices))
+        if len(times) > 1:  # The first image waited for a program to be compiled.
+            own = (time.monotonic() - times[0]) / (len(times) - 1)
+            self.seconds_per_image = own * len(order) / len(indices)
         return stage_report.merge_reports(reports), self._picture(rows)
 
     def _plan(self, source: Source, indices: np.ndarray) -> list[PlannedBatch]:

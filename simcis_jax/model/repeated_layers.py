@@ -18,6 +18,7 @@ def in_turn(layers: Sequence[nn.Module], x: Any, *arguments: Any) -> Any:
     """
     if not layers:
         return x
+    # Only a call by its own name creates a layer's parameters or records what is captured of it.
     if any(layers[0].is_mutable_collection(name) for name in ('params', 'intermediates')):
         for layer in layers:
             x = layer(x, *arguments)

@@ -203,6 +203,6 @@ def test_the_images_of_an_evaluation_are_those_whose_time_is_estimated(evaluatio
     evaluation.at_end(STAGE, state_of(4))
     seconds = time.monotonic() - start
     estimated = evaluation.evaluator.seconds_per_image * len(evaluation.source)
-    assert 0 < estimated <= seconds
+    assert 0 < estimated <= seconds * 7 / 6  # All but the first of seven images are measured.
     last = evaluation.seconds_to_come(STAGE, 100)
     assert last == pytest.approx(estimated)
