@@ -205,16 +205,12 @@ class Program:
             return 2 * padded_bytes(x.shape) + sum(sizes[1:])
         if x.opcode == 'copy-start':  # Its result names the source again.
             return padded_bytes(ARRAY.search(x.shape)[0]) + sum(sizes)
-        if x.opcode == 'async-start' and (part := self._started_slice(x)):
+        if x.opcode == 'slice-start':  # Its result names the source, the slice and a context.
+            _, part, _ = (found[0] for found in ARRAY.finditer(x.shape))
             return padded_bytes(part) + (padded_bytes(part.replace('S(1)', '')) if sizes[0] else 0)
         # The workspace of a library call is a result that nobody reads.
         result = WORKSPACE.sub(')', x.shape) if x.target.startswith('__cu') else x.shape
         return padded_bytes(result) + sum(sizes)
-
-    def _started_slice(self, x: Instruction) -> str:
-        """The shape of what an asynchronous slice copies; empty if it is something else."""
-        body = self.computations[CALLS.search(x.rest)[1]].values()
-        return next((r.shape for r in body if r.is_root and r.opcode == 'slice'), '')
 
     def _fusion_bytes(
         self, body: Mapping[str, Instruction], x: Instruction, sizes: Sequence[float]

@@ -79,17 +79,12 @@ def test_bytes_and_cycles_of_operations():
 def test_copies_and_slices_that_run_beside_others_move_each_byte_once():
     operations, _ = Program(
         """
-%started (p: f32[64,8,128]) -> f32[16,8,128] {
-  %p = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
-  ROOT %part = f32[16,8,128]{2,1,0:T(8,128)S(1)} slice(%p), slice={[0:16], [0:8], [0:128]}
-}
-
 ENTRY %main (x: f32[64,8,128]) -> f32[64,8,128] {
   %x = f32[64,8,128]{2,1,0:T(8,128)} parameter(0)
   %fetch = (f32[64,8,128]{2,1,0:T(8,128)S(1)}, f32[64,8,128]{2,1,0:T(8,128)}, u32[]{:S(2)}) \
 copy-start(%x)
   %slice = ((f32[64,8,128]{2,1,0:T(8,128)}), f32[16,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) \
-async-start(%x), calls=%started
+slice-start(%x), slice={[0:16], [0:8], [0:128]}
 }
 """
     ).costs()
