@@ -1,10 +1,11 @@
-"""The command that converts models from and to PyTorch: SimCIS and the original Mask2Former.
+"""The command that converts models from and to PyTorch.
 
     python -m simcis_jax.convert import --source=model_final.pth --out=converted/stage_1
     python -m simcis_jax.convert export --checkpoint=runs/a/stage_1 --out=model_final.pth
 
-An original Mask2Former is exported to a folder of transformers if --out has no suffix. It need not
-be imported: training.init_from and simcis_jax.predict read it as it is.
+A model is one of SimCIS; one in which the weights that a stage adds have names of their own; or an
+original Mask2Former. The last is exported to a folder of transformers if --out has no suffix. It
+need not be imported: training.init_from and simcis_jax.predict read it as it is.
 
 PyTorch is not needed, and code in a pickle is never run.
 """
@@ -23,9 +24,11 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError, writing
 from simcis_jax.methods import METHODS
 from simcis_jax.model.backbones import family_of
-from simcis_jax.port import hugging_face, names, state_dicts, torch_weights
+from simcis_jax.port import growing_models, hugging_face, names, state_dicts, torch_weights
 from simcis_jax.port.architecture import backbone_name, plain_settings
 from simcis_jax.runtime import command
+from simcis_jax.runtime.json_files import read_json
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.workdir import StageFolder
@@ -89,13 +92,18 @@ def import_model(source: str, out: str, **files: str | None) -> str:
             raise InputError(
                 f'--out={out} must end in stage_N, N being the last trained stage (1 = base).'
             )
-        layout = state_dicts.layout_of(state)
-        if layout is not names.PUBLISHED:
-            raise _needs_no_conversion(source)
-        params = state_dicts.to_params(source, state, layout)
-        num_classes, hidden_dim = state[f'{names.PREDICTOR}.class_embed.weight'].shape
-        name, memory = backbone_name(params), None
-        words = f'{name}, {num_classes} classes'
+        memory = None
+        if growing_models.is_growing(state):
+            params, words = _growing(source, state, folder, files)
+        else:
+            layout = state_dicts.layout_of(state)
+            if layout is not names.PUBLISHED:
+                raise _needs_no_conversion(source)
+            params = state_dicts.to_params(source, state, layout)
+            num_classes, hidden_dim = state[f'{names.PREDICTOR}.class_embed.weight'].shape
+            words = f'{num_classes} classes'
+        name = backbone_name(params)
+        words = f'{name}, {words}'
         usage = f'--config.training.init_from={out} --config.model.backbone={name}'
         if files:
             method = METHODS[method_with(files)]()
@@ -115,13 +123,36 @@ def import_model(source: str, out: str, **files: str | None) -> str:
     return f'{out}: {words}; use it with {usage}'
 
 
-def export_model(checkpoint: str, out: str, **files: str | None) -> str:
+def _growing(
+    source: str, state: Mapping[str, np.ndarray], folder: StageFolder, files: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """Parameters of a model with the weights of every stage, and what they are in words."""
+    if files:
+        raise InputError(f'{source} is of a method without memory; leave out {_flags(files)}.')
+    params, classes = growing_models.read(source, state)
+    if len(classes) != folder.number:
+        raise InputError(
+            f'{source} was trained on {len(classes)} stages, so --out={folder.root} must end in '
+            f'stage_{len(classes)}.'
+        )
+    words = f'{sum(classes)} classes in {len(classes)} stages ({_words(classes)})'
+    if 'newest' in params:
+        words += f', {len(params["newest"]["prompts"]["features"])} prompts a stage'
+    return params, words
+
+
+def export_model(
+    checkpoint: str, out: str, classes: Sequence[int] | None = None, **files: str | None
+) -> str:
     """Exports the newest checkpoint of a stage to the format of the published code.
 
     Args:
         checkpoint: folder stage_N, or a run's work directory for its newest finished stage.
         out: file to write: .pth, which the published code loads, or .safetensors; or a new folder
             of transformers, for an original Mask2Former.
+        classes: the numbers of classes of the stages so far. The class head of an original
+            Mask2Former is written as one for every stage; None = as one. A network with prompts
+            needs them only if later stages differ and no run is there to tell.
         **files: path by flag of `MEMORY_FLAGS`; None = not written.
 
     Returns:
@@ -143,9 +174,14 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
         params = checkpoints.read('params')
         memory = checkpoints.read('memory') if files else {}
     if not Path(out).suffix:
+        if classes:
+            raise InputError(f'--out={out} must be a file with --classes, not a folder.')
         number = hugging_face.write(out, params, _class_names(folder, params))
         return f'{out}: {number} arrays from {folder.root}'
-    state = torch_weights.to_torch(params, _layout_of(params))
+    if classes or growing_models.has_prompts(params):
+        state = growing_models.write(params, _classes_by_stage(folder, params, classes))
+    else:
+        state = torch_weights.to_torch(params, _layout_of(params))
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
         raise InputError(
@@ -155,6 +191,43 @@ def export_model(checkpoint: str, out: str, **files: str | None) -> str:
     if files:
         METHODS[method_with(files)].memory_format.write(files, memory)
     return f'{out}: {len(state)} arrays from {folder.root}'
+
+
+def _classes_by_stage(
+    folder: StageFolder, params: Mapping[str, Any], given: Sequence[int] | None
+) -> tuple[int, ...]:
+    """The numbers of classes of the stages up to that of a folder.
+
+    Raises:
+        InputError: those given are not those of the run of the folder; or the rows of one class
+            head for all stages are not in the order in which they were learned.
+    """
+    run, known = folder.root.parent / 'config.json', None
+    if run.is_file():
+        protocol = from_config(read_json(run, dict)).protocol
+        num_classes = len(read_categories(folder.root.parent / 'categories.json'))
+        stages = protocol.stages(num_classes)[: folder.number]
+        known = tuple(len(stage.current) for stage in stages)
+        seen = stages[-1].seen
+        if not growing_models.has_prompts(params) and seen != tuple(range(len(seen))):
+            raise InputError(
+                f'{folder.root} has learned the classes in the order {protocol.order!r}; only '
+                "'origin' can be written as a class head for every stage."
+            )
+    elif not given:
+        known = growing_models.class_numbers(params)[: folder.number]
+    given = tuple(given or known)
+    if len(given) != folder.number or given != (known or given):
+        wanted = _words(known) if known else f'{folder.number} numbers'
+        raise InputError(
+            f'--classes={_words(given)} must be {wanted}, the classes of each stage up to '
+            f'{folder.root}.'
+        )
+    return given
+
+
+def _words(numbers: Sequence[int]) -> str:
+    return ','.join(map(str, numbers))
 
 
 def _needs_no_conversion(source: str) -> InputError:
@@ -177,6 +250,11 @@ def _class_names(folder: StageFolder, params: Mapping[str, Any]) -> Sequence[str
         return read_categories(path).names
     num_classes = plain_settings(params)['num_classes']
     return [f'class {label}' for label in range(num_classes)]
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Argument type for numbers such as 100,10,10."""
+    return tuple(int(number) for number in text.split(','))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -205,6 +283,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subparser.add_argument('--out', type=command.path, required=True, help=written)
         for flag, words in MEMORY_FLAGS.items():
             subparser.add_argument(f'--{flag}', type=command.path, help=words)
+    subparser.add_argument(
+        '--classes',
+        type=_numbers,
+        metavar='N,N,...',
+        help='Numbers of classes of the stages so far, to write a class head for each.',
+    )
     values = vars(parser.parse_args(arguments))
     values.pop('command')
     convert = values.pop('convert')

@@ -1,10 +1,14 @@
 """Parameters of the published networks, small enough to write and read many times."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from simcis_jax.model.mask2former import Mask2Former
+from simcis_jax.port.names import PIXEL_DECODER, RESNET, Layout
+from simcis_jax.port.torch_weights import to_torch
 
 
 def shrunken_params(num_classes, backbone, width):
@@ -18,3 +22,11 @@ def shrunken_params(num_classes, backbone, width):
     class_head = params['heads']['class_head']['dense']
     class_head['kernel'] = rng.random((width, num_classes), np.float32)
     return params
+
+
+@functools.cache
+def encoder():
+    """Parameters of backbone and pixel decoder, and the same by their published names."""
+    params = shrunken_params(1, 'resnet50', 2)
+    params = {name: params[name] for name in ('resnet', 'pixel_decoder')}
+    return params, to_torch(params, Layout('encoder', RESNET + PIXEL_DECODER))

@@ -58,6 +58,20 @@ def _count(pattern: str, names: Collection[str]) -> int:
     return sum(bool(re.fullmatch(pattern, name)) for name in names)
 
 
+def count_classes(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The number of classes of a published network.
+
+    Args:
+        shapes: of its parameters, by dotted names.
+    """
+    if 'heads.no_object.layer2.dense.bias' in shapes:  # It has a class head for every stage.
+        (first,) = shapes['heads.class_head.layer2.dense.bias']
+        number, width = shapes.get('finished.class_head.layer2.dense.bias', (0, 0))
+        return first + number * width
+    (rows,) = shapes['heads.class_head.dense.bias']
+    return rows - ('learned_queries.positions' in shapes)  # With these, one is "no object".
+
+
 def plain_settings(params: Mapping[str, Any]) -> dict[str, Any]:
     """The number of classes and the settings of the original Mask2Former with these parameters.
 

@@ -1,7 +1,8 @@
 """The names and layouts of PyTorch weights, as tables: published names on the left, ours right.
 
 The published code and the original Mask2Former are detectron2 models and share most rows.
-`hugging_face_names` has the tables of transformers.
+`growing_models` adds the rows of what every stage adds, `hugging_face_names` has the tables of
+transformers.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ WINDOW_ATTENTION = (
     ('proj.bias', ['output/bias'], VECTOR),
     ('relative_position_bias_table', ['relative_position_bias'], ROWS),
 )
+
+
+def mlp(published: str, ours: str) -> tuple:
+    """The rows of a table for an MLP of three layers."""
+    return tuple((f'{published}.layers.{k}', f'{ours}/layer{k}/dense', LINEAR) for k in range(3))
+
 
 PIXELS = 'sem_seg_head.pixel_decoder'
 ENCODER = f'{PIXELS}.transformer.encoder.layers.{{}}'
@@ -123,12 +130,9 @@ MASKED_DECODER = (
     (f'{FFN}.linear2', f'{DECODER}/feedforward/linear2', LINEAR),
     (f'{FFN}.norm', f'{DECODER}/feedforward/norm', NORM),
     (f'{PREDICTOR}.decoder_norm', 'heads/norm', NORM),
-    (f'{PREDICTOR}.class_embed', 'heads/class_head/dense', LINEAR),
-    *(
-        (f'{PREDICTOR}.mask_embed.layers.{k}', f'heads/mask_head/layer{k}/dense', LINEAR)
-        for k in range(3)
-    ),
+    *mlp(f'{PREDICTOR}.mask_embed', 'heads/mask_head'),
 )
+CLASS_HEAD = ((f'{PREDICTOR}.class_embed', 'heads/class_head/dense', LINEAR),)
 SELECTED_QUERIES = (
     (f'{PREDICTOR}.enc_output', 'query_prealignment/output/dense', LINEAR),
     (f'{PREDICTOR}.encoder_norm', 'query_prealignment/norm', NORM),
@@ -149,12 +153,12 @@ BUFFERS = r'criterion\.empty_weight|.*\.(relative_position_index|attn_mask|num_b
 BACKBONES = {'resnet': RESNET, 'swin': SWIN}
 PUBLISHED = Layout(
     'published model with ResNet-50 or -101',
-    RESNET + PIXEL_DECODER + SELECTED_QUERIES + MASKED_DECODER,
+    RESNET + PIXEL_DECODER + SELECTED_QUERIES + MASKED_DECODER + CLASS_HEAD,
 )
 MASK2FORMER = {
     family: Layout(
         'Mask2Former with a ResNet or Swin backbone',
-        rows + PIXEL_DECODER + LEARNED_QUERIES + MASKED_DECODER,
+        rows + PIXEL_DECODER + LEARNED_QUERIES + MASKED_DECODER + CLASS_HEAD,
         BUFFERS,
     )
     for family, rows in BACKBONES.items()

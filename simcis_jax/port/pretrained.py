@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simcis_jax.errors import InputError
-from simcis_jax.port import hugging_face, names, state_dicts
+from simcis_jax.port import growing_models, hugging_face, names, state_dicts
 from simcis_jax.port.architecture import plain_settings
 
 
@@ -41,11 +41,14 @@ def read(path: str | Path) -> Pretrained:
         sides = hugging_face.image_sides(path)
     else:
         state = state_dicts.read_state(path)
-        layout = state_dicts.layout_of(state)
+        layout, kind = state_dicts.layout_of(state), None
         if layout is names.PUBLISHED and any(key.startswith(names.SELECTION) for key in state):
+            kind = 'selected queries'
+        elif growing_models.is_growing(state):
+            kind = 'the weights of every stage'
+        if kind:
             raise InputError(
-                f'{path} holds a model with selected queries; convert it with simcis_jax.convert '
-                'import.'
+                f'{path} holds a model with {kind}; convert it with simcis_jax.convert import.'
             )
         params = state_dicts.to_params(path, state, layout)
         class_names, sides = None, {}

@@ -100,11 +100,12 @@ def layout_of(state: Collection[str]) -> Layout:
     if any(key.startswith(names.SELECTION) for key in state):
         return names.PUBLISHED
     if any(key.startswith(f'{names.PREDICTOR}.query_feat.') for key in state):
-        return names.MASK2FORMER[_family(state)]
+        return names.MASK2FORMER[family_in(state)]
     return names.PUBLISHED
 
 
-def _family(state: Collection[str]) -> str:
+def family_in(state: Collection[str]) -> str:
+    """The family of the backbone of the model with these keys."""
     return 'swin' if any(key.startswith('backbone.patch_embed.') for key in state) else 'resnet'
 
 
@@ -137,7 +138,7 @@ def backbone_params(path: str | Path, state: Mapping[str, np.ndarray]) -> dict[s
     """The backbone in a state dict from `read_state`; see `read_backbone`."""
     of_backbone = {key: value for key, value in state.items() if key.startswith('backbone.')}
     with unsupported.naming_model(path, state):
-        return torch_weights.to_flax(of_backbone, names.BACKBONE[_family(of_backbone)])
+        return torch_weights.to_flax(of_backbone, names.BACKBONE[family_in(of_backbone)])
 
 
 def write_state(path: str | Path, state: Mapping[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.class_names import first_difference
 from simcis_jax.errors import InputError
 from simcis_jax.model.backbones import family_of
-from simcis_jax.port.architecture import backbone_name
+from simcis_jax.port.architecture import backbone_name, count_classes
 from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
@@ -125,11 +125,11 @@ def _check_classes(folder: StageFolder, categories: Categories) -> None:
 
 
 def _count_classes(folder: StageFolder, checkpoints: StageCheckpoints) -> int:
-    """The number of classes of a run; of a converted model, the rows of its class head."""
+    """The number of classes of a run, or of a converted model."""
     path = folder.root.parent / 'categories.json'
     if path.is_file():
         return len(read_categories(path))
-    return checkpoints.shapes('params')['heads.class_head.dense.bias'][0]
+    return count_classes(checkpoints.shapes('params'))
 
 
 def _extend(old: Any, new: Any, num_known: int, num_classes: int) -> Any:

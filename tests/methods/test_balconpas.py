@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recorded_decoder import decode
+from recorded_decoder import decode, state_of
+from shrunken_params import encoder
 from test_mib import columns, of_published, stage_of
 from tiny import plain_config
 
@@ -19,6 +20,7 @@ from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_logits import without_unseen
+from simcis_jax.port import growing_models
 from simcis_jax.settings.validated import from_config
 from simcis_jax.types import Batch, Predictions, Selection, Targets
 
@@ -299,11 +301,10 @@ def assert_slots(targets, image, first, labels, masks):
 
 
 def test_distilled_queries_are_those_of_the_published_decoder(golden):
-    def join(first, *rest):  # "No object" is the last row of the first part.
-        return first[:-1], *rest, first[-1:]
-
     layers = 3
-    recorded, outputs, _ = decode(golden, 'class_embeds', join, num_classes=7, layers=layers)
+    params, classes = growing_models.read('recorded', state_of(golden) | encoder()[1])
+    assert classes == (3, 2, 2)
+    recorded, outputs, _ = decode(golden, params, num_classes=7, layers=layers)
     for layer in range(layers + 1):
         theirs = np.swapaxes(recorded[f'tokens{layer}'], 0, 1)
         np.testing.assert_allclose(outputs.queries[layer], theirs, rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recorded_decoder import decode
+from recorded_decoder import decode, state_of
 from recorded_pseudo_labels import assert_published
 from test_mib import columns, of_published, stage_of
 from tiny import plain_config
@@ -24,6 +24,14 @@ from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.model.mask_logits import sigmoid_logits
+from simcis_jax.port.names import (
+    CLASS_HEAD,
+    LEARNED_QUERIES,
+    MASKED_DECODER,
+    PREDICTOR,
+    Layout,
+)
+from simcis_jax.port.torch_weights import to_flax
 from simcis_jax.types import Predictions, Selection, Targets
 
 GOLDEN = Path(__file__).parent / 'golden' / 'comformer.npz'
@@ -260,12 +268,13 @@ add = jax.jit(_add, static_argnames='rule')
 
 
 def test_the_decoder_is_that_of_the_published_code(golden):
-    def join(no_object, *classes):
-        return *classes, no_object
-
-    layers = 4
+    state, layers = state_of(golden), 4
+    for kind in ('weight', 'bias'):
+        no_object, *rows = (state.pop(f'{PREDICTOR}.class_embed.cls.{i}.{kind}') for i in range(3))
+        state[f'{PREDICTOR}.class_embed.{kind}'] = np.concatenate([*rows, no_object])
+    params = to_flax(state, Layout('decoder', LEARNED_QUERIES + MASKED_DECODER + CLASS_HEAD))
     recorded, outputs, features = decode(
-        golden, 'class_embed.cls', join, num_classes=5, layers=layers, masks='softmax'
+        golden, params, num_classes=5, layers=layers, masks='softmax'
     )
     for layer in range(layers + 1):
         theirs = recorded[f'logits{layer}']

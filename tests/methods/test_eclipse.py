@@ -1,6 +1,5 @@
 """The losses, the gradients and the start of a stage of ECLIPSE against the published code."""
 
-import re
 from pathlib import Path
 
 import jax
@@ -10,7 +9,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from recorded import key_of_draws
-from recorded_eclipse import LAYERS, inputs, network, params, stage_of
+from recorded_eclipse import LAYERS, STAGES, inputs, network, params, stage_of
+from shrunken_params import encoder
 
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.losses.classification import independent_focal_loss
@@ -19,6 +19,8 @@ from simcis_jax.losses.segmentation import PointSampling
 from simcis_jax.methods.eclipse import CLASS_FACTOR, ECLIPSE
 from simcis_jax.methods.step import Step
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
+from simcis_jax.port import growing_models
+from simcis_jax.port.names import PREDICTOR
 from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.training.optimizer import count_parameters, make_optimizer, without_gradient
 from simcis_jax.types import Batch, Targets, TrainState
@@ -120,24 +122,10 @@ def train(tree, step):
     return total, (losses, now.student, now.matches)
 
 
-OURS = {
-    'prompt_feat.1.weight': 'newest/prompts/features',
-    'class_embed.cls.0': 'heads/no_object',
-    'class_embed.cls.3': 'newest/class_head',
-    'prompt_mask_embed.1': 'newest/mask_head',
-}
-
-
-def ours_of(published, flat):
-    """Our array of the published name, in the published layout."""
-    if found := re.fullmatch(r'prompt_embed\.1\.(\d)\.weight', published):
-        return flat['newest/prompts/positions'][int(found[1])]
-    module, *rest = re.split(r'\.layers\.', published)
-    if not rest:
-        return flat[OURS[module]]
-    layer, kind = rest[0].split('.')
-    name = {'weight': 'kernel', 'bias': 'bias'}[kind]
-    return flat[f'{OURS[module]}/layer{layer}/dense/{name}'].T
+def published(tree):
+    """Arrays that are those of parameters after stage 3, by their published names."""
+    state = growing_models.write({**tree, **encoder()[0]}, [len(classes) for classes in STAGES])
+    return {name.removeprefix(f'{PREDICTOR}.'): x for name, x in state.items()}
 
 
 @pytest.fixture(scope='module')
@@ -183,16 +171,16 @@ def test_gradients_and_update_are_those_of_the_published_code(golden):
     trained, _ = count_parameters(params(), step.frozen)
     moments = [x.size for x in jax.tree.leaves(state)]
     assert sum(moments) == 2 * trained + 1  # And the number of steps.
-    updates = flatten_dict(updates, sep='/')
+    gradients, updates = published(gradients), published(updates)
     names = [name.split('/')[1] for name in golden if name.startswith('grad/')]
     assert len(names) > 8
     for name in set(names) - {'norm'}:
         theirs = golden[f'grad/{name}']
         atol = 1e-4 * np.abs(theirs).max()
-        np.testing.assert_allclose(ours_of(name, flat), theirs, rtol=1e-4, atol=atol, err_msg=name)
+        np.testing.assert_allclose(gradients[name], theirs, rtol=1e-4, atol=atol, err_msg=name)
         if f'update/{name}' in golden:
             rate, theirs = 5e-4, golden[f'update/{name}']
-            ours = rate * ours_of(name, updates)
+            ours = rate * updates[name]
             np.testing.assert_allclose(ours, theirs, atol=1e-3 * rate, err_msg=name)
 
 
@@ -240,14 +228,12 @@ def state_of(tree):
 def test_a_stage_begins_as_in_the_published_code(golden):
     before = params(2)
     after = ECLIPSE().begin_stage(state_of(before), stage_of(3)[1], None).params
-    flat = flatten_dict(after, sep='/')
+    ours = published(after)
     names = [name.removeprefix('init/') for name in golden if name.startswith('init/')]
     compared = [name for name in names if '.' in name]
     assert len(compared) >= 6
     for name in compared:
-        np.testing.assert_allclose(
-            ours_of(name, flat), golden[f'init/{name}'], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(ours[name], golden[f'init/{name}'], rtol=1e-5, atol=1e-6)
     jax.tree.map(
         lambda stack, old: np.testing.assert_array_equal(stack, [old, jnp.zeros_like(old)]),
         after['finished'],

@@ -9,11 +9,12 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from shrunken_params import encoder
 
 from simcis_jax.continual.stages import Stage
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former
-from simcis_jax.port.names import LEARNED_QUERIES, MASKED_DECODER, PREDICTOR, Layout
-from simcis_jax.port.torch_weights import to_flax
+from simcis_jax.port import growing_models
+from simcis_jax.port.names import PREDICTOR
 from simcis_jax.types import StageArrays
 
 SALT, CLASS_BIAS = 'E19:', -3.2
@@ -95,76 +96,73 @@ def network(stages=STAGES, **settings):
     )
 
 
-def linear(key, *shape):
-    kernel, bias = weight(f'{key}.weight', *shape), weight(f'{key}.bias', shape[0])
-    return {'dense': {'kernel': kernel.T, 'bias': bias}}
-
-
-def mlp(key, last=WIDTH):
-    widths = WIDTH, WIDTH, last
-    return {f'layer{k}': linear(f'{key}.layers.{k}', n, WIDTH) for k, n in enumerate(widths)}
-
-
-def prompts(stage, *, shallow=False):
-    """Prompts and heads of stage 2 or 3."""
-    i = stage - 2
-    names = [f'prompt_embed.{i}.weight'] if shallow else [
-        f'prompt_embed.{i}.{layer}.weight' for layer in range(LAYERS)
-    ]  # fmt: skip
-    return {
-        'prompts': {
-            'features': weight(f'prompt_feat.{i}.weight', PROMPTS, WIDTH),
-            'positions': np.stack([weight(name, PROMPTS, WIDTH) for name in names]),
-        },
-        'mask_head': mlp(f'prompt_mask_embed.{i}'),
-        'class_head': mlp(f'class_embed.cls.{stage}', len(STAGES[stage - 1])),
-    }
-
-
-@functools.cache
-def params(number=3, *, shallow=False):
-    """The parameters after a stage."""
-    attention = 'in_proj_weight', 'in_proj_bias', 'out_proj.weight', 'out_proj.bias'
-    norm = 'weight', 'bias'
-    shapes = {
+def shapes_of(number, *, shallow=False):
+    """The shapes of the published arrays after a stage, by names below the predictor."""
+    attention = {
         'in_proj_weight': (3 * WIDTH, WIDTH), 'in_proj_bias': (3 * WIDTH,),
         'out_proj.weight': (WIDTH, WIDTH), 'out_proj.bias': (WIDTH,),
-        'weight': (WIDTH,), 'bias': (WIDTH,),
+    }  # fmt: skip
+    feedforward = {
         'linear1.weight': (128, WIDTH), 'linear1.bias': (128,),
         'linear2.weight': (WIDTH, 128), 'linear2.bias': (WIDTH,),
     }  # fmt: skip
-    state = {
-        'level_embed.weight': weight('level_embed.weight', 3, WIDTH),
-        'query_feat.weight': weight('query_feat.weight', QUERIES, WIDTH),
-        'query_embed.weight': weight('query_embed.weight', QUERIES, WIDTH),
+    norm = {'weight': (WIDTH,), 'bias': (WIDTH,)}
+
+    def mlp(last):
+        for layer, rows in enumerate((WIDTH, WIDTH, last)):
+            yield f'layers.{layer}.weight', (rows, WIDTH)
+            yield f'layers.{layer}.bias', (rows,)
+
+    queries, prompts = {'weight': (QUERIES, WIDTH)}, {'weight': (PROMPTS, WIDTH)}
+    modules = {
+        'level_embed': {'weight': (3, WIDTH)},
+        'query_feat': queries,
+        'query_embed': queries,
+        'decoder_norm': norm,
+        'mask_embed': mlp(WIDTH),
+        'class_embed.cls.0': mlp(1),
     }
-    modules = {'decoder_norm': norm}
     for i in range(LAYERS):
         modules |= {
             f'transformer_self_attention_layers.{i}.self_attn': attention,
             f'transformer_self_attention_layers.{i}.norm': norm,
             f'transformer_cross_attention_layers.{i}.multihead_attn': attention,
             f'transformer_cross_attention_layers.{i}.norm': norm,
-            f'transformer_ffn_layers.{i}': [x for x in shapes if x.startswith('linear')],
+            f'transformer_ffn_layers.{i}': feedforward,
             f'transformer_ffn_layers.{i}.norm': norm,
         }
-    for module, names in modules.items():
-        state |= {f'{module}.{x}': weight(f'{module}.{x}', *shapes[x]) for x in names}
-    heads = 'heads/class_head', 'heads/mask_head'
-    rows = [row for row in MASKED_DECODER if not row[1].startswith(heads)]
-    state = {f'{PREDICTOR}.{key}': x for key, x in state.items()}
-    tree = to_flax(state, Layout('decoder', (*LEARNED_QUERIES, *rows)))
-    tree['heads'] |= {
-        'mask_head': mlp('mask_embed'),
-        'class_head': mlp('class_embed.cls.1', len(STAGES[0])),
-        'no_object': mlp('class_embed.cls.0', 1),
+    for i, classes in enumerate(STAGES[:number], 1):
+        modules[f'class_embed.cls.{i}'] = mlp(len(classes))
+    for i in range(number - 1):
+        layers = [f'{i}'] if shallow else [f'{i}.{layer}' for layer in range(LAYERS)]
+        modules |= {f'prompt_embed.{name}': prompts for name in layers}
+        modules |= {f'prompt_feat.{i}': prompts, f'prompt_mask_embed.{i}': mlp(WIDTH)}
+    return {
+        f'{module}.{name}': shape
+        for module, arrays in modules.items()
+        for name, shape in dict(arrays).items()
     }
-    newest = prompts(max(number, 2), shallow=shallow)
-    empty = jax.tree.map(lambda x: np.zeros((2, *x.shape)), newest)
+
+
+def state_of(number=3, *, shallow=False):
+    """The published state dict after a stage; backbone and pixel decoder are tiny."""
+    shapes = shapes_of(number, shallow=shallow)
+    return encoder()[1] | {
+        f'{PREDICTOR}.{name}': weight(name, *shape) for name, shape in shapes.items()
+    }
+
+
+@functools.cache
+def params(number=3, *, shallow=False):
+    """The parameters after a stage, without backbone and pixel decoder."""
+    tree, _ = growing_models.read('drawn', state_of(max(number, 2), shallow=shallow))
+    tree = {key: x for key, x in tree.items() if key not in encoder()[0]}
+    finished = tree['finished']
     if number == 3:  # The slot of the newest stage is not read.
-        second = prompts(2, shallow=shallow)
-        empty = jax.tree.map(lambda x: np.stack([x, np.full_like(x, np.nan)]), second)
-    return jax.tree.map(jnp.asarray, tree | {'newest': newest, 'finished': empty})
+        finished = jax.tree.map(lambda x: np.stack([x[0], np.full_like(x[1], np.nan)]), finished)
+    else:
+        finished = jax.tree.map(lambda x: np.concatenate([x, x]), finished)
+    return jax.tree.map(jnp.asarray, tree | {'finished': finished})
 
 
 def stage_of(number):
