@@ -12,6 +12,8 @@ PyTorch is not needed, and code in a pickle is never run.
 
 from __future__ import annotations
 
+import argparse
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -254,6 +256,8 @@ def _class_names(folder: StageFolder, params: Mapping[str, Any]) -> Sequence[str
 
 def _numbers(text: str) -> tuple[int, ...]:
     """Argument type for numbers such as 100,10,10."""
+    if not re.fullmatch(r'\d+(,\d+)*', text):
+        raise argparse.ArgumentTypeError(f'{text} must be numbers such as 100,10,10')
     return tuple(int(number) for number in text.split(','))
 
 
@@ -261,21 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = command.make_parser('simcis_jax.convert', 'Converts models from and to PyTorch.')
     commands = parser.add_subparsers(dest='command', required=True)
+    files = (
+        'File .pth, .pkl or .safetensors.',
+        'File .pth or .safetensors; or a folder of transformers.',
+    )
     for name, convert, source, read, written in (
-        (
-            'import',
-            import_model,
-            'source',
-            'File .pth, .pkl or .safetensors.',
-            'New folder stage_N.',
-        ),
-        (
-            'export',
-            export_model,
-            'checkpoint',
-            'Folder stage_N.',
-            'File .pth or .safetensors; or a folder of transformers.',
-        ),
+        ('import', import_model, 'source', files[0], 'New folder stage_N.'),
+        ('export', export_model, 'checkpoint', 'Folder stage_N.', files[1]),
     ):
         subparser = commands.add_parser(name, help=convert.__doc__.splitlines()[0])
         subparser.set_defaults(convert=convert)
