@@ -9,10 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from simcis_jax.continual.stages import Stage
-from simcis_jax.data.source import Source
+from simcis_jax.data.source import Source, images_with
 from simcis_jax.evaluation import pictures
 from simcis_jax.evaluation.class_groups import class_groups
 from simcis_jax.evaluation.evaluator import Evaluator
@@ -28,8 +26,8 @@ from simcis_jax.training.stage_data import num_steps_of
 from simcis_jax.training.workdir import StageFolder, Workdir
 from simcis_jax.types import TrainState
 
-# Settings that change which steps and pictures there are, but not the scores.
-NOT_SCORING = ('every', 'batch_size', 'num_pictures')
+# Settings that change which steps, images and pictures there are, but not the scores.
+NOT_SCORING = ('every', 'num_images', 'batch_size', 'num_pictures')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +51,7 @@ class StageEvaluation:
             title=f'stage {stage.number} evaluation',
             counts_folder=folder.counts,
         )
-        settings = self.scoring_settings()
-        del settings['num_images']  # Of evaluations inside a stage.
-        report = {'stage': stage.number, 'settings': settings} | scores
+        report = {'stage': stage.number, 'settings': self.scoring_settings()} | scores
         if parallel.is_main():
             print(format_per_class(report))
             print(f'evaluated in {duration(time.monotonic() - start)}', flush=True)
@@ -65,7 +61,7 @@ class StageEvaluation:
         return report
 
     def scoring_settings(self) -> dict[str, Any]:
-        """The settings that change the scores inside a stage, as in a file of JSON."""
+        """The settings that change the scores, as in a file of JSON."""
         settings = dataclasses.asdict(self.settings.evaluation)
         settings = {key: value for key, value in settings.items() if key not in NOT_SCORING}
         return settings | {'tasks': list(settings['tasks'])}
@@ -75,29 +71,27 @@ class StageEvaluation:
 
         It is estimated from the time per image of the last evaluation; 0 if there was none yet.
         """
-        seconds, settings = self.evaluator.seconds_per_image, self.settings.evaluation
+        seconds = self.evaluator.seconds_per_image
         if seconds is None:
             return 0.0
         total = 0
         for later in self.stages[stage.index :]:
             at_end = self._num_images[later.index]
-            inside = min(at_end, settings.num_images or at_end)
-            num_steps = num_steps_of(later, self.settings)
-            due = range(settings.every, num_steps, settings.every) if settings.every else ()
+            inside = min(at_end, self.settings.evaluation.num_images or at_end)
             done = step if later.index == stage.index else 0
+            due = self.steps_inside(num_steps_of(later, self.settings))
             total += sum(at > done for at in due) * inside + at_end
         return total * seconds
+
+    def steps_inside(self, num_steps: int) -> range:
+        """The steps after which a stage of `num_steps` steps is evaluated, without the last."""
+        every = self.settings.evaluation.every
+        return range(every, num_steps, every) if every else range(0)
 
     @functools.cached_property
     def _num_images(self) -> list[int]:
         """The number of images that show a seen class, by stage."""
-        stage_of = {label: stage.index for stage in self.stages for label in stage.current}
-        never = len(self.stages)
-        firsts = [
-            min((stage_of.get(label, never) for label in self.source.classes_of(i)), default=never)
-            for i in range(len(self.source))
-        ]
-        return np.cumsum(np.bincount(firsts, minlength=never + 1)).tolist()
+        return [len(images_with(self.source, stage.seen)) for stage in self.stages]
 
     def groups(self, stage: Stage) -> dict[str, tuple[int, ...]]:
         """The labels of each class group after this stage."""
@@ -126,8 +120,8 @@ class EvaluationInStage:
         log: MetricsLog | None,
         records: Sequence[Mapping],
     ):
-        self._shared, self._stage, self._num_steps, self._log = shared, stage, num_steps, log
-        self._every = shared.settings.evaluation.every
+        self._shared, self._stage, self._log = shared, stage, log
+        self._steps = shared.steps_inside(num_steps)
         self._best_name = f'val_{shared.settings.training.keep_best}'
         scored = {record['step']: record for record in records if any(map(_is_score, record))}
         self._finished = set(scored)
@@ -135,7 +129,8 @@ class EvaluationInStage:
         if log is not None:  # Weights without a score are those of steps that are repeated.
             keep_only(best, scored)
         parallel.wait_for_all('best')
-        self._settings, self._best = shared.scoring_settings(), -math.inf
+        sample = {'num_images': shared.settings.evaluation.num_images}
+        self._settings, self._best = shared.scoring_settings() | sample, -math.inf
         for step in steps_in(best):
             score, different = scored[step].get(self._best_name), self._difference(scored[step])
             if score is not None and different is None:
@@ -157,9 +152,7 @@ class EvaluationInStage:
 
     def is_due(self, step: int) -> bool:
         """Whether the state after this step is to be evaluated and has not been yet."""
-        in_stage = 0 < step < self._num_steps
-        due = self._every > 0 and step % self._every == 0
-        return in_stage and due and step not in self._finished
+        return step in self._steps and step not in self._finished
 
     def seconds_to_come(self, step: int) -> float:
         """The estimated time of all evaluations of the run after a step."""
