@@ -65,7 +65,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def softmax(x: Array, axes: tuple[int, ...] = (-1,)) -> Array:
+def softmax(x: Array, axes: tuple[int, ...]) -> Array:
     """Softmax over these axes together.
 
     The backward pass reads the result only; XLA would keep the exponentials as well.
