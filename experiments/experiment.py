@@ -13,7 +13,7 @@ from experiments.scores import metrics_of, run_scores
 from experiments.sweep import Run, Variant
 from experiments.tables import Row
 from simcis_jax.runtime.json_files import read_json
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 
 Results = Mapping[Path, Mapping]  # Folder of a finished run -> its results.
 

@@ -20,7 +20,8 @@ import numpy as np
 from simcis_jax.methods import Method, make_method
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.workdir import MAY_CHANGE, StageFolder, first_difference
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import MAY_CHANGE, first_difference
 
 Config = Mapping[str, Mapping[str, Any]]
 

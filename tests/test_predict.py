@@ -24,7 +24,7 @@ from simcis_jax.prediction import predictor as predictor_module
 from simcis_jax.prediction.prediction_folder import PredictionFolder
 from simcis_jax.runtime import command
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
 SIZES = [(64, 64), (7, 300), (121, 33), (1, 1), (90, 130), (64, 64)]

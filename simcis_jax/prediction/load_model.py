@@ -22,7 +22,7 @@ from simcis_jax.runtime.json_files import read_json
 from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
 

@@ -15,7 +15,7 @@ from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import stage_folders
 from simcis_jax.training.metrics_log import read_metrics
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import MemoryTable
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from simcis_jax.errors import InputError, reading
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 
 
 def find_stage(path: str | Path, argument: str, *, accept_run: bool = True) -> StageFolder:

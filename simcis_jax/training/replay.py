@@ -21,7 +21,7 @@ from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings.validated import Settings
-from simcis_jax.training.workdir import StageFolder
+from simcis_jax.training.stage_folder import StageFolder
 
 _STREAM = 2**32 - 1  # Random stream of the choice; differs from every stage index.
 

@@ -23,7 +23,8 @@ from simcis_jax.settings.validated import Settings
 from simcis_jax.training.checkpointing import StageCheckpoints, keep_only, steps_in
 from simcis_jax.training.metrics_log import MetricsLog
 from simcis_jax.training.stage_data import num_steps_of
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import TrainState
 
 # Settings that change which steps, images and pictures there are, but not the scores.

@@ -21,7 +21,8 @@ from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
 
 # Maps a number of classes to random parameters and the memory before the first stage.

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
 
 CATEGORIES = Categories(('sky',), (False,), ((0, 0, 0),))

@@ -12,8 +12,9 @@ from simcis_jax.data.storage_size import stored_bytes
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training import replay
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.training.trainer import Trainer
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.workdir import Workdir
 
 IMAGES = 6
 

@@ -21,7 +21,8 @@ from simcis_jax.training import manifest
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.stage_evaluation import EvaluationInStage, StageEvaluation
-from simcis_jax.training.workdir import StageFolder, Workdir
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import Workdir
 
 STAGE = Stage(0, (), evaluated.GROUPS['all'])
 WRONG = {2: 1, 4: 0, 6: 2}  # Evaluated step -> number of classes with a wrong colour.
