@@ -198,7 +198,7 @@ class Program:
         operands = map(self.computations[computation].get, x.operands)
         sizes = [padded_bytes(o.shape) if o else 0.0 for o in operands]
         if x.opcode == 'fusion':
-            return self._fusion_bytes(self.computations[CALLS.search(x.rest)[1]], x, sizes)
+            return self._fusion_bytes(x, sizes)
         if x.opcode == 'dynamic-update-slice':  # In place: reads the update and writes it.
             return 2 * sizes[1]
         if x.opcode in PARTIAL_READS:
@@ -212,42 +212,58 @@ class Program:
         result = WORKSPACE.sub(')', x.shape) if x.target.startswith('__cu') else x.shape
         return padded_bytes(result) + sum(sizes)
 
-    def _fusion_bytes(
-        self, body: Mapping[str, Instruction], x: Instruction, sizes: Sequence[float]
-    ) -> float:
+    def _fusion_bytes(self, x: Instruction, sizes: Sequence[float]) -> float:
         """Bytes of a fusion, which may read and write only parts of its operands and result."""
-        users = collections.defaultdict(list)
-        for user in body.values():
-            for position, name in enumerate(user.operands):
-                users[name].append((user, position))
+        body = self.computations[CALLS.search(x.rest)[1]]
+        reads = sum(
+            self._read(body, _parameter(body, i), size) for i, size in enumerate(sizes) if size
+        )
+        is_fast = not padded_bytes(x.shape)  # The result stays in the fast memory.
+        return reads + (0.0 if is_fast else self._written(body, _root(body)))
 
-        def read(name: str, size: float) -> float:
-            total = 0.0
-            for user, position in users[name]:
+    def _read(self, body: Mapping[str, Instruction], name: str, size: float) -> float:
+        """Bytes that the computation reads of one of its values."""
+        total = 0.0
+        for user in body.values():
+            for position in (i for i, operand in enumerate(user.operands) if operand == name):
                 if user.opcode == 'bitcast':
-                    total += read(user.name, size)
+                    total += self._read(body, user.name, size)
+                elif user.opcode == 'fusion':
+                    inner = self.computations[CALLS.search(user.rest)[1]]
+                    total += self._read(inner, _parameter(inner, position), size)
                 elif user.opcode in PARTIAL_READS and position == 0:
                     total += padded_bytes(user.shape)
                 elif user.opcode != 'dynamic-update-slice' or position > 0:
                     return size
-            return min(total, size)
+        return min(total, size)
 
-        def written(name: str) -> float:
-            result = body[name]
-            if result.opcode == 'bitcast':
-                return written(result.operands[0])
-            if result.opcode == 'tuple':
-                return sum(map(written, result.operands))
-            in_place = result.opcode == 'dynamic-update-slice'
-            return padded_bytes(body[result.operands[1]].shape if in_place else result.shape)
+    def _written(self, body: Mapping[str, Instruction], name: str) -> float:
+        """Bytes that the computation writes of its result, or of a part of it."""
+        result = body[name]
+        if result.opcode == 'bitcast':
+            return self._written(body, result.operands[0])
+        if result.opcode == 'tuple':
+            return sum(self._written(body, part) for part in result.operands)
+        if result.opcode == 'fusion':
+            inner = self.computations[CALLS.search(result.rest)[1]]
+            return self._written(inner, _root(inner))
+        in_place = result.opcode == 'dynamic-update-slice'
+        return padded_bytes(body[result.operands[1]].shape if in_place else result.shape)
 
-        parameters = {
-            int(p.rest.split(')')[0]): p.name for p in body.values() if p.opcode == 'parameter'
-        }
-        (root,) = [instruction.name for instruction in body.values() if instruction.is_root]
-        reads = sum(read(parameters[i], size) for i, size in enumerate(sizes) if size)
-        is_fast = not padded_bytes(x.shape)  # The result stays in the fast memory.
-        return reads + (0.0 if is_fast else written(root))
+
+def _parameter(computation: Mapping[str, Instruction], position: int) -> str:
+    """The name of a parameter."""
+    start = f'{position})'
+    (name,) = (
+        x.name for x in computation.values() if x.opcode == 'parameter' and x.rest.startswith(start)
+    )
+    return name
+
+
+def _root(computation: Mapping[str, Instruction]) -> str:
+    """The name of the result."""
+    (name,) = (x.name for x in computation.values() if x.is_root)
+    return name
 
 
 def _dimensions(shape: str) -> list[int]:

@@ -74,10 +74,11 @@ def compile_program(traced: Traced, chip: Chip, programs: Programs) -> Plan:
         return Plan(time.perf_counter() - start, flop, memory)
     planned = compiled.memory_analysis()
     kept = planned.argument_size_in_bytes + planned.output_size_in_bytes
-    memory = advice.Memory(
-        kept - planned.alias_size_in_bytes,
-        planned.temp_size_in_bytes + planned.generated_code_size_in_bytes,
-    )
+    kept -= planned.alias_size_in_bytes
+    temporaries = planned.temp_size_in_bytes
+    if chip.gpu is None:  # For TPUs, it counts some memory more often than there is.
+        temporaries = planned.peak_memory_in_bytes - kept
+    memory = advice.Memory(kept, temporaries + planned.generated_code_size_in_bytes)
     return Plan(time.perf_counter() - start, flop, memory, compiled.as_text())
 
 

@@ -109,6 +109,43 @@ def test_what_is_read_and_written_in_slices_counts_as_slices():
     assert found.moved == 64 * (2 * 1000 * 128 * 4 + 4)  # The index too.
 
 
+def test_what_a_fusion_inside_a_fusion_reads_and_writes_in_slices_counts_as_slices():
+    operations, _ = Program(
+        """
+%slice_of (x: f32[6,64,128], i: s32[]) -> f32[1,64,128] {
+  %x.1 = f32[6,64,128]{2,1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  ROOT %slice.1 = f32[1,64,128]{2,1,0} dynamic-slice(%x.1, %i.1), dynamic_slice_sizes={1,64,128}
+}
+
+%update (y: f32[6,64,128], z: f32[1,64,128], j: s32[]) -> f32[6,64,128] {
+  %z.2 = f32[1,64,128]{2,1,0} parameter(1)
+  %y.2 = f32[6,64,128]{2,1,0} parameter(0)
+  %j.2 = s32[] parameter(2)
+  ROOT %update.2 = f32[6,64,128]{2,1,0} dynamic-update-slice(%y.2, %z.2, %j.2)
+}
+
+%both (x: f32[6,64,128], y: f32[6,64,128], k: s32[]) -> f32[6,64,128] {
+  %x.3 = f32[6,64,128]{2,1,0} parameter(0)
+  %y.3 = f32[6,64,128]{2,1,0} parameter(1)
+  %k.3 = s32[] parameter(2)
+  %read.3 = f32[1,64,128]{2,1,0} fusion(%x.3, %k.3), kind=kLoop, calls=%slice_of
+  %sum.3 = f32[1,64,128]{2,1,0} add(%read.3, %read.3)
+  ROOT %write.3 = f32[6,64,128]{2,1,0} fusion(%y.3, %sum.3, %k.3), kind=kLoop, calls=%update
+}
+
+ENTRY %main (x: f32[6,64,128], y: f32[6,64,128], k: s32[]) -> f32[6,64,128] {
+  %x = f32[6,64,128]{2,1,0} parameter(0)
+  %y = f32[6,64,128]{2,1,0} parameter(1)
+  %k = s32[] parameter(2)
+  ROOT %outer = f32[6,64,128]{2,1,0} fusion(%x, %y, %k), kind=kOutput, calls=%both
+}
+"""
+    ).costs()
+    (outer,) = operations
+    assert outer.moved == 2 * 64 * 128 * 4 + 4  # The index too.
+
+
 @pytest.mark.parametrize(
     'shape, size',
     [
