@@ -12,14 +12,18 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from simcis_jax.errors import FileError, writing
+from simcis_jax.errors import FileError, MissingFileError, reading, writing
 from simcis_jax.runtime.object_store import Store
 
 NAME = 'lease.json'
 
 
 class FilesOnDisk:
-    """The files of a folder on a disk, as `Store` has those of a folder in a store."""
+    """The files of a folder on a disk, as `Store` has those of a folder in a store.
+
+    Raises:
+        FileError: from its methods; a file cannot be read, written or deleted.
+    """
 
     def __init__(self, folder: Path):
         self.url, self._folder = str(folder), folder
@@ -27,8 +31,9 @@ class FilesOnDisk:
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
         try:
-            return (self._folder / name).read_bytes()
-        except FileNotFoundError:
+            with reading(self._folder / name):
+                return (self._folder / name).read_bytes()
+        except MissingFileError:
             return None
 
     def write(self, name: str, content: bytes) -> None:
@@ -38,7 +43,8 @@ class FilesOnDisk:
 
     def remove(self, name: str) -> None:
         """Deletes a file, if it exists."""
-        (self._folder / name).unlink(missing_ok=True)
+        with writing(self._folder / name):
+            (self._folder / name).unlink(missing_ok=True)
 
 
 def stop_run() -> None:

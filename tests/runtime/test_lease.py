@@ -1,8 +1,11 @@
 """Exclusive use of a folder in a store without locks."""
 
+import errno
 import itertools
 import json
 import threading
+import time
+from pathlib import Path
 
 import pytest
 from fake_store import fake_store  # noqa: F401
@@ -81,3 +84,29 @@ def test_a_process_notices_that_another_has_taken_its_folder(store):
         with pytest.raises(FileError, match='was taken over by process 9 on other'):
             held.check()
     assert json.loads(store.read(lease.NAME)) == other  # The lease of the other stays.
+
+
+@pytest.mark.parametrize('method', ['read_bytes', 'write_bytes'])
+def test_a_folder_on_a_disk_that_fails_for_a_moment_keeps_its_lease(
+    method, tmp_path, monkeypatch, capsys
+):
+    """Mounted stores have such errors, which must not end the thread that renews the lease."""
+    failed, original = threading.Event(), getattr(Path, method)
+
+    def fail_once(path, *arguments):
+        if threading.current_thread() is not threading.main_thread() and not failed.is_set():
+            failed.set()
+            raise OSError(errno.ESTALE, 'Stale file handle')
+        return original(path, *arguments)
+
+    lost = threading.Event()
+    with lease.Lease(lease.FilesOnDisk(tmp_path), **QUICK, on_loss=lost.set) as held:
+        monkeypatch.setattr(Path, method, fail_once)
+        assert failed.wait(5)
+        renewed = json.loads((tmp_path / lease.NAME).read_text('utf-8'))['renewals']
+        time.sleep(2 * QUICK['seconds'] / 6)
+        assert json.loads((tmp_path / lease.NAME).read_text('utf-8'))['renewals'] > renewed
+        held.check()
+    assert not lost.is_set()
+    assert 'warning: ' in (output := capsys.readouterr().out) and 'Stale file handle' in output
+    assert not (tmp_path / lease.NAME).exists()
