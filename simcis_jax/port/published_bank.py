@@ -52,7 +52,8 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         queries [C, K, D] float32, oldest first, and the number of queries of each class [C] int32.
 
     Raises:
-        InputError: the file is not a query bank, or has classes outside 0 .. C - 1.
+        InputError: the file is not a query bank, or has classes outside 0 .. C - 1, queries of
+            several dimensions, or numbers that are not finite.
         FileError: it cannot be read.
     """
     with unsupported.naming_file(path):
@@ -73,11 +74,18 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
         raise InputError(f'{path} is not a query bank such as fake_query.pkl.') from None
-    if len(hidden_dim) != 1 or not all(isinstance(size, int) for size in sizes):
+    if not all(isinstance(size, int) for size in sizes):
+        raise InputError(
+            f'{path} has queues without a maximum length, the number of stored queries per class; '
+            'give the fake_query.pkl that the published code wrote.'
+        )
+    if len(hidden_dim) != 1:
         raise InputError(
             f'{path} must hold queries, all of one dimension; it has the dimensions '
-            f'{sorted(hidden_dim)}.'
+            f'{sorted(hidden_dim)}. Give the bank of one model.'
         )
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError(f'{path} has queries with inf or NaN; give the bank of an intact run.')
     unknown = sorted(set(arrays) - set(range(num_classes)), key=str)
     if unknown:
         raise InputError(
@@ -113,7 +121,7 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
     """Reads the number of pseudo-labels of each class, [C] float32.
 
     Raises:
-        InputError: the file is not a list of `num_classes` numbers.
+        InputError: the file is not a list of `num_classes` finite numbers of at least 0.
         FileError: it cannot be read.
     """
     try:
@@ -122,8 +130,12 @@ def read_counts(path: str | Path, num_classes: int) -> np.ndarray:
     except ValueError:  # Neither text nor JSON.
         counts = None
     is_list = isinstance(counts, list) and all(isinstance(x, int | float) for x in counts)
-    if not is_list or len(counts) != num_classes:
-        raise InputError(f'{path} must be a JSON list of {num_classes} numbers, one per class.')
+    # Of other counts, the sampling weights would not be numbers.
+    if not is_list or len(counts) != num_classes or not all(0 <= x < np.inf for x in counts):
+        raise InputError(
+            f'{path} must be a JSON list of {num_classes} numbers of at least 0, one per class; '
+            'give the psd_distribution.json of this model.'
+        )
     return np.array(counts, np.float32)
 
 

@@ -111,11 +111,18 @@ def test_a_malicious_bank_is_rejected(tmp_path):
         ({1: [[1.0], [1.0, 2.0]]}, 'is not a query bank'),
         ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one dimension'),
         ({}, 'must hold queries'),
+        ({1: [[float('nan')]]}, 'queries with inf or NaN'),
     ],
 )
 def test_a_bank_that_does_not_fit_the_model_is_an_error(tmp_path, queues, message):
     with pytest.raises(ValueError, match=message):
         published_bank.read_bank(published(tmp_path, queues), num_classes=3)
+
+
+def test_a_bank_without_a_number_of_slots_is_an_error(tmp_path):
+    path = published(tmp_path, {1: [[1.0]]}, size=None)
+    with pytest.raises(ValueError, match='queues without a maximum length'):
+        published_bank.read_bank(path, num_classes=3)
 
 
 def test_another_pickle_is_not_a_bank(tmp_path):
@@ -132,7 +139,19 @@ def test_reading_and_writing_counts_gives_the_same_text(tmp_path):
     assert published_bank.counts_text(counts) == text
 
 
-@pytest.mark.parametrize('text', ['[1, 2]', '{"a": 1}', '[1, 2, "x"]', 'no json', '[1, 2, null]'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '[1, 2]',
+        '{"a": 1}',
+        '[1, 2, "x"]',
+        'no json',
+        '[1, 2, null]',
+        '[1, 2, NaN]',
+        '[1, 2, Infinity]',
+        '[1, 2, -1]',
+    ],
+)
 def test_counts_that_do_not_fit_the_model_are_an_error(tmp_path, text):
     (tmp_path / 'counts.json').write_text(text)
     with pytest.raises(ValueError, match='counts.json must be a JSON list of 3 numbers'):
