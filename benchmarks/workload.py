@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks import row
 from benchmarks.scene import make_scene
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import NO_METHOD, make_method
 from simcis_jax.methods.step import Step
 from simcis_jax.model.deformable_attention import DeformableAttention

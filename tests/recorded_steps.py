@@ -29,9 +29,10 @@ from recorded import (
 )
 
 from simcis_jax.continual import virtual_query
-from simcis_jax.losses.matcher import LossWeights, matching_cost
+from simcis_jax.losses.matcher import matching_cost
 from simcis_jax.losses.point_sampling import sample_features, sample_slots
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.step import MATCHING, SAMPLING, Step
 from simcis_jax.types import Batch

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_config
 
-from simcis_jax.losses.matcher import LossWeights
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.settings.keys import DECLARED, GROUPS, default_config
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics

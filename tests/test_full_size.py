@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import make_method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.runtime import parallel

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,31 +9,7 @@ from simcis_jax.losses.assignment import NONE, assign
 from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.classification import class_cost
 from simcis_jax.losses.masks import dice_cost, mask_cost
-from simcis_jax.settings.declare import declare
-
-
-@dataclasses.dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms, both in the matching cost and in the loss."""
-
-    classification: float = declare(4.0, 'Weight of the loss of the classes.', at_least=0)
-    mask: float = declare(5.0, 'Weight of the cross-entropy of the masks.', at_least=0)
-    dice: float = declare(5.0, 'Weight of the dice loss of the masks.', at_least=0)
-    box: float = declare(5.0, 'Weight of the L1 loss of the boxes.', at_least=0)
-    giou: float = declare(2.0, 'Weight of the GIoU loss of the boxes.', at_least=0)
-    no_object: float = declare(
-        0.1, 'Weight of a query without a target in the class loss of the softmax head.', at_least=0
-    )
-
-    def by_term(self) -> dict[str, float]:
-        """The weight of each loss term, by the name of the term."""
-        return {
-            'class': self.classification,
-            'mask': self.mask,
-            'dice': self.dice,
-            'box': self.box,
-            'giou': self.giou,
-        }
+from simcis_jax.losses.weights import LossWeights
 
 
 def matching_cost(
@@ -52,8 +26,8 @@ def matching_cost(
 
     Args:
         class_logits: [Q, C], or [Q, C + 1] of the softmax head.
-        boxes: [Q, 4]; None = the cost has no terms of boxes.
         mask_logits: [P, Q] at P sampled points.
+        boxes: [Q, 4]; None = the cost has no terms of boxes.
         labels: [T]; -1 = padding, whose column is undefined.
         truth: [P, T] masks of the targets at the same points.
         target_boxes: [T, 4].

@@ -18,7 +18,7 @@ from simcis_jax.losses.boxes import generalized_iou
 from simcis_jax.losses.chunks import sum_chunks
 from simcis_jax.losses.classification import class_loss
 from simcis_jax.losses.masks import mask_losses_at
-from simcis_jax.losses.matcher import LossWeights, match, matching_cost
+from simcis_jax.losses.matcher import match, matching_cost
 from simcis_jax.losses.point_sampling import (
     sample_features,
     sample_segments,
@@ -31,6 +31,7 @@ from simcis_jax.losses.query_softmax import (
     softmax_cost,
     softmax_losses_at,
 )
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.precision import einsum
 from simcis_jax.settings.declare import declare
 from simcis_jax.types import Predictions, Targets

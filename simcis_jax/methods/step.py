@@ -10,8 +10,8 @@ import flax.struct
 import jax
 from jax import Array
 
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import Matches, PointSampling, query_labels
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.types import Batch, Predictions, StageArrays, Targets, VirtualQueries
 
 # Independent random streams per image. Those of a method are METHOD, METHOD + 1 and so on.

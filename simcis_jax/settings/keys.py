@@ -10,8 +10,8 @@ from typing import Any
 
 from simcis_jax.continual.protocol import SETTINGS
 from simcis_jax.continual.stages import Stage, make_stages
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings.declare import declare, declared
 from simcis_jax.settings.groups import nested

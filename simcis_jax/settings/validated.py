@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from simcis_jax.errors import InputError
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import METHODS, Method, make_method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings.declare import declared

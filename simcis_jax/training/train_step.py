@@ -12,8 +12,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.step import Step
 from simcis_jax.runtime import parallel

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from simcis_jax.losses import point_kernels, point_sampling
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
 from simcis_jax.losses.threshold_search import bottom_k, smallest
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.types import Predictions, Targets
 
 # Height and width of a map, number of points.

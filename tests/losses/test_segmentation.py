@@ -8,7 +8,6 @@ import pytest
 
 from simcis_jax.losses.classification import focal_loss
 from simcis_jax.losses.masks import mask_losses_at
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.point_sampling import sample_segments, uncertain_points
 from simcis_jax.losses.segmentation import (
     Matches,
@@ -17,6 +16,7 @@ from simcis_jax.losses.segmentation import (
     query_labels,
     segmentation_losses,
 )
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.types import Predictions, Selection, Targets
 
 losses = jax.jit(segmentation_losses, static_argnames='sampling')

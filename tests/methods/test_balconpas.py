@@ -13,8 +13,8 @@ from test_mib import columns, of_published, stage_of
 from tiny import plain_config
 
 from simcis_jax import main
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import Matches
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import balconpas, base, pseudo_label
 from simcis_jax.methods.balconpas import BalConpas
 from simcis_jax.methods.pseudo_label import PseudoLabel

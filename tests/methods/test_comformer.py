@@ -16,10 +16,10 @@ from tiny import plain_config
 from simcis_jax import main
 from simcis_jax.continual.pseudo_labels import add_pseudo_labels
 from simcis_jax.losses import segmentation
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.point_sampling import keep_uncertain, sample_map
 from simcis_jax.losses.segmentation import Matches, match_targets
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods.comformer import CoMFormer
 from simcis_jax.methods.step import Step
 from simcis_jax.model.class_logits import without_unseen

@@ -14,8 +14,8 @@ from shrunken_params import encoder
 
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.losses.classification import independent_focal_loss
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods.eclipse import CLASS_FACTOR, ECLIPSE
 from simcis_jax.methods.step import Step
 from simcis_jax.model.prompted_mask2former import PromptedMask2Former

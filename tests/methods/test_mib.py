@@ -10,9 +10,9 @@ import pytest
 from tiny import plain_config, tiny_config
 
 from simcis_jax import main
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import Matches
 from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import base
 from simcis_jax.methods.base import Method
 from simcis_jax.methods.mib import MiB

@@ -15,8 +15,8 @@ from recorded import key_of_draws
 from simcis_jax.evaluation import postprocess
 from simcis_jax.evaluation.soft_sum import class_scores, strongest_class
 from simcis_jax.losses.classification import class_weights
-from simcis_jax.losses.matcher import LossWeights
 from simcis_jax.losses.segmentation import PointSampling, match_targets, segmentation_losses
+from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods.step import MATCHING, SAMPLING, Step
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.model.masked_decoder import decoder_memory
