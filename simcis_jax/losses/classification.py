@@ -1,4 +1,8 @@
-"""The class term: focal, or weighted cross-entropy for the softmax head."""
+"""The class term: focal, or weighted cross-entropy for the softmax head.
+
+There are two focal losses: `focal_loss` of the sigmoid head (Lin et al., ICCV 2017), and
+`focal_cross_entropy`, which CoMFormer applies to the cross-entropy of each query.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from simcis_jax.losses.unbiased import focal
 from simcis_jax.model.class_logits import has_no_object, softmax_probabilities
 
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Of `focal_loss`.
+FOCAL_FACTOR = 5.0  # Of `focal_cross_entropy`.
 
 
 def class_cost(logits: Array, labels: Array, head: str = 'sigmoid') -> Array:
@@ -36,26 +40,35 @@ def focal_loss(logits: Array, labels: Array) -> Array:
     return loss.sum()
 
 
+def cross_entropies(logits: Array, labels: Array) -> Array:
+    """Cross-entropy [...] of logits [..., C + 1] and labels [...]; -1 = "no object"."""
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    columns = jnp.where(labels >= 0, labels, logits.shape[-1] - 1)
+    return -jnp.take_along_axis(log_p, columns[..., None], axis=-1)[..., 0]
+
+
 def cross_entropy(logits: Array, labels: Array, no_object_weight: float) -> Array:
     """Cross-entropy [] of logits [N, C + 1] and labels [N], summed with weights.
 
     Label -1 means "no object", the last column, which has its own weight; classes have weight 1.
     """
-    no_object = logits.shape[-1] - 1
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    columns = jnp.where(labels >= 0, labels, no_object)
-    losses = -jnp.take_along_axis(log_p, columns[:, None], axis=-1)[:, 0]
-    return (jnp.where(labels >= 0, 1.0, no_object_weight) * losses).sum()
+    weights = jnp.where(labels >= 0, 1.0, no_object_weight)
+    return (weights * cross_entropies(logits, labels)).sum()
+
+
+def focal_cross_entropy(cross_entropy: Array) -> Array:
+    """5 (1 - p) times the cross-entropy [...] of a probability p."""
+    return FOCAL_FACTOR * (1 - jnp.exp(-cross_entropy)) * cross_entropy
 
 
 def independent_focal_loss(logits: Array, labels: Array) -> Array:
-    """Focal loss [] of independent logits [N, C + 1] and labels [N], summed over all columns.
+    """`focal_cross_entropy` [] of independent logits [N, C + 1] and labels [N], over all columns.
 
     Label -1 means "no object", the last column.
     """
     columns = jnp.where(labels >= 0, labels, logits.shape[-1] - 1)
     truth = jax.nn.one_hot(columns, logits.shape[-1])
-    return focal(optax.sigmoid_binary_cross_entropy(logits, truth)).sum()
+    return focal_cross_entropy(optax.sigmoid_binary_cross_entropy(logits, truth)).sum()
 
 
 def class_loss(

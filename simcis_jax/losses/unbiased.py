@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-FOCAL_ALPHA, FOCAL_GAMMA = 5.0, 1.0
-
 
 def merged_log_softmax(logits: Array, merged: Array) -> Array:
     """Log-probabilities [..., C + 1]; the last one is of "no object" or a class `merged` [C] bool.
@@ -35,12 +33,6 @@ def unbiased_cross_entropy(logits: Array, labels: Array, past: Array) -> Array:
     log_p = merged_log_softmax(logits, past)
     columns = jnp.where(labels >= 0, labels, log_p.shape[-1] - 1)
     return -jnp.take_along_axis(log_p, columns[..., None], axis=-1)[..., 0]
-
-
-def focal(cross_entropy: Array) -> Array:
-    """The focal loss [...] of the probability whose cross-entropy [...] is given."""
-    p = jnp.exp(-cross_entropy)
-    return FOCAL_ALPHA * (1 - p) ** FOCAL_GAMMA * cross_entropy
 
 
 def unbiased_distillation(student: Array, teacher: Array, past: Array) -> Array:

@@ -22,8 +22,8 @@ from jax import Array
 
 from simcis_jax.continual.image_memory import ReplayPool
 from simcis_jax.continual.proportional_memory import class_proportional
+from simcis_jax.losses.classification import cross_entropies
 from simcis_jax.losses.segmentation import query_labels
-from simcis_jax.losses.unbiased import unbiased_cross_entropy
 from simcis_jax.methods.base import with_random_rows, without_no_object
 from simcis_jax.methods.pseudo_label import PseudoLabel
 from simcis_jax.methods.step import Step, Term
@@ -81,7 +81,7 @@ class BalConpas(PseudoLabel):
         truth = step.batch.targets
         if step.teacher is None:
             return truth
-        replay = replayed(step)
+        replay = is_replayed(step)
         # The teacher sees a replayed image as if it had no labels.
         hidden = truth.replace(
             segment_map=jnp.where(replay[:, None, None], 0, truth.segment_map),
@@ -108,7 +108,7 @@ class BalConpas(PseudoLabel):
         if step.teacher is not None:
             free = step.teacher.class_logits.shape[2] - step.targets.valid.sum(axis=1)
             totals['free'] = free.sum()
-            totals['free_not_replayed'] = jnp.where(replayed(step), 0, free).sum()
+            totals['free_not_replayed'] = jnp.where(is_replayed(step), 0, free).sum()
             totals['distilled'] = step.targets.distilled.sum()
         return totals
 
@@ -123,10 +123,9 @@ class BalConpas(PseudoLabel):
 
     def class_term(self, step: Step) -> Term:
         """The class loss [L]; "no object" keeps its total weight, but has none where replayed."""
-        nothing = jnp.zeros_like(step.stage.past)  # Is merged with "no object".
-        losses = unbiased_cross_entropy(step.student.class_logits, step.matched_labels, nothing)
+        losses = cross_entropies(step.student.class_logits, step.matched_labels)
         share = step.totals['free'] / jnp.maximum(step.totals['free_not_replayed'], 1)
-        free = jnp.where(replayed(step), 0.0, step.weights.no_object * share)[:, None]
+        free = jnp.where(is_replayed(step), 0.0, step.weights.no_object * share)[:, None]
         losses = jnp.where(step.matched_labels >= 0, 1.0, free) * losses
         return Term(losses.sum(axis=(1, 2)), step.weights.classification, per='class')
 
@@ -144,7 +143,7 @@ class BalConpas(PseudoLabel):
         return Term(loss, self.distillation_weight, per='distilled')
 
 
-def replayed(step: Step) -> Array:
+def is_replayed(step: Step) -> Array:
     """Whether [B] an image has labels of other classes than those of the stage."""
     truth = step.batch.targets
     return (truth.valid & ~step.stage.current[truth.labels]).any(axis=1)

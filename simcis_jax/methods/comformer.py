@@ -1,7 +1,7 @@
 """CoMFormer (CVPR 2023): continual panoptic and semantic segmentation as mask classification.
 
 softmax masks            the queries compete for every pixel              losses/query_softmax.py
-focal class loss         all queries have equal weight                    losses/unbiased.py
+focal class loss         all queries have equal weight                    losses/classification.py
 adaptive distillation    least where the teacher is sure of "no object"   losses/unbiased.py
 pseudo-labels            without a minimum score                          methods/pseudo_label.py
 
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.continual.stages import Stage
-from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.losses.classification import cross_entropies, focal_cross_entropy
+from simcis_jax.losses.unbiased import unbiased_distillation
 from simcis_jax.methods.base import without_no_object
 from simcis_jax.methods.pseudo_label import LenientPseudoLabel
 from simcis_jax.methods.step import Step, Term
@@ -70,11 +71,8 @@ class CoMFormer(LenientPseudoLabel):
         """The basic terms with the focal class loss, and the distillation of the last layer."""
         terms = super().losses(step)
         if self.focal_cross_entropy:
-            nothing = jnp.zeros_like(step.stage.past)  # Is merged with "no object".
-            entropy = unbiased_cross_entropy(
-                step.student.class_logits, step.matched_labels, nothing
-            )
-            loss = focal(entropy).mean(axis=-1).sum(axis=-1)
+            entropy = cross_entropies(step.student.class_logits, step.matched_labels)
+            loss = focal_cross_entropy(entropy).mean(axis=-1).sum(axis=-1)
             terms['class'] = Term(loss, step.weights.classification)
         if step.teacher is not None:
             terms['distillation'] = self.distillation(step)

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from simcis_jax.continual import new_rows
-from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.losses.classification import focal_cross_entropy
+from simcis_jax.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 from simcis_jax.methods.base import Method, with_random_rows, without_no_object
 from simcis_jax.methods.step import Step, Term
 from simcis_jax.settings.declare import declare
@@ -63,6 +64,6 @@ class MiB(Method):
         labels = step.matched_labels
         losses = unbiased_cross_entropy(logits, labels, step.stage.past)
         if self.focal_cross_entropy:
-            return Term(focal(losses).mean(axis=-1).sum(axis=-1), weight)
+            return Term(focal_cross_entropy(losses).mean(axis=-1).sum(axis=-1), weight)
         losses = jnp.where(labels >= 0, 1.0, step.weights.no_object) * losses
         return Term(losses.sum(axis=(1, 2)), weight, per='class')

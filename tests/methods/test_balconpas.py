@@ -83,7 +83,7 @@ def test_class_loss_and_gradient_are_those_of_the_published_code(golden, case, m
         golden[f'class_{case}/{x}'] for x in ('logits', 'query_labels', 'is_replay')
     )
     num_seen = logits.shape[-1] - 1
-    monkeypatch.setattr(balconpas, 'replayed', lambda step: jnp.asarray(is_replay))
+    monkeypatch.setattr(balconpas, 'is_replayed', lambda step: jnp.asarray(is_replay))
     matched = [np.flatnonzero(labels < num_seen) for labels in query_labels]
     queries = np.stack([np.pad(x, (0, SLOTS - len(x))) for x in matched])
     truth = targets_of([labels[x] for labels, x in zip(query_labels, matched, strict=True)])
@@ -272,7 +272,7 @@ def test_pseudo_labels_are_those_of_the_published_code(golden, case):
     nothing = targets_of([[], []], np.zeros_like(maps))
     unlabelled = step.replace(batch=step.batch.replace(targets=nothing))
     alone = jax.jit(lambda step: PseudoLabel.targets(method, step))(unlabelled)
-    replay = balconpas.replayed(step)
+    replay = balconpas.is_replayed(step)
     for image in (0, 1):
         labels, masks = (recorded[f'pseudo_{x}{image}'] for x in ('labels', 'masks'))
         num_truth = len(recorded[f'gt_labels{image}'])

@@ -10,8 +10,9 @@ import pytest
 from tiny import plain_config, tiny_config
 
 from simcis_jax import main
+from simcis_jax.losses.classification import focal_cross_entropy
 from simcis_jax.losses.segmentation import Matches
-from simcis_jax.losses.unbiased import focal, unbiased_cross_entropy, unbiased_distillation
+from simcis_jax.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import base
 from simcis_jax.methods.base import Method
@@ -79,7 +80,7 @@ def losses_of(golden, case):
     return (
         {
             'uce_weighted': lambda x: (weights * entropy(x)).sum() / weights.sum(),
-            'focal_uce_a5_g1': lambda x: focal(entropy(x)).mean(),
+            'focal_uce_a5_g1': lambda x: focal_cross_entropy(entropy(x)).mean(),
             'ukd': distillation,
         },
         columns(student, num_classes),
