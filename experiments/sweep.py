@@ -30,7 +30,7 @@ from simcis_jax.settings.keys import GROUPS, ProtocolSettings
 from simcis_jax.settings.method_choice import resolve
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics
-from simcis_jax.training.workdir import MAY_CHANGE, first_difference
+from simcis_jax.training.workdir import MAY_CHANGE, config_difference
 
 # Data set and task, the family if there is one, and the protocol: ade_cps_plain_100_10.
 CONFIG_NAME = re.compile(r'([a-z0-9]+_[a-z]+)_(?:[a-z]+_)?([0-9]+_[0-9]+)')
@@ -167,7 +167,7 @@ def finished(run: Run) -> dict | None:
     """
     if not (run.folder / 'config.json').is_file():
         return None
-    difference = first_difference(
+    difference = config_difference(
         read_json(run.folder / 'config.json', dict),
         json.loads(json.dumps(run.config)),
         may_change=(*MAY_CHANGE, 'training.init_from'),

@@ -85,7 +85,7 @@ def test_configs_and_modules_in_commands_exist(path):
     for name in re.findall(r'--config=(?:configs/)?([a-z]\w*)\b(?!/)', text):
         assert (ROOT / 'configs' / f'{name}.py').exists(), name
     for module in re.findall(
-        r'python -m ((?:simcis_jax|experiments|benchmarks|tests)\.[a-z]\w*)', text
+        r'python -m ((?:simcis_jax|experiments|benchmarks|tests)(?:\.[a-z]\w*)+)', text
     ):
         assert (ROOT / f'{module.replace(".", "/")}.py').exists(), module
 

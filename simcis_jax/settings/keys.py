@@ -1,6 +1,13 @@
 """All config keys, with their defaults, descriptions and allowed values.
 
-This is one long page on purpose: whoever looks for a key looks here.
+This is one long page on purpose: whoever looks for a key looks here. The fields of a network, of
+the losses and of a method are config keys, too, and are declared with them:
+
+    model         model/mask2former.py, the fields of `Mask2Former`
+    loss          losses/weights.py, and `PointSampling` in losses/segmentation.py
+    method.NAME   methods/NAME.py, and what that method inherits
+
+`python -m simcis_jax.settings.reference` prints all of them as tables.
 """
 
 from __future__ import annotations
@@ -82,12 +89,15 @@ class ProtocolSettings:
         choices=SETTINGS,
     )
     replay_images: int = declare(
-        0, 'Maximum number of replayed images of past stages; 0 = no limit.', at_least=0
+        0,
+        'Maximum number of replayed images of past stages; 0 = no limit. If `replay_megabytes` is '
+        '0, too, nothing is replayed.',
+        at_least=0,
     )
     replay_megabytes: float = declare(
         0.0,
-        'Maximum size of the replayed images in 1e6 bytes; 0 = no limit. If both are 0, nothing is '
-        'replayed.',
+        'Maximum size of the replayed images in 1e6 bytes; 0 = no limit. If `replay_images` is 0, '
+        'too, nothing is replayed.',
         at_least=0,
     )
     mask_unseen: bool = declare(

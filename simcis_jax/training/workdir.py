@@ -106,7 +106,7 @@ class Workdir:
             self._take_lock()
         found = read_json(path, dict) if path.exists() else None
         if found is not None:
-            difference = first_difference(found, self._config, may_change=MAY_CHANGE)
+            difference = config_difference(found, self._config, may_change=MAY_CHANGE)
             if difference:
                 raise InputError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
@@ -185,7 +185,7 @@ class Workdir:
         write_atomically(self.root / 'results.txt', format_table(results) + '\n')
 
 
-def first_difference(
+def config_difference(
     old: Any, new: Any, path: str = '', *, may_change: Collection[str] = ()
 ) -> str | None:
     """The first difference between two configs, in words; None if only `may_change` keys differ."""
@@ -196,7 +196,7 @@ def first_difference(
                 continue
             if key not in old or key not in new:
                 return f'{here} is only in {"the new config" if key in new else "that run"}'
-            found = first_difference(old[key], new[key], here, may_change=may_change)
+            found = config_difference(old[key], new[key], here, may_change=may_change)
             if found:
                 return found
         return None
