@@ -112,9 +112,12 @@ def _compete(
         return resize(mask_logits[query], shape)  # As published: logits, not probabilities.
 
     if masks == 'softmax':  # Over all queries, also those that do not compete.
-        none = jnp.full(shape, -jnp.inf)
-        add_query = lambda query, total: jnp.logaddexp(total, resized(query))  # noqa: E731
-        total = jax.lax.fori_loop(0, len(keep), add_query, none)
+        total = jax.lax.fori_loop(
+            0,
+            len(keep),
+            lambda query, total: jnp.logaddexp(total, resized(query)),
+            jnp.full(shape, -jnp.inf),
+        )
 
     def add(query, state):
         best, winner, inside, areas = state

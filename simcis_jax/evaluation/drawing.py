@@ -37,9 +37,9 @@ def outlined(
     two strongest differ by twice the distance in pixels times the slope of a blurred step.
 
     Args:
-      segment_map: [H, W] integer.
-      sigma: of the blur, in pixels; more than half of `line_width`.
-      line_width: in pixels.
+        segment_map: [H, W] integer.
+        sigma: of the blur, in pixels; more than half of `line_width`.
+        line_width: in pixels.
     """
     margin = math.ceil(3 * sigma)
     strongest, second = np.zeros((2, *segment_map.shape), np.float32)
@@ -68,11 +68,11 @@ def name_boxes(segment_map: np.ndarray, sizes: Sequence[tuple[int, int]]) -> dic
     there is room. A name that would lie mostly outside its segment is left out.
 
     Args:
-      segment_map: [H, W] integer; 0 = nothing.
-      sizes: width and height in pixels of the name of segment k, at k - 1.
+        segment_map: [H, W] integer; 0 = nothing.
+        sizes: width and height in pixels of the name of segment k, at k - 1.
 
     Returns:
-      Segment -> box of its name.
+        Segment -> box of its name.
     """
     free = np.zeros(segment_map.shape, np.uint8)
     free[2:-2, 2:-2] = 1

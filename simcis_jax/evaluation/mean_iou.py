@@ -26,10 +26,10 @@ def count_pixels(
     """Counts the pixels of one image.
 
     Args:
-      overlap: [T + 1, C + 1] pixels of true segments (row 0 = void) by predicted label (column C =
-        unassigned); see `overlap_table`.
-      gt_labels: [T], class of each segment; -1 = none.
-      evaluated: [C] bool; pixels whose true class is not evaluated are ignored; None = all classes.
+        overlap: [T + 1, C + 1] pixels of true segments (row 0 = void) by predicted label (column
+            C = unassigned); see `overlap_table`.
+        gt_labels: [T], class of each segment; -1 = none.
+        evaluated: [C] bool; pixels whose true class is not evaluated are ignored; None = all.
     """
     num_classes = overlap.shape[1] - 1
     counted = gt_labels >= 0

@@ -11,13 +11,13 @@ def overlap_table(
     """The number of pixels [T + 1, P + 1] that true segment t and predicted segment p share.
 
     Args:
-      pred_map: [H, W] integer, 0..P.
-      num_pred: P.
-      gt_map: [H, W] integer, 0..T.
-      num_gt: T.
+        pred_map: [H, W] integer, 0..P.
+        num_pred: P.
+        gt_map: [H, W] integer, 0..T.
+        num_gt: T.
 
     Raises:
-      ValueError: the maps differ in shape, or hold other values.
+        ValueError: the maps differ in shape, or hold other values.
     """
     if pred_map.shape != gt_map.shape:
         raise ValueError(

@@ -63,17 +63,17 @@ def count(
     their class, and true segments that are crowd or whose class is not evaluated.
 
     Args:
-      overlap: [T + 1, P + 1] of `overlap_table`.
-      pred_labels: [P], classes; -1 = no segment.
-      gt_labels: [T], classes; -1 = no evaluated segment.
-      gt_crowd: [T] bool.
-      num_classes: C.
-      evaluated: [C] bool, classes whose true segments count; None = all.
-      unseen_is_void: whether pixels of classes that are not evaluated are void; by default they are
-        not, as in the published results.
+        overlap: [T + 1, P + 1] of `overlap_table`.
+        pred_labels: [P], classes; -1 = no segment.
+        gt_labels: [T], classes; -1 = no evaluated segment.
+        gt_crowd: [T] bool.
+        num_classes: C.
+        evaluated: [C] bool, classes whose true segments count; None = all.
+        unseen_is_void: whether pixels of classes that are not evaluated are void; by default they
+            are not, as in the published results.
 
     Raises:
-      ValueError: a label is not a class.
+        ValueError: a label is not a class.
     """
     pred_labels, gt_labels = np.asarray(pred_labels, np.int64), np.asarray(gt_labels, np.int64)
     for name, labels in (('pred', pred_labels), ('gt', gt_labels)):

@@ -35,19 +35,19 @@ def overlay(
     phone. Segments too small for their name get none; the legend lists all names.
 
     Args:
-      image: [H, W, 3] uint8, RGB.
-      segment_map: [H, W] integer; 0 = nothing, k = segment with class `labels[k - 1]`.
-      labels: [K], classes; -1 = no segment.
-      categories: names, colours, and which classes are things, whose instances vary in shade.
-      alpha: opacity of the colours.
-      min_side: smaller images are enlarged until no side is shorter, as far as `max_side` allows.
-      max_side: larger images are shrunk until no side is longer.
+        image: [H, W, 3] uint8, RGB.
+        segment_map: [H, W] integer; 0 = nothing, k = segment with class `labels[k - 1]`.
+        labels: [K], classes; -1 = no segment.
+        categories: names, colours, and which classes are things, whose instances vary in shade.
+        alpha: opacity of the colours.
+        min_side: smaller images are enlarged until no side is shorter, as far as `max_side` allows.
+        max_side: larger images are shrunk until no side is longer.
 
     Returns:
-      [H', W', 3] uint8, RGB.
+        [H', W', 3] uint8, RGB.
 
     Raises:
-      ValueError: image and segment map differ in size.
+        ValueError: image and segment map differ in size.
     """
     if image.shape[:2] != segment_map.shape:
         raise ValueError(
@@ -127,7 +127,7 @@ def grid(
     Pictures are resized to `cell_width`, keeping proportions. Returns [H', W', 3] uint8, RGB.
 
     Raises:
-      ValueError: a row does not have one picture per title.
+        ValueError: a row does not have one picture per title.
     """
     for number, row in enumerate(rows):
         if len(row) != len(titles):
@@ -163,7 +163,7 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
     """Writes RGB [H, W, 3] uint8 or grey [H, W] uint8 or uint16.
 
     Raises:
-      FileError: the image cannot be encoded or the file cannot be written.
+        FileError: the image cannot be encoded or the file cannot be written.
     """
     colors = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     ok, png = cv2.imencode('.png', colors)

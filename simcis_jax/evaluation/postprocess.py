@@ -52,14 +52,14 @@ def resized_masks(
     Resizes to the padded input, crops to the resized image, then resizes to the original image.
 
     Args:
-      mask_logits: [Q, h, w].
-      padded_size: height and width of the padded input.
-      size: [2] int32, height and width of the image inside the padded input; may be traced.
-      original_size: [2] int32, height and width of the original image; may be traced.
-      output_shape: of the result; at least `original_size`.
+        mask_logits: [Q, h, w].
+        padded_size: height and width of the padded input.
+        size: [2] int32, height and width of the image inside the padded input; may be traced.
+        original_size: [2] int32, height and width of the original image; may be traced.
+        output_shape: of the result; at least `original_size`.
 
     Returns:
-      [Q, *output_shape] logits; -inf beyond `original_size`.
+        [Q, *output_shape] logits; -inf beyond `original_size`.
     """
     rows, columns = (
         einsum(
@@ -87,14 +87,14 @@ def resized_labels(
     few of these maps are in memory at a time.
 
     Args:
-      label_map: [Hp, Wp] integer.
-      num_labels: number of labels; the last one fills the result beyond `original_size`.
-      size: [2] int32, height and width of the image inside the padded input; may be traced.
-      original_size: [2] int32, height and width of the original image; may be traced.
-      output_shape: of the result; at least `original_size`.
+        label_map: [Hp, Wp] integer.
+        num_labels: number of labels; the last one fills the result beyond `original_size`.
+        size: [2] int32, height and width of the image inside the padded input; may be traced.
+        original_size: [2] int32, height and width of the original image; may be traced.
+        output_shape: of the result; at least `original_size`.
 
     Returns:
-      [*output_shape] int32.
+        [*output_shape] int32.
     """
     rows, columns = (
         bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
@@ -136,15 +136,15 @@ def panoptic_inference(
     `overlap_threshold` times the size of its mask. Stuff segments of one class are merged.
 
     Args:
-      class_logits: [Q, C], or [Q, C + 1] of the softmax head.
-      masks: [Q, H, W], at the size of the result.
-      is_thing: [C] bool.
-      seen: [C] bool, classes that may be predicted; None = all.
-      rejected: [C] bool, queries whose best class is one of these are dropped; None = none.
-      object_mask_threshold: a query is kept if its best class probability is above this.
-      overlap_threshold: smallest ratio of pixels won to pixels inside the mask of the query.
-      temperature: of the softmax over the sigmoid head's probabilities that gives the class score.
-      head: the class head.
+        class_logits: [Q, C], or [Q, C + 1] of the softmax head.
+        masks: [Q, H, W], at the size of the result.
+        is_thing: [C] bool.
+        seen: [C] bool, classes that may be predicted; None = all.
+        rejected: [C] bool, queries whose best class is one of these are dropped; None = none.
+        object_mask_threshold: a query is kept if its best class probability is above this.
+        overlap_threshold: smallest ratio of pixels won to pixels inside the mask of the query.
+        temperature: of the softmax over the sigmoid head's probabilities, the class score.
+        head: the class head.
     """
     confidence, scores, labels, allowed = _classify(class_logits, head, seen, rejected, temperature)
     kept = allowed & (confidence > object_mask_threshold)

@@ -143,7 +143,7 @@ class Linear(nn.Module):
 
     features: int
     dtype: jnp.dtype | None = None
-    bias_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None  # None = uniform as well.
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -167,7 +167,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
     features: tuple[int, ...]
-    zero_last: bool = False
+    zero_last: bool = False  # Whether the last layer begins as zeros.
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -1,1 +1,1 @@
-"""Devices, compilation cache, memory allocator, signals, threads and progress output."""
+"""Devices, processes, compilation, object stores, files, signals, threads and progress output."""

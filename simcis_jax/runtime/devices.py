@@ -1,4 +1,4 @@
-"""The first lines of output: versions, devices, and a warning about an unused accelerator."""
+"""Devices: which there are, whether JAX uses them, their memory, and what a run prints of them."""
 
 from __future__ import annotations
 

@@ -50,9 +50,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self.number = None
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # Only the main thread may set handlers.
+        # Only the main thread may set handlers.
+        if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._receive) for number in _handled_signals()
             }

@@ -72,10 +72,9 @@ def make_optimizer(
     The caller multiplies the updates by `learning_rate`, which depends on the stage.
     """
     groups = parameter_groups(params, frozen)
-    is_group = lambda x: isinstance(x, str | tuple)  # noqa: E731
 
     def where(predicate):
-        return jax.tree.map(predicate, groups, is_leaf=is_group)
+        return jax.tree.map(predicate, groups, is_leaf=lambda x: isinstance(x, str | tuple))
 
     trained = optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
