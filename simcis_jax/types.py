@@ -104,7 +104,7 @@ class Selection:
     Learned queries have no tokens: `token_logits` then has N = 0 and positions are 0..Q-1.
     """
 
-    token_logits: Array  # [B, N, C] class logits of the tokens at `scored_positions`, if given.
+    token_logits: Array  # [B, N, C] class logits of the tokens at the N `scored_positions`.
     positions: Array  # [B, Q] int32, the selected tokens, best first.
     queries: Array  # [B, Q, D] features of the selected tokens, not detached.
 

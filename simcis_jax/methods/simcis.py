@@ -61,16 +61,15 @@ class SimCIS(PseudoLabel):
 
     # CSL
 
-    def predict(self, step: Step) -> Predictions:
+    def predict(self, step: Step, **inputs: Any) -> Predictions:
         """Also the class logits where the teacher selects and, for the KL, those after decoding."""
         if step.teacher is None:
-            return super().predict(step)
+            return super().predict(step, **inputs)
         selected = step.teacher.selection.positions
+        inputs['scored_positions'] = selected
         if self.decoder_kl_weight == 0:
-            return super().predict(step, scored_positions=selected)
-        student, replayed = super().predict(
-            step, scored_positions=selected, replay_positions=selected
-        )
+            return super().predict(step, **inputs)
+        student, replayed = super().predict(step, replay_positions=selected, **inputs)
         return student.replace(replayed_class_logits=replayed.class_logits)
 
     def losses(self, step: Step) -> dict[str, Term]:

@@ -59,7 +59,8 @@ def load(
         ) from None
     except Exception as error:  # A damaged pickle can fail in any way.
         raise InputError(
-            f'{file.name} cannot be read, it is damaged or not a pickle: {error}.'
+            f'{file.name} cannot be read, it is damaged or not a pickle ({error}); download it '
+            'again, or save the state dict of the model as .safetensors.'
         ) from None
 
 

@@ -73,7 +73,9 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
         hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise InputError(f'{path} is not a query bank such as fake_query.pkl.') from None
+        raise InputError(
+            f'{path} is not a query bank; give the fake_query.pkl that the published code wrote.'
+        ) from None
     if not all(isinstance(size, int) for size in sizes):
         raise InputError(
             f'{path} has queues without a maximum length, the number of stored queries per class; '
@@ -89,7 +91,8 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
     unknown = sorted(set(arrays) - set(range(num_classes)), key=str)
     if unknown:
         raise InputError(
-            f'{path} has queries of the classes {unknown}; the model has {num_classes} classes.'
+            f'{path} has queries of the classes {unknown}; the model has {num_classes} classes. '
+            'Give the bank of this model.'
         )
     queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)

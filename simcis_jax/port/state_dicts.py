@@ -44,7 +44,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
             state = torch_files.read(path, pick=_state_dict)
         arrays = isinstance(state, dict) and all(isinstance(key, str) for key in state)
         if not arrays or not all(isinstance(value, np.ndarray) for value in state.values()):
-            raise InputError(f'{path} holds no state dict that maps names of weights to arrays.')
+            raise InputError(
+                f'{path} holds no state dict that maps names of weights to arrays, alone or under '
+                f'{" or ".join(map(repr, WRAPPERS))}; save the state dict of the model.'
+            )
     return state
 
 

@@ -184,7 +184,8 @@ def _read_zip(file: BinaryIO, allowed: Mapping[str, Any], pick: Callable) -> Any
             )
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise InputError(
-                f'{file.name} is a compressed zip file, which torch.save does not write.'
+                f'{file.name} is a compressed zip file, which torch.save does not write; download '
+                'it again, or save it again with torch.save.'
             )
         folder = found[0].removesuffix('data.pkl')
         if f'{folder}byteorder' in records and archive.read(f'{folder}byteorder') != b'little':
