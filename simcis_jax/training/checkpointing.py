@@ -57,7 +57,7 @@ def keep_only(folder: Path, steps: Collection[int]) -> None:
 
 def steps_in(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, in order."""
-    return sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob('*') if path.name.isdecimal())
 
 
 def _remove_unfinished(folder: Path) -> None:

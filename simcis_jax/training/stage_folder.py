@@ -27,7 +27,7 @@ class StageFolder:
     def number(self) -> int | None:
         """N of stage_N; None if the folder has another name."""
         name, _, number = self.root.name.partition('_')
-        return int(number) if name == 'stage' and number.isdigit() else None
+        return int(number) if name == 'stage' and number.isdecimal() else None
 
     @property
     def checkpoints(self) -> Path:

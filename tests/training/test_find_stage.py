@@ -59,6 +59,7 @@ def test_a_stage_folder_is_found_whether_finished_or_not(run, monkeypatch):
         ('run/stage_1/checkpoints', 'it is inside one: give .*/run/stage_1'),
         ('run/stage_1/checkpoints/10', 'it is inside one: give .*/run/stage_1'),
         ('run/stage_best', 'rename it: N is the last stage that the model was trained on'),
+        ('run/stage_²', 'it does not exist'),  # A digit, but no number.
         ('begun', 'no stage in it is finished; .*/begun/stage_1 has a checkpoint'),
         ('empty', 'it holds no checkpoint'),
     ],
