@@ -3,9 +3,10 @@
     python -m simcis_jax.convert import --source=model_final.pth --out=converted/stage_1
     python -m simcis_jax.convert export --checkpoint=runs/a/stage_1 --out=model_final.pth
 
-A model is one of SimCIS; one in which the weights that a stage adds have names of their own; or an
-original Mask2Former. The last is exported to a folder of transformers if --out has no suffix. It
-need not be imported: training.init_from and simcis_jax.predict read it as it is.
+Three kinds of models can be converted: those of SimCIS; those in which the weights that a stage
+adds have names of their own, see `port.growing_models`; and original Mask2Formers. An original
+Mask2Former is exported to a folder of transformers if --out has no suffix, and need not be
+imported: training.init_from and simcis_jax.predict read it as it is.
 
 PyTorch is not needed, and code in a pickle is never run.
 """

@@ -177,5 +177,5 @@ class MemoryFormat:
     flags: Mapping[str, str]  # Flag of `simcis_jax.convert` -> what its file holds.
     read: Callable[[Mapping[str, str], Any], Any]  # (path by flag, empty memory) -> memory.
     write: Callable[[Mapping[str, str], Mapping[str, Any]], None]  # (path by flag, its arrays).
-    fields: Callable[[Any], Mapping[str, Any]]  # Memory -> the config keys that it determines.
+    fields: Callable[[Any], Mapping[str, Any]]  # Memory -> keys of the method that it determines.
     table: Callable[[Mapping[str, Any], Sequence[str]], MemoryTable]  # (its arrays, class names).

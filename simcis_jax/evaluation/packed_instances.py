@@ -1,4 +1,4 @@
-"""Instances on their way from the device to the host, which is sent few masks and those packed."""
+"""Instances as they are copied from the device to the host: few masks, packed to bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PackedInstances(NamedTuple):
     scores: Array  # [K] float32
 
     def fetch(self) -> PackedInstances:
-        """Copies the instances of a batch [B, ...] to the host, without the slots none needs."""
+        """Copies the instances of a batch [B, ...] to the host, without slots that none uses."""
         rest = jax.device_get(self._replace(edges=()))
         num_masks = 1 + np.where(rest.labels >= 0, rest.slots, -1).max()
         edges = self.edges[: -(-num_masks // MASKS_AT_ONCE)]

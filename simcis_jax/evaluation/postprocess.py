@@ -251,9 +251,9 @@ def _classify(
 def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Assigns every pixel of [Q, H, W] to one of the queries that are `kept` [Q] bool.
 
-    Returns the winner [H, W] of every pixel, whether the pixel lies inside the mask of its winner
-    [H, W], and for each kept query [Q] the number of pixels that it won, that its mask has, and
-    both.
+    Returns the winner [H, W] of every pixel, -1 = none; whether the pixel lies inside the mask of
+    its winner [H, W]; and for each kept query, each [Q], the number of pixels that it won, that its
+    mask has, and that it won inside its mask.
     """
     masks, scores = jnp.asarray(masks), jnp.asarray(scores)
 

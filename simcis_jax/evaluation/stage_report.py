@@ -117,9 +117,9 @@ def different_settings(scored: Mapping, other: Mapping, name: str) -> str | None
     """The evaluation settings of scores that differ from those of others, in words.
 
     Args:
-        scored: scores with their `settings`, those of a stage or a record inside one.
-        other: the others.
-        name: of the others.
+        scored: the report of a stage, or a record of an evaluation inside one.
+        other: the report or record to compare with.
+        name: what the message calls `other`, such as 'stage 3'.
 
     Returns:
         A list of settings; None if there is no difference or one of the settings is unknown.

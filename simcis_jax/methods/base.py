@@ -47,12 +47,12 @@ class Method:
     memory_format: ClassVar[MemoryFormat | None] = None
 
     def conflicts(self, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Values that do not fit each other, each with what it must be, in words.
+        """Yields the key of every value that does not fit the others, and what it must be in words.
 
-        The key of a value is a field of the method, or 'group.key' of one that the method needs.
+        The key is a field of the method, or 'group.key' of a value that the method needs.
 
         Args:
-            values: of the other groups, by 'group.key'; a value that is at fault is missing.
+            values: the whole config by 'group.key', without values that are not allowed.
         """
         return iter(())
 
@@ -171,7 +171,7 @@ class Method:
 
         Args:
             memory: before the step.
-            stored: of `store`, with the images of the global batch, in order.
+            stored: what `store` returned on all devices, in the order of the global batch.
             finite: [] bool; False if the step has inf or NaN, and must not change the memory.
         """
         return memory

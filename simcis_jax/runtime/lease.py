@@ -19,7 +19,7 @@ NAME = 'lease.json'
 
 
 class FilesOnDisk:
-    """The files of a folder on a disk, as `Store` has those of a folder in a store.
+    """The files of a folder on a disk, with the methods of `Store` that a lease calls.
 
     Raises:
         FileError: from its methods; a file cannot be read, written or deleted.

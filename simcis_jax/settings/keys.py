@@ -128,8 +128,9 @@ class OptimizerSettings:
     )
     decay: str = declare(
         'steps',
-        "How the learning rate of a stage decays: at 'steps', or 'polynomial' to 0 with the power "
-        '0.9, as in the original Mask2Former on ADE20K.',
+        "How the learning rate of a stage decays: 'steps' = by `decay_factor` at each of the "
+        "`milestones`; 'polynomial' = to 0 with the power 0.9, as in the original Mask2Former on "
+        'ADE20K.',
         choices=('steps', 'polynomial'),
     )
     milestones: tuple[float, ...] = declare(
