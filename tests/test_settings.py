@@ -251,6 +251,9 @@ def test_an_unknown_group_is_refused():
     for extra in ({'optimiser': {'clip_norm': 1.0}}, {'optimiser': 3}):
         with pytest.raises(ValueError, match=r"'optimiser.*' is unknown.*optimizer"):
             from_config(default_config() | extra)
+    for extra in ({1: 2}, {'data': {1: 2}}):  # Keys of a dict need not be text.
+        with pytest.raises(ValueError, match="config key '.*1' is unknown"):
+            from_config(extra)
 
 
 def test_the_defaults_are_the_published_panoptic_setting():

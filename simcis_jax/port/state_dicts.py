@@ -63,7 +63,10 @@ def as_float32(
     with unsupported.naming_model(path, state):
         wrong = [key for key, x in kept.items() if x.dtype not in (np.float32, np.float16)]
         if wrong:
-            raise InputError(f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights are float32.')
+            raise InputError(
+                f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights must be float32 or float16; '
+                'save them as float32.'
+            )
     return {key: value.astype(np.float32, copy=False) for key, value in kept.items()}
 
 
@@ -207,4 +210,8 @@ def _read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     except (safetensors.SafetensorError, KeyError, TypeError) as error:
         raise InputError(
             f'{path} is damaged or not a .safetensors file: {error}; download or copy it again.'
+        ) from None
+    except AttributeError as error:  # NumPy has no numbers of 8 bits.
+        raise InputError(
+            f'{path} has weights of a type that NumPy lacks ({error}); save them as float32.'
         ) from None

@@ -27,11 +27,12 @@ def flat(config: Mapping[str, Any], groups: Collection[str] | None = None) -> di
 
     def add(values: Mapping[str, Any], prefix: str) -> None:
         for name, value in values.items():
-            is_group = groups is None or prefix + name in groups
+            key = f'{prefix}{name}'
+            is_group = groups is None or key in groups
             if is_group and isinstance(value, Mapping):
-                add(value, f'{prefix}{name}.')
+                add(value, f'{key}.')
             else:
-                found[prefix + name] = value
+                found[key] = value
 
     add(config, '')
     return found

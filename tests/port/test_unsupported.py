@@ -37,6 +37,8 @@ def zipped(*names):
 
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 205174382\n'
+HEADER = b'{"backbone.a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}'
+FLOAT8 = len(HEADER).to_bytes(8, 'little') + HEADER + bytes(4)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,7 @@ LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 20
         (zipped('model.pth'), 'is a zip file, but not one of torch.save; if it is an archive'),
         (zipped('a/data.pkl', 'a/constants.pkl'), 'is a TorchScript model; save the state dict'),
         (safetensors.numpy.save({'a': np.ones(99)})[:-8], 'is damaged or not a .*; download'),
+        (FLOAT8, r'has weights of a type that NumPy lacks \(.*\); save them as float32'),
     ],
 )
 @pytest.mark.parametrize('suffix', ['.pth', '.pkl', '.safetensors'])
