@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from simcis_jax.runtime.object_store import is_url
 
 CONFIGS = Path(__file__).parent.parent / 'configs'  # In a checkout, a link to the top level.
 CONFIG_FLAG = '--config.'  # Prefix of arguments that change a config value.
+KEY = re.compile(r'\w+(\.\w+)+')  # GROUP.KEY
 
 
 def make_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -93,6 +95,9 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         MissingFileError: there is no such config.
         InputError: the file is not a config, a key is unknown, or a value has another type.
     """
+    for text, key in zip(overrides, changed_keys(overrides), strict=True):
+        if not KEY.fullmatch(key):
+            raise InputError(f'{text} must have the form --config.GROUP.KEY=VALUE.')
     file = find_config(name)
     make_config = runpy.run_path(str(file)).get('get_config')
     if make_config is None:
@@ -111,6 +116,11 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         cause = error.args[0]  # The error of ConfigDict, which names the nearest key.
         text = ' '.join(str(*getattr(cause, 'args', [cause])).split())
         raise InputError(f'unknown config key {text}') from None
+    except TypeError:  # A key goes on after one that has a value, such as data.name.x.
+        raise InputError(
+            f'unknown config key: in {", ".join(changed_keys(overrides))}, a key follows another '
+            'key, which is no group'
+        ) from None
     except flags.Error as error:
         raise InputError(str(error)) from None
     return values['config'].value

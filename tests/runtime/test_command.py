@@ -88,6 +88,17 @@ def test_an_unknown_key_names_the_nearest(change, nearest):
         command.read_config('shapes_cps_8_2', [f'--config.{change}'])
 
 
+@pytest.mark.parametrize('change', ['=1', 'data..name=x', 'method.simcis.=1', 'data=1'])
+def test_a_key_that_is_none_is_refused(change):
+    with pytest.raises(InputError, match=r'must have the form --config\.GROUP\.KEY=VALUE'):
+        command.read_config('shapes_cps_8_2', [f'--config.{change}'])
+
+
+def test_a_key_below_a_value_is_unknown():
+    with pytest.raises(InputError, match=r'unknown config key: .*data\.name\.x'):
+        command.read_config('shapes_cps_8_2', ['--config.data.name.x=1'])
+
+
 def test_a_fault_in_a_config_file_keeps_its_traceback(tmp_path):
     (tmp_path / 'mine.py').write_text('def get_config():\n    return [].nothing\n')
     with pytest.raises(AttributeError, match='nothing'):
