@@ -100,7 +100,7 @@ def check_report(report: Mapping) -> None:
         return (
             isinstance(scores, Mapping)
             and all(name in scores for name in needed)
-            and all(x is None or isinstance(x, int | float) for x in scores.values())
+            and all(x is None or _is_finite(x) for x in scores.values())
         )
 
     per_class = report.get('per_class')
@@ -142,6 +142,10 @@ def _per_class(
         categories.names[c]: {name: _json_number(values[c]) for name, values in scores.items()}
         for c in groups['all']
     }
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and -math.inf < value < math.inf
 
 
 def _mean(values: np.ndarray) -> float | None:

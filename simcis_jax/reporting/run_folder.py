@@ -57,6 +57,8 @@ def read_run(workdir: str | Path) -> RunFolder:
         raise InputError(
             f'{config_path} is not the config of a run: it must hold groups of keys; restore it.'
         )
+    name = config.get('method', {}).get('name')
+    method = METHODS.get(name, Method) if isinstance(name, str) else Method
     folders = stage_folders(root)
     reports = [
         {'stage': folder.number} | report
@@ -73,7 +75,7 @@ def read_run(workdir: str | Path) -> RunFolder:
         pictures={
             f.number: f.picture for f in folders if f.number in finished and f.picture.is_file()
         },
-        memory=_newest_memory(folders, METHODS.get(config.get('method', {}).get('name'), Method)),
+        memory=_newest_memory(folders, method),
     )
 
 

@@ -18,7 +18,8 @@ RECORD = '{"stage": 1, "step": 2, "total": 0.5, "csl": null}'
     [
         '', '{', '[]', 'null', '{}', '{"per_class": []}', '{"per_class": {"sky": 1}}',
         '{"per_class": {"sky": {"pq": "1"}}}', '{"per_class": {}, "pq": {"base": 1.0}}',
-        '{"per_class": {}, "stage": "1"}',
+        '{"per_class": {}, "stage": "1"}', '{"per_class": {"sky": {"pq": NaN}}}',
+        '{"per_class": {}, "pq": {"all": Infinity}}',
     ],
 )  # fmt: skip
 def test_damaged_scores(tmp_path, content):
