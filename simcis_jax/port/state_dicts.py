@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -23,6 +24,7 @@ from simcis_jax.runtime.files import replacing
 # pixel decoder, and detectron2 changes the variances of frozen batch norm.
 VERSIONS = {'sem_seg_head': 2, 'sem_seg_head.predictor': 2}
 FROZEN_NORM_VERSION = 3
+EXACT_IN_FLOAT32 = (np.float32, np.float16, jnp.bfloat16)
 WRAPPERS = ('model', 'state_dict')  # Keys of a checkpoint that may hold the state dict.
 
 
@@ -57,15 +59,15 @@ def as_float32(
     """The weights in float32, without keys that match `ignored` completely.
 
     Raises:
-        InputError: weights are neither float32 nor float16.
+        InputError: weights are of another type than `EXACT_IN_FLOAT32`.
     """
     kept = {key: x for key, x in state.items() if not re.fullmatch(ignored, key)}
     with unsupported.naming_model(path, state):
-        wrong = [key for key, x in kept.items() if x.dtype not in (np.float32, np.float16)]
+        wrong = [key for key, x in kept.items() if x.dtype not in EXACT_IN_FLOAT32]
         if wrong:
             raise InputError(
-                f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights must be float32 or float16; '
-                'save them as float32.'
+                f'{wrong[0]} is {kept[wrong[0]].dtype}, but weights must be float32, float16 or '
+                'bfloat16; save them as float32.'
             )
     return {key: value.astype(np.float32, copy=False) for key, value in kept.items()}
 

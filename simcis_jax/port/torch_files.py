@@ -15,22 +15,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import jax.numpy as jnp
 import numpy as np
 
-from simcis_jax.errors import InputError, reading
+from simcis_jax.errors import InputError, UserError, reading
 from simcis_jax.port import pickles
 from simcis_jax.port.pickles import Call, Global, Outside
 from simcis_jax.runtime.files import replacing
 
 OLD_MAGIC = 0x1950A86A20F9469CFC6C
+BFLOAT16 = np.dtype(jnp.bfloat16).name  # NumPy knows it by this name, through JAX.
 STORAGES = {
     f'torch.{name}Storage': code
     for name, code in dict(
         Double='f8', Float='f4', Half='f2', Long='i8', Int='i4', Short='i2', Char='i1',
-        Byte='u1', Bool='b1',
+        Byte='u1', Bool='b1', BFloat16=BFLOAT16,
     ).items()
 }  # fmt: skip
-DTYPES = {f'{kind}{size}' for kind in 'fiu' for size in (1, 2, 4, 8)} | {'b1'}
+DTYPES = {f'{kind}{size}' for kind in 'fiu' for size in (1, 2, 4, 8)} | {'b1', BFLOAT16}
 
 
 @dataclasses.dataclass
@@ -156,7 +158,9 @@ def read(
             is_zip = file.read(4) == b'PK\x03\x04'
             file.seek(0)
             return (_read_zip if is_zip else _read_stream)(file, names, pick)
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (UserError, OSError, MemoryError):
+            raise
+        except Exception as error:  # A damaged zip file or stream can fail in any way.
             raise InputError(
                 f'{path} is truncated or damaged ({error}); download or copy it again.'
             ) from None

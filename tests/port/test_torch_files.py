@@ -5,11 +5,13 @@ import struct
 import zipfile
 from collections import OrderedDict
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simcis_jax.port import pickles, torch_files
+from simcis_jax.port import names, pickles, torch_files
 from simcis_jax.port.pickles import Call, Global, Outside
+from simcis_jax.port.state_dicts import as_float32
 
 FLOATS = ('storage', Global('torch', 'FloatStorage'), '0', 'cpu', 6)
 TENSOR = Global('torch._utils', '_rebuild_tensor_v2')
@@ -87,6 +89,34 @@ def test_another_kind_of_file_is_an_error_that_names_the_file(tmp_path, content)
     (tmp_path / 'x.pth').write_bytes(content)
     with pytest.raises(ValueError, match='x.pth'):
         torch_files.read(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('place', [6, 8, 28, 46])
+def test_a_zip_file_with_a_changed_byte_is_an_error_that_names_it(tmp_path, place):
+    """Version, flags, length of the name and name of the first record, in the directory."""
+    path = write_zip(tmp_path / 'x.pth', {'t': tensor(0, (6,), (1,))})
+    content = bytearray(path.read_bytes())
+    content[content.index(b'PK\x01\x02') + place] = 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='x.pth'):
+        torch_files.read(path)
+
+
+def test_an_old_file_without_one_of_its_storages_is_an_error(tmp_path):
+    value = {'a': tensor(0, (6,), (1,))}
+    pieces = [torch_files.OLD_MAGIC, 1001, {'little_endian': True}, value, ['9']]
+    (tmp_path / 'x.pth').write_bytes(b''.join(map(pickles.dumps, pieces)))
+    with pytest.raises(ValueError, match='x.pth is truncated or damaged'):
+        torch_files.read(tmp_path / 'x.pth')
+
+
+def test_numbers_of_bfloat16_are_read(tmp_path):
+    numbers = jnp.array([1.5, -2.0], jnp.bfloat16)
+    storage = ('storage', Global('torch', 'BFloat16Storage'), '0', 'cpu', 2)
+    data = np.asarray(numbers).tobytes()
+    path = write_zip(tmp_path / 'x.pth', {'t': tensor(0, (2,), (1,), storage)}, data=data)
+    state = as_float32(path, torch_files.read(path), names.BUFFERS)
+    assert state['t'].dtype == np.float32 and state['t'].tolist() == [1.5, -2.0]
 
 
 def test_another_zip_file_is_an_error(tmp_path):
