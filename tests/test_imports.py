@@ -18,7 +18,7 @@ ALLOWED = {
     'loops': set(),
     'types': {'errors', 'precision'},
     'runtime': {'errors'},
-    'model': {'errors', 'settings/declare', 'precision', 'types'},
+    'model': {'errors', 'settings/declare', 'loops', 'precision', 'types'},
     'losses': {'errors', 'settings/declare', 'precision', 'types', 'model'},
     'continual': {'errors', 'loops', 'types', 'model'},
     'port': {'errors', 'types', 'runtime', 'model'},

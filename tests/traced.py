@@ -1,8 +1,10 @@
-"""The equations of a traced function, such as its products, and where they come from."""
+"""What a traced function does: its equations, such as products, where they come from, lookups."""
 
+import math
 from pathlib import Path
 
 import jax
+from jaxlib.mlir import ir
 
 import simcis_jax
 
@@ -18,6 +20,21 @@ def equations(jaxpr, *primitives):
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
             if is_jaxpr(value):
                 yield from equations(value, *primitives)
+
+
+def lookup_sizes(function, arguments, platform):
+    """The number of indices of every gather and scatter in a function lowered for a platform."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
+    sizes = []
+
+    def visit(operation):
+        if operation.name in ('stablehlo.gather', 'stablehlo.scatter'):
+            indices = operation.operands[len(operation.operands) // 2]
+            sizes.append(math.prod(indices.type.shape[:-1]))
+        return ir.WalkResult.ADVANCE
+
+    lowered.compiler_ir('stablehlo').operation.walk(visit)
+    return sizes
 
 
 def products(jaxpr):

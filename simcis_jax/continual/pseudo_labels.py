@@ -7,6 +7,7 @@ unlabelled pixels, one segment per pixel, and follow the ground truth, highest s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import Array
 from simcis_jax.loops import for_each
 from simcis_jax.model.class_logits import class_probabilities, likeliest_classes
 from simcis_jax.model.duplicates import merge_duplicates
+from simcis_jax.model.pixel_competition import NOBODY, compete, pixels_won
 from simcis_jax.model.resize import resize
 from simcis_jax.types import Predictions, Targets
 
@@ -74,38 +76,27 @@ def _confident_segments(
         scaled = jnp.where(allowed, probabilities / rule.temperature, -jnp.inf)
         scores = jax.nn.softmax(scaled, axis=-1).max(axis=-1)
 
-    winner, inside, mask_area = _compete(mask_logits, scores, keep, unlabelled.shape, masks)
-    won = jnp.where(unlabelled, winner, -1)
-    winner = jnp.where(inside, won, -1)
+    shape = unlabelled.shape
+    mask_of = _resized_masks(mask_logits, shape, masks)
+    winner, inside, mask_area = compete(keep, scores, mask_of, shape, more_than=-1.0)
+    won = jnp.where(unlabelled, winner, NOBODY)
+    winner = jnp.where(inside, won, NOBODY)
     keep &= mask_area > 0  # A query with an empty mask wins no pixel.
-
-    def areas(won):
-        def count(query, areas):
-            return areas.at[query].set((won == query).sum())
-
-        return for_each(keep, count, jnp.zeros_like(labels))
-
-    won_area = areas(winner)
-    counted = areas(won) if rule.count_outside else won_area
+    won_area = pixels_won(winner, keep)
+    counted = pixels_won(won, keep) if rule.count_outside else won_area
     keep &= (won_area > 0) & (counted > rule.overlap_threshold * mask_area)
     return keep, labels, scores, winner
 
 
-def _compete(
-    mask_logits: Array, scores: Array, keep: Array, shape: tuple[int, int], masks: str
-) -> tuple[Array, Array, Array]:
-    """At every pixel, the kept query whose score times mask is largest.
+def _resized_masks(
+    mask_logits: Array, shape: tuple[int, int], masks: str
+) -> Callable[[Array], tuple[Array, Array]]:
+    """A function of a query that returns its mask [H, W] and the pixels [H, W] inside of it.
 
     Args:
         mask_logits: [Q, h, w].
-        scores: [Q].
-        keep: [Q] bool; other queries do not compete and cost nothing.
         shape: (H, W) of the image.
         masks: the kind of masks, see `model.mask_logits`.
-
-    Returns:
-        The winner [H, W], -1 if no query is kept; whether the pixel is inside of its mask [H, W];
-        the areas [Q] of the masks of kept queries.
     """
 
     def resized(query):
@@ -114,27 +105,17 @@ def _compete(
     if masks == 'softmax':  # Over all queries, also those that do not compete.
         total = jax.lax.fori_loop(
             0,
-            len(keep),
+            len(mask_logits),
             lambda query, total: jnp.logaddexp(total, resized(query)),
             jnp.full(shape, -jnp.inf),
         )
 
-    def add(query, state):
-        best, winner, inside, areas = state
+    def mask_of(query):
         logits = resized(query)
         mask = jnp.exp(logits - total) if masks == 'softmax' else jax.nn.sigmoid(logits)
-        weighted = scores[query] * mask
-        wins, on = weighted > best, mask >= 0.5  # The first of equals wins.
-        return (
-            jnp.where(wins, weighted, best),
-            jnp.where(wins, query, winner),
-            jnp.where(wins, on, inside),
-            areas.at[query].set(on.sum()),
-        )
+        return mask, mask >= 0.5
 
-    nobody = jnp.full(shape, -1.0), jnp.full(shape, -1), jnp.zeros(shape, bool)
-    _, winner, inside, areas = for_each(keep, add, (*nobody, jnp.zeros(len(keep), jnp.int32)))
-    return winner, inside, areas
+    return mask_of
 
 
 def add_pseudo_labels(

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simcis_jax.loops import for_each
 from simcis_jax.model.class_logits import class_probabilities, has_no_object, likeliest_classes
+from simcis_jax.model.pixel_competition import NOBODY, compete, pixels_won, values_of_winners
 from simcis_jax.model.resize import bilinear_matrix
 from simcis_jax.precision import einsum
 
@@ -148,7 +148,7 @@ def panoptic_inference(
     """
     confidence, scores, labels, allowed = _classify(class_logits, head, seen, rejected, temperature)
     kept = allowed & (confidence > object_mask_threshold)
-    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
+    owner, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     kept &= (num_segment > 0) & (num_won / jnp.maximum(num_mask, 1) >= overlap_threshold)
 
     order = jnp.arange(len(labels))
@@ -157,7 +157,7 @@ def panoptic_inference(
     starts = kept & (first == order)
     ids = jnp.where(kept, jnp.cumsum(starts)[first], 0)  # [Q], segment of each query.
 
-    segment_map = jnp.where(inside, ids[winner], 0).astype(jnp.int32)
+    segment_map = values_of_winners(ids, owner, kept, 0).astype(jnp.int32)
     slots = jnp.where(starts, ids - 1, len(labels))  # Out of range = dropped.
     return PanopticSegmentation(
         segment_map=segment_map,
@@ -184,11 +184,11 @@ def semantic_inference(
     """
     confidence, scores, labels, allowed = _classify(class_logits, head, seen, rejected, temperature)
     kept = allowed & (confidence >= object_mask_threshold)
-    winner, inside, num_won, num_mask, num_segment = _compete(masks, scores, kept)
+    owner, num_won, num_mask, num_segment = _compete(masks, scores, kept)
     smaller, larger = jnp.minimum(num_won, num_mask), jnp.maximum(num_won, num_mask)
     kept &= (num_segment > 0) & (smaller / jnp.maximum(larger, 1) >= overlap_threshold)
     unassigned = class_logits.shape[1] - has_no_object(head)
-    return jnp.where(inside & kept[winner], labels[winner], unassigned).astype(jnp.int32)
+    return values_of_winners(labels, owner, kept, unassigned).astype(jnp.int32)
 
 
 def instance_inference(
@@ -248,52 +248,17 @@ def _classify(
     return probabilities.max(axis=1), scores, labels, allowed
 
 
-def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, Array, Array, Array, Array]:
+def _compete(masks: Array, scores: Array, kept: Array) -> tuple[Array, ...]:
     """Assigns every pixel of [Q, H, W] to one of the queries that are `kept` [Q] bool.
 
-    Returns the winner [H, W] of every pixel, -1 = none; whether the pixel lies inside the mask of
-    its winner [H, W]; and for each kept query, each [Q], the number of pixels that it won, that its
-    mask has, and that it won inside its mask.
+    Returns the winner [H, W] of every pixel that is inside the mask of its winner, else `NOBODY`,
+    and for each kept query [Q] the number of pixels that it won, that its mask has, and both.
     """
     masks, scores = jnp.asarray(masks), jnp.asarray(scores)
 
-    def update(query, state):
-        best, winner, inside, num_mask = state
-        in_mask = masks[query] >= 0
-        weighted = scores[query] * jax.nn.sigmoid(masks[query].astype(jnp.float32))
-        better = weighted > best  # The first of equals wins.
-        return (
-            jnp.where(better, weighted, best),
-            jnp.where(better, query, winner),
-            jnp.where(better, in_mask, inside),
-            num_mask.at[query].set(in_mask.sum()),
-        )
+    def mask_of(query):
+        return jax.nn.sigmoid(masks[query].astype(jnp.float32)), masks[query] >= 0
 
-    shape = masks.shape[1:]
-    nobody = jnp.zeros(shape), jnp.full(shape, -1), jnp.zeros(shape, bool)
-    none = jnp.zeros(len(masks), jnp.int32)
-    _, winner, inside, num_mask = for_each(kept, update, (*nobody, none))
-    # Accelerators, above all TPUs, are slow at adding millions of ones to few numbers.
-    num_won, num_segment = jax.lax.platform_dependent(
-        winner, inside, kept, cpu=_histogram, default=_count_by_query
-    )
-    return winner, inside, num_won, num_mask, num_segment
-
-
-def _histogram(winner: Array, inside: Array, kept: Array) -> tuple[Array, Array]:
-    """The number of pixels of [H, W] that each query [Q] won, and of those inside its mask."""
-    num_bins = 2 * len(kept)
-    bins = jnp.where(winner < 0, num_bins, 2 * winner + inside)  # Out of range = dropped.
-    counts = jnp.zeros(num_bins, jnp.int32).at[bins].add(1, mode='drop')
-    outside, inside = counts.reshape(len(kept), 2).T
-    return outside + inside, inside
-
-
-def _count_by_query(winner: Array, inside: Array, kept: Array) -> tuple[Array, Array]:
-    """As `_histogram`, by one look at all pixels for each query that is `kept`."""
-
-    def count(query, counts):
-        won = winner == query
-        return counts.at[query].set(jnp.stack([won.sum(), (won & inside).sum()]))
-
-    return tuple(for_each(kept, count, jnp.zeros((len(kept), 2), jnp.int32)).T)
+    winner, inside, num_mask = compete(kept, scores, mask_of, masks.shape[1:])
+    owner = jnp.where(inside, winner, NOBODY)
+    return owner, pixels_won(winner, kept), num_mask, pixels_won(owner, kept)

@@ -20,7 +20,7 @@ def by_platform(*, default: Callable, **others: Callable) -> Callable:
     Args:
         default: for platforms that are not named.
         **others: platform ('cpu', 'cuda', 'rocm', 'tpu') -> function. All functions take the same
-            floating-point arrays.
+            arrays; where gradients are needed, of floating-point numbers only.
     """
 
     @jax.custom_vjp

@@ -498,23 +498,3 @@ def test_scores_are_resized_before_the_strongest_class_is_chosen():
     np.testing.assert_allclose(resized[1, 0], [0, 0, 0, 0, 0, 0.25, 0.75, 1.0])
     labels = soft_sum.strongest_class(resized)
     np.testing.assert_array_equal(labels, np.tile([0, 0, 0, 0, 0, 0, 1, 1], (4, 1)))
-
-
-@pytest.mark.parametrize('count', [postprocess._histogram, postprocess._count_by_query])
-def test_won_pixels_are_counted_alike_on_all_platforms(count):
-    rng = np.random.default_rng(0)
-    kept = np.arange(9) % 4 != 1
-    winner = rng.choice([-1, *np.flatnonzero(kept)[1:]], (31, 47)).astype(np.int32)
-    inside = rng.random((31, 47)) < 0.6
-    won = np.arange(9)[:, None, None] == winner
-    for mine, expected in zip(
-        jax.jit(count)(winner, inside, kept), (won, won & inside), strict=True
-    ):
-        assert mine.dtype == np.int32
-        np.testing.assert_array_equal(mine, expected.sum(axis=(1, 2)))
-
-
-def test_without_a_winner_nothing_is_counted():
-    nobody = np.full((3, 5), -1, np.int32), np.zeros((3, 5), bool), np.zeros(4, bool)
-    for count in postprocess._histogram, postprocess._count_by_query:
-        np.testing.assert_array_equal(jax.jit(count)(*nobody), np.zeros((2, 4)))
