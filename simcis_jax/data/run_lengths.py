@@ -12,7 +12,8 @@ def row_runs(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         start and length of each run, [n] each. Starts are indices into `picture.ravel()`; a run
         never continues in the next row.
     """
-    begins = np.ones(picture.shape, bool)
-    np.not_equal(picture[:, 1:], picture[:, :-1], out=begins[:, 1:])
+    pixels, begins = picture.ravel(), np.empty(picture.size, bool)
+    np.not_equal(pixels[1:], pixels[:-1], out=begins[1:])
+    begins.reshape(picture.shape)[:, 0] = True
     starts = np.flatnonzero(begins)
     return starts, np.diff(starts, append=picture.size)
