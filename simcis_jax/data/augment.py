@@ -97,6 +97,9 @@ def resized_crop(
         shape: (height, width) after resizing.
         corner: (top, left) of the window in the resized image.
         crop: (height, width) of the window, which must lie inside the resized image.
+
+    Returns:
+        the window, with a segment map of the smallest type that fits.
     """
     height, width = example.image.shape[:2]
     (top, left), (crop_height, crop_width) = corner, crop
@@ -104,10 +107,12 @@ def resized_crop(
     # The segment map is resized by nearest neighbour, and only inside the crop.
     rows = _nearest(np.arange(top, top + crop_height), height, shape[0])
     columns = _nearest(np.arange(left, left + crop_width), width, shape[1])
+    visible = example.segment_map[rows[0] : rows[-1] + 1].astype(_map_type(len(example.labels)))
     return dataclasses.replace(
         example,
-        image=image[top : top + crop_height, left : left + crop_width],
-        segment_map=example.segment_map.take(columns, axis=1)[rows],  # [crop_height, crop_width]
+        # A view would keep the whole resized image in memory.
+        image=image[top : top + crop_height, left : left + crop_width].copy(),
+        segment_map=visible.take(columns, axis=1)[rows - rows[0]],  # [crop_height, crop_width]
     )
 
 
@@ -153,14 +158,14 @@ def ssd_color(example: Example, rng: np.random.Generator) -> Example:
     before or after saturation and hue, at random.
     """
     levels = np.arange(256, dtype=np.float32)
-    image = example.image
+    image = example.image.copy()  # Changed in place: new arrays cost page faults.
     brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
     shift, gain = rng.uniform(-32, 32), rng.uniform(0.5, 1.5)
     saturation_gain, turn = rng.uniform(0.5, 1.5), int(rng.integers(-18, 18))
     if brightness:
-        image = cv2.LUT(image, _byte(levels + shift))
+        cv2.LUT(image, _byte(levels + shift), dst=image)
     if contrast and contrast_first:
-        image = cv2.LUT(image, _byte(levels * gain))
+        cv2.LUT(image, _byte(levels * gain), dst=image)
     if saturation or hue:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         tables = {0: (levels + turn) % 180} if hue else {}
@@ -168,9 +173,9 @@ def ssd_color(example: Example, rng: np.random.Generator) -> Example:
         for channel, table in tables.items():
             changed = cv2.LUT(cv2.extractChannel(hsv, channel), _byte(table))
             cv2.insertChannel(changed, hsv, channel)
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
     if contrast and not contrast_first:
-        image = cv2.LUT(image, _byte(levels * gain))
+        cv2.LUT(image, _byte(levels * gain), dst=image)
     return dataclasses.replace(example, image=image)
 
 
@@ -206,7 +211,7 @@ def to_targets(
     if len(candidates) > max_segments:
         kept = np.sort(candidates[np.argsort(-areas[candidates], kind='stable')[:max_segments]])
 
-    slot_of = np.zeros(len(example.labels) + 1, np.uint8 if max_segments <= 255 else np.int32)
+    slot_of = np.zeros(len(example.labels) + 1, _map_type(max_segments))
     slot_of[kept + 1] = np.arange(1, len(kept) + 1)
     labels = np.full(max_segments, -1, np.int32)
     labels[: len(kept)] = example.labels[kept]
@@ -238,6 +243,11 @@ def _boxes(
 def _nearest(indices: np.ndarray, num_in: int, num_out: int) -> np.ndarray:
     """The index of the input pixel that contains the centre of each output pixel."""
     return np.minimum(((indices + 0.5) * (num_in / num_out)).astype(np.int64), num_in - 1)
+
+
+def _map_type(count: int) -> type[np.integer]:
+    """The smallest type for a map of `count` segments; OpenCV supports few others."""
+    return np.uint8 if count <= 255 else np.int32
 
 
 def _byte(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ class Example:
     """An image and its panoptic ground truth at its original size, as NumPy arrays."""
 
     image: np.ndarray  # [H, W, 3] uint8, RGB.
-    segment_map: np.ndarray  # [H, W] int32; 0 = void, k = segment k.
+    segment_map: np.ndarray  # [H, W] int32, uint8 in a crop; 0 = void, k = segment k.
     labels: np.ndarray  # [n] int32, labels[k - 1] = class of segment k.
     crowd: np.ndarray  # [n] bool, whether a segment is a group of instances (iscrowd).
     image_id: str | int

@@ -2,6 +2,7 @@
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,6 +39,10 @@ def loop_boxes(segment_map, num_segments):
                 (right - left) / width, (bottom - top) / height,
             ]  # fmt: skip
     return boxes
+
+
+def clipped(values):
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def test_targets_of_a_small_map():
@@ -167,6 +172,20 @@ def test_the_map_is_sampled_at_pixel_centres():
     np.testing.assert_array_equal(crop.segment_map, [[2, 4], [2, 4]])
 
 
+@pytest.mark.parametrize('shape', [(7, 9), (13, 20), (31, 41)])
+@pytest.mark.parametrize(('num_segments', 'dtype'), [(255, np.uint8), (256, np.int32)])
+def test_a_crop_is_a_window_of_the_whole_resized_example(shape, num_segments, dtype):
+    rng = np.random.default_rng(0)
+    segment_map = rng.integers(num_segments - 50, num_segments + 1, (13, 20))
+    image = rng.integers(0, 256, (13, 20, 3), np.uint8)
+    example = make_example(segment_map, [0] * num_segments, image=image)
+    whole = augment.resized_crop(example, shape, (0, 0), shape)
+    crop = augment.resized_crop(example, shape, (2, 3), (4, 5))
+    np.testing.assert_array_equal(crop.image, augment.resize_image(image, *shape)[2:6, 3:8])
+    np.testing.assert_array_equal(crop.segment_map, whole.segment_map[2:6, 3:8])
+    assert crop.segment_map.dtype == dtype and crop.image.base is None
+
+
 def test_the_longer_side_is_limited():
     assert augment.resized_shape(100, 400, short_side=640, max_side=1280) == (320, 1280)
     assert augment.resized_shape(375, 500, short_side=640, max_side=2560) == (640, 853)
@@ -210,6 +229,33 @@ def test_colour_distortion_leaves_the_map_alone_and_the_image_within_ssd_limits(
     # (100 +- 32) x 0.5..1.5; a quarter of the draws change neither brightness nor contrast.
     assert 34 <= min(values) < 50 and 150 < max(values) <= 198
     assert 0.15 < np.mean(np.array(values) == 100) < 0.35
+
+
+def test_colour_distortion_equals_its_steps_pixel_by_pixel():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (8, 9, 3), np.uint8)
+    image.flags.writeable = False
+    for seed in range(64):
+        rng = np.random.default_rng(seed)
+        brightness, contrast, saturation, hue, contrast_first = rng.random(5) < 0.5
+        shift, gain = rng.uniform(-32, 32), rng.uniform(0.5, 1.5)
+        saturation_gain, turn = rng.uniform(0.5, 1.5), rng.integers(-18, 18)
+        expected = image
+        if brightness:
+            expected = clipped(np.float32(expected) + shift)
+        if contrast and contrast_first:
+            expected = clipped(np.float32(expected) * gain)
+        if saturation or hue:
+            hsv = np.float32(cv2.cvtColor(expected, cv2.COLOR_RGB2HSV))
+            if hue:
+                hsv[..., 0] = (hsv[..., 0] + turn) % 180
+            if saturation:
+                hsv[..., 1] *= saturation_gain
+            expected = cv2.cvtColor(clipped(hsv), cv2.COLOR_HSV2RGB)
+        if contrast and not contrast_first:
+            expected = clipped(np.float32(expected) * gain)
+        out = augment.ssd_color(make_example([[1]], [0], image=image), np.random.default_rng(seed))
+        np.testing.assert_array_equal(out.image, expected)
 
 
 def test_hue_changes_by_at_most_36_degrees():
