@@ -4,9 +4,10 @@
 
 DIR is a folder in COCO panoptic format, DATA/NAME the data set that `simcis_jax.prepare` made of
 it. All variants read the same images in the same order on one thread, and its CPU time is measured.
-The baseline only decodes the image and its annotation and resizes both to the same random scales as
-the augmentation: no crop, colour change or flip, and no targets. Afterwards the iterator of a real
-run reads the prepared images, and its resident memory is printed.
+The bare loops only decode and resize, to the same random scales as the augmentation: no crop,
+colour change or flip, and no targets. One reads the image and the PNG of its segments, as a folder
+must; the other reads the image alone. Afterwards the iterator of a real run reads the prepared
+images, and its resident memory is printed.
 """
 
 from __future__ import annotations
@@ -73,22 +74,27 @@ def main(_) -> None:
     classes = range(len(source.categories))
     multiples = np.linspace(*augmentation.scale_range, augmentation.scale_steps)
 
-    def baseline(index):
-        image_file, annotation_file = files[index % len(files)]
+    def bare(read_segments, index):
+        image_file, segments_file = files[index % len(files)]
         image = cv2.imdecode(np.fromfile(image_file, np.uint8), cv2.IMREAD_COLOR)
-        annotation = cv2.imdecode(np.fromfile(annotation_file, np.uint8), cv2.IMREAD_COLOR)
         short_side = int(np.random.default_rng(index).choice(multiples) * size)
         height, width = augment.resized_shape(
             *image.shape[:2], short_side=short_side, max_side=4 * size
         )
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        return resized, cv2.resize(annotation, (width, height), interpolation=cv2.INTER_NEAREST)
+        if not read_segments:
+            return resized
+        segments = cv2.imdecode(np.fromfile(segments_file, np.uint8), cv2.IMREAD_COLOR)
+        return resized, cv2.resize(segments, (width, height), interpolation=cv2.INTER_NEAREST)
 
     def full(source, index):
         row = source[index % len(source)], classes
         return augmentation.random_map(row, np.random.default_rng(index))
 
-    variants = {'decode and resize alone': baseline}
+    variants = {
+        'bare, image and PNG': functools.partial(bare, True),
+        'bare, image alone': functools.partial(bare, False),
+    }
     variants |= {name: functools.partial(full, source) for name, source in sources.items()}
     indices = range(NUM_IMAGES.value)
     for prepare in variants.values():
@@ -97,12 +103,13 @@ def main(_) -> None:
     for _ in range(REPEATS.value):
         for name, prepare in variants.items():
             rates[name].append(images_per_second(prepare, indices))
-    baseline_rate = statistics.median(rates['decode and resize alone'])
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    with_png, alone = medians['bare, image and PNG'], medians['bare, image alone']
     for name, values in rates.items():
-        rate = statistics.median(values)
+        rate = medians[name]
         print(
-            f'{name:25} {rate:6.1f} images/s on one core ({min(values):.1f} to '
-            f'{max(values):.1f}), {rate / baseline_rate:.2f} of the baseline'
+            f'{name:20} {rate:6.1f} images/s on one core ({min(values):.1f} to {max(values):.1f}), '
+            f'{rate / with_png:.2f} of image and PNG, {rate / alone:.2f} of image alone'
         )
 
     iterator = train_iterator(
