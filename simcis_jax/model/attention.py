@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from simcis_jax.model.layers import Dense, attention_input_init, layer_norm, xavier_uniform
+from simcis_jax.model.layers import Dense, LayerNorm, attention_input_init, xavier_uniform
 from simcis_jax.model.saved_for_backward import computed_again, kept
 from simcis_jax.precision import einsum
 
@@ -94,4 +94,4 @@ class Attention(nn.Module):
         y = attend(q * q.shape[-1] ** -0.5, k, v, allowed)
         y = rearrange(y, 'b m n d -> b n (m d)')
         y = Dense(embed_dim, dtype=self.dtype, kernel_init=xavier_uniform, name='output')(y)
-        return layer_norm('norm')(x + y)
+        return LayerNorm(name='norm')(x + y)

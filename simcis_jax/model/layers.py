@@ -125,11 +125,6 @@ class LayerNorm(nn.Module):
         return normalize_rows(x.astype(jnp.promote_types(x.dtype, jnp.float32)), scale, bias)
 
 
-def layer_norm(name: str) -> LayerNorm:
-    """A LayerNorm with this parameter name."""
-    return LayerNorm(name=name)
-
-
 def group_norm(name: str, features: int, num_groups: int = 32) -> nn.GroupNorm:
     """GroupNorm over channels, in float32; fewer groups if there are few `features`."""
     num_groups = min(num_groups, features // 2)
@@ -195,4 +190,4 @@ class FeedForward(nn.Module):
         rows = x.reshape(-1, x.shape[-1])  # Once, so that the result of relu is kept only once.
         y = Dense(self.hidden, **settings, name='linear1')(rows)
         y = Dense(x.shape[-1], **settings, name='linear2')(relu(y))
-        return layer_norm('norm')(x + y.reshape(x.shape))
+        return LayerNorm(name='norm')(x + y.reshape(x.shape))

@@ -11,7 +11,7 @@ from jax.lax import Precision
 
 from simcis_jax.model.convolution import Conv
 from simcis_jax.model.deformable_attention import DeformableAttention
-from simcis_jax.model.layers import FeedForward, group_norm, layer_norm, relu, xavier_uniform
+from simcis_jax.model.layers import FeedForward, LayerNorm, group_norm, relu, xavier_uniform
 from simcis_jax.model.position_encoding import encode_grid
 from simcis_jax.model.repeated_layers import in_turn
 from simcis_jax.model.resize import resize_features
@@ -61,7 +61,7 @@ class EncoderLayer(nn.Module):
             self.num_heads, self.num_points, precision=self.precision, name='attention'
         )
         attended = attention(tokens, positions, references, shapes)
-        tokens = layer_norm('attention_norm')(tokens + attended)
+        tokens = LayerNorm(name='attention_norm')(tokens + attended)
         feedforward = FeedForward(
             self.feedforward_dim, precision=self.precision, name='feedforward'
         )

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from simcis_jax.errors import InputError
-from simcis_jax.model.layers import Linear, layer_norm
+from simcis_jax.model.layers import LayerNorm, Linear
 from simcis_jax.model.pixel_decoder import grid_centres
 from simcis_jax.model.prediction_heads import PredictionHeads
 
@@ -79,7 +79,7 @@ class QueryPrealignment(nn.Module):
         """Tokens [B, S, D] -> candidates; tokens without a valid reference box become zero."""
         references, valid = proposals(shapes)
         tokens = jnp.where(valid[:, None], tokens, 0.0)
-        features = layer_norm('norm')(Linear(tokens.shape[-1], name='output')(tokens))
+        features = LayerNorm(name='norm')(Linear(tokens.shape[-1], name='output')(tokens))
         class_logits = jax.lax.stop_gradient(self.heads.classify(features))
         return Candidates(features, class_logits, jnp.asarray(references))
 

@@ -13,7 +13,7 @@ from jax import Array
 
 from simcis_jax.model.attention import attend
 from simcis_jax.model.convolution import Conv
-from simcis_jax.model.layers import Dense, layer_norm
+from simcis_jax.model.layers import Dense, LayerNorm
 
 truncated_normal = nn.initializers.truncated_normal(0.02)
 SwinDense = functools.partial(Dense, kernel_init=truncated_normal)
@@ -121,9 +121,9 @@ class SwinBlock(nn.Module):
         attention = WindowAttention(
             self.num_heads, self.window, self.shift, self.dtype, name='attention'
         )
-        x = added(x, attention(layer_norm('norm1')(x)), 0)
+        x = added(x, attention(LayerNorm(name='norm1')(x)), 0)
         y = SwinDense(self.mlp_ratio * dim, dtype=self.dtype, name='linear1')(
-            layer_norm('norm2')(x)
+            LayerNorm(name='norm2')(x)
         )
         y = SwinDense(dim, dtype=self.dtype, name='linear2')(nn.gelu(y, approximate=False))
         return added(x, y, 1)
@@ -140,7 +140,7 @@ class PatchMerging(nn.Module):
         dim = x.shape[-1]
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         x = rearrange(x, 'b (y p) (x q) d -> b y x (q p d)', p=2, q=2)
-        x = layer_norm('norm')(x)
+        x = LayerNorm(name='norm')(x)
         return SwinDense(2 * dim, use_bias=False, dtype=self.dtype, name='reduction')(x)
 
 
@@ -176,7 +176,7 @@ class Swin(nn.Module):
             kernel_init=truncated_normal,
             name='patch_embedding',
         )(image)
-        x = layer_norm('patch_norm')(x)
+        x = LayerNorm(name='patch_norm')(x)
         make_block = nn.remat(SwinBlock) if self.rematerialize else SwinBlock
         maps, block = [], 0
         for stage, (count, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
@@ -189,7 +189,7 @@ class Swin(nn.Module):
                     x, depth[block]
                 )
                 block += 1
-            maps.append(layer_norm(f'output_norm{stage + 1}')(x))
+            maps.append(LayerNorm(name=f'output_norm{stage + 1}')(x))
         return maps
 
 
