@@ -98,6 +98,14 @@ class StageArrays:
 
 
 @flax.struct.dataclass
+class StageOfEach:
+    """The stages, from 0, that queries and classes belong to."""
+
+    queries: Array  # [Q] int32
+    classes: Array  # [C] int32
+
+
+@flax.struct.dataclass
 class Selection:
     """The queries that query pre-alignment (QPA) selected from the tokens.
 
@@ -129,8 +137,7 @@ class Predictions:
     queries: Array | None = None  # [L, B, Q, D] of the decoder, before the norm of the heads.
     # Maps [B, h', w', D'] of 'backbone', finest first, and of 'pixel_decoder', coarsest first.
     features: dict[str, tuple[Array, ...]] | None = None
-    # The stages, from 0, that queries [Q] and classes [C] belong to, int32; None = all are alike.
-    stages: tuple[Array, Array] | None = None
+    stages: StageOfEach | None = None  # None = all queries and classes are alike.
     # [L, B, Q, C] if the queries that the teacher selected were decoded as well.
     replayed_class_logits: Array | None = None
 

@@ -158,7 +158,8 @@ class ECLIPSE(Method):
 
     def class_logits(self, predictions: Predictions, seen: Array | None) -> Array:
         """The logits with which the queries of a stage name the classes of that stage only."""
-        logits, (queries, classes) = predictions.class_logits[-1], predictions.stages
+        logits, stage_of = predictions.class_logits[-1], predictions.stages
+        queries, classes = stage_of.queries, stage_of.classes
         seen = jnp.ones(len(classes), bool) if seen is None else seen
         deltas = jnp.asarray(self.deltas or (0.0,))
         deltas = deltas[jnp.minimum(queries, len(deltas) - 1)]

@@ -27,7 +27,7 @@ from simcis_jax.model.class_logits import without_unseen
 from simcis_jax.model.layers import MLP, LayerNorm
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.model.masked_decoder import decoder_memory
-from simcis_jax.types import Predictions, Selection
+from simcis_jax.types import Predictions, Selection, StageOfEach
 
 ROWS = ('all', 'first', 'newest')  # Which queries are decoded: those of all stages, or of one.
 
@@ -204,7 +204,7 @@ class PromptedMask2Former(Mask2Former):
             head=self.head,
             queries=outputs.queries,
             features=features,
-            stages=(query_stages, jnp.asarray(self.class_stages)),
+            stages=StageOfEach(query_stages, jnp.asarray(self.class_stages)),
         )
 
     def _prompts(self, seen: Array) -> Any:
