@@ -28,7 +28,7 @@ from simcis_jax.errors import InputError
 from simcis_jax.runtime import command, interruption
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.settings.groups import flat
-from simcis_jax.settings.keys import GROUPS
+from simcis_jax.settings.keys import DECLARED, GROUPS
 
 # Data set -> number of classes.
 DATA = {'shapes': 12, 'camvid': 11, 'ade20k': 150, 'coco': 133}
@@ -138,6 +138,9 @@ def read_config(name: str, overrides: Sequence[str], data_root: str | None) -> C
         data_root: folder of the data set, or the folder that contains the prepared data set.
     """
     config = command.read_config(name, overrides)
+    values = flat(config.to_dict(), GROUPS)
+    for key in command.changed_keys(overrides):  # Variants are made of these values.
+        DECLARED[key].check(key, values[key])
     if data_root:
         folder = Path(data_root)
         is_prepared = config.data.name == 'prepared'

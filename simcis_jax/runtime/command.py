@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import os
 import re
@@ -10,10 +11,10 @@ import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from simcis_jax.errors import InputError, MissingFileError, UserError
 from simcis_jax.runtime.allocator import configure_malloc
@@ -93,37 +94,74 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises:
         MissingFileError: there is no such config.
-        InputError: the file is not a config, a key is unknown, or a value has another type.
+        InputError: the file is not a config, or a key is unknown.
     """
     for text, key in zip(overrides, changed_keys(overrides), strict=True):
         if not KEY.fullmatch(key):
             raise InputError(f'{text} must have the form --config.GROUP.KEY=VALUE.')
     file = find_config(name)
-    make_config = runpy.run_path(str(file)).get('get_config')
+    try:
+        make_config = runpy.run_path(str(file)).get('get_config')
+    except SyntaxError as error:
+        raise InputError(f'{file} is not a config: {error}.') from None
     if make_config is None:
         raise InputError(
             f'{file} is not a config: it does not define get_config(), as {CONFIGS}/common.py does.'
         )
     config = make_config()
-    values, arguments = flags.FlagValues(), ['config', *overrides]
-    try:
-        # Without `sys_argv` it would read the command line of this process.
-        config_flags.DEFINE_config_dict(
-            'config', config, lock_config=True, flag_values=values, sys_argv=arguments
-        )
-        values(arguments)
-    except (AttributeError, KeyError) as error:  # Unknown group or key.
-        cause = error.args[0]  # The error of ConfigDict, which names the nearest key.
-        text = ' '.join(str(*getattr(cause, 'args', [cause])).split())
-        raise InputError(f'unknown config key {text}') from None
-    except TypeError:  # A key goes on after one that has a value, such as data.name.x.
+    if not isinstance(config, ConfigDict):
         raise InputError(
-            f'unknown config key: in {", ".join(changed_keys(overrides))}, a key follows another '
-            'key, which is no group'
-        ) from None
-    except flags.Error as error:
-        raise InputError(str(error)) from None
-    return values['config'].value
+            f'{file} is not a config: its get_config() returns a {type(config).__name__}, but must '
+            f'return a ConfigDict, as that of {CONFIGS}/common.py does.'
+        )
+    for text in overrides:
+        _override(config, text)
+    return config.lock()
+
+
+def _override(config: ConfigDict, argument: str) -> None:
+    """Applies `--config.GROUP.KEY=VALUE`; whether the value is allowed is checked with the rest.
+
+    A value is written as in Python, text without quotes.
+    """
+    key, has_value, text = argument.removeprefix(CONFIG_FLAG).partition('=')
+    old = config
+    for name in key.split('.'):
+        group = old
+        known = list(group) if isinstance(group, ConfigDict) else []
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f'did you mean "{near[0]}"?' if near else f'known: {", ".join(known) or "none"}.'
+            raise InputError(f'unknown config key {key!r}: there is no {name!r}; {hint}')
+        old = group[name]
+    if isinstance(old, ConfigDict):
+        raise InputError(
+            f'{argument} sets a group of config keys; set those in it: '
+            f'{", ".join(f"{key}.{inner}" for inner in old)}.'
+        )
+    if isinstance(old, bool) and not has_value:
+        text = 'True'
+    elif not has_value:
+        raise InputError(f'{argument} has no value; write {argument}=VALUE.')
+    with group.ignore_type(), group.unlocked():
+        group[name] = _parse(text, old)
+
+
+def _parse(text: str, old: Any) -> Any:
+    """What a text on the command line means as a value in the place of another."""
+    if isinstance(old, str):
+        return text
+    if isinstance(old, bool):
+        return {'true': True, '1': True, 'false': False, '0': False}.get(text.lower(), text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # Such as names: pq,miou.
+        value = text
+    if isinstance(old, tuple) and not isinstance(value, tuple | list):
+        # A text in the place of numbers is no entry, but the name of something else.
+        if not isinstance(value, str) or all(isinstance(entry, str) for entry in old):
+            return (value,)
+    return value
 
 
 def changed_keys(overrides: Sequence[str]) -> list[str]:

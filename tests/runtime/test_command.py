@@ -95,8 +95,70 @@ def test_a_key_that_is_none_is_refused(change):
 
 
 def test_a_key_below_a_value_is_unknown():
-    with pytest.raises(InputError, match=r'unknown config key: .*data\.name\.x'):
+    with pytest.raises(InputError, match=r'unknown config key .*data\.name\.x'):
         command.read_config('shapes_cps_8_2', ['--config.data.name.x=1'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'value'),
+    [
+        ('model.class_prior=None', None),
+        ('model.class_prior=0.5', 0.5),
+        ('data.flip=false', False),
+        ('data.flip', True),
+        ('data.root=123', '123'),
+        ('data.root=a=b', 'a=b'),
+        ('optimizer.base_learning_rate=1e-3', 1e-3),
+        ('optimizer.milestones=0.5', (0.5,)),
+        ('data.scale_range=(1, 2)', (1, 2)),
+        ('evaluation.tasks=panoptic,semantic', ('panoptic,semantic',)),
+        ('training.seed=x', 'x'),  # Refused with the rule of the key, with all other faults.
+    ],
+)
+@pytest.mark.parametrize('config', ['shapes_cps_8_2', 'ade_cps_100_10'])
+def test_a_value_is_written_as_in_python(config, change, value):
+    group, key = change.partition('=')[0].split('.')
+    assert command.read_config(config, [f'--config.{change}'])[group][key] == value
+
+
+def test_an_order_of_labels_can_be_replaced_by_a_name(tmp_path):
+    (tmp_path / 'mine.py').write_text(
+        'from simcis_jax.configs import common\n'
+        'def get_config():\n'
+        '    config = common.get_config()\n'
+        '    with config.ignore_type():\n'
+        '        config.protocol.order = (1, 0)\n'
+        '    return config\n'
+    )
+    name = f'{tmp_path}/mine.py'
+    assert command.read_config(name, ['--config.protocol.order=origin']).protocol.order == 'origin'
+    assert command.read_config(name, ['--config.protocol.order=0,1']).protocol.order == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ('change', 'fault'),
+    [
+        ('data.size.x=3', "unknown config key 'data.size.x': there is no 'x'; known: none"),
+        ('method.plop=1', 'sets a group of config keys; set those in it: .*pod_weight, '),
+        ('data.size', r'--config\.data\.size has no value; write --config\.data\.size=VALUE'),
+    ],
+)
+def test_an_argument_that_names_no_key_or_no_value_is_refused(change, fault):
+    with pytest.raises(InputError, match=fault):
+        command.read_config('shapes_cps_8_2', [f'--config.{change}'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'fault'),
+    [
+        ('def get_config():\n    return {}\n', r'mine\.py is not a config: .* returns a dict'),
+        ('# A list: 1 ± 2\n1 ± 2\n', r'mine\.py is not a config: invalid .*mine\.py, line 2'),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(text, fault, tmp_path):
+    (tmp_path / 'mine.py').write_text(text)
+    with pytest.raises(InputError, match=fault):
+        command.read_config(f'{tmp_path}/mine.py')
 
 
 def test_a_fault_in_a_config_file_keeps_its_traceback(tmp_path):
