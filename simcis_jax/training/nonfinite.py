@@ -13,7 +13,7 @@ import numpy as np
 
 from simcis_jax.data.pipeline import TrainIterator
 from simcis_jax.data.source import Source
-from simcis_jax.errors import NonfiniteError
+from simcis_jax.errors import FileError, NonfiniteError, writing
 
 
 def broken_terms(metrics: Mapping[str, Any]) -> list[str]:
@@ -72,5 +72,10 @@ class NonfiniteSteps:
         ids = [self._source[int(index)].image_id for index in images]
         path = self._folder / f'nonfinite_step_{step}_process_{jax.process_index()}.npz'
         targets = dataclasses.asdict(batch.targets)
-        np.savez(path, image=batch.image, image_id=np.asarray(ids), **targets)
-        return f'its batch, images {", ".join(map(str, ids))}, is saved in {path}.'
+        names = f'its batch, images {", ".join(map(str, ids))},'
+        try:
+            with writing(path):
+                np.savez(path, image=batch.image, image_id=np.asarray(ids), **targets)
+        except FileError as error:
+            return f'{names} could not be saved: {error}'
+        return f'{names} is saved in {path}.'

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from simcis_jax.errors import InputError
+from simcis_jax.errors import InputError, writing
 from simcis_jax.evaluation.stage_report import check_report
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
@@ -94,12 +94,14 @@ class StageFolder:
     def copy_from(self, other: StageFolder) -> None:
         """Copies a finished stage of another run, the report last; no-op if already copied."""
         if self.writes and self.read_report() is None:
-            shutil.copytree(
-                other.root,
-                self.root,
-                ignore=shutil.ignore_patterns('evaluation.json'),
-                dirs_exist_ok=True,
-            )
+            with writing(self.root):  # The error of `shutil.copytree` would hide the cause.
+                self.root.mkdir(parents=True, exist_ok=True)
+                for path in sorted(other.root.rglob('*')):
+                    target = self.root / path.relative_to(other.root)
+                    if path.is_dir():
+                        target.mkdir(exist_ok=True)
+                    elif path.name != 'evaluation.json':
+                        shutil.copy2(path, target)
             report = other.read_report()
             if report is not None:
                 self.write_report(report)
@@ -107,7 +109,8 @@ class StageFolder:
     def write_replay(self, replayed: Mapping) -> None:
         """Writes what the stage replays from earlier stages."""
         if self.writes:
-            self.root.mkdir(parents=True, exist_ok=True)
+            with writing(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
             write_atomically(self.replay, json.dumps(replayed, indent=2))
 
     def remove_counts(self) -> None:

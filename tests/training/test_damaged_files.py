@@ -1,9 +1,14 @@
 """A damaged file in a work directory is an error that names the file and the way out."""
 
+import errno
 import json
+import shutil
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 
+from simcis_jax.errors import StorageError
+from simcis_jax.training import metrics_log
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.training.workdir import Workdir
@@ -55,6 +60,17 @@ def test_a_damaged_line_of_the_log(tmp_path, line):
         read_metrics(path)
 
 
+def test_a_last_line_is_incomplete_wherever_it_ends(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    scores = RECORD.replace('null', '1, "settings": {"tasks": ["panoptic"]}')
+    for length in range(len(scores)):  # The inner object ends in a brace, too.
+        path.write_text(f'{RECORD}\n{scores[:length]}')
+        assert read_metrics(path) == [json.loads(RECORD)]
+    path.write_text(f'{RECORD}\n[]\n')
+    with pytest.raises(ValueError, match=r'metrics.jsonl: line 2 is not a record'):
+        read_metrics(path)
+
+
 def test_a_log_with_an_incomplete_last_line_is_continued(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     assert read_metrics(path) == []
@@ -64,6 +80,41 @@ def test_a_log_with_an_incomplete_last_line_is_continued(tmp_path):
         log.write(3, {'total': float('nan')})
     lines = path.read_text().splitlines()
     assert lines[0] == RECORD and json.loads(lines[1])['total'] is None and len(lines) == 2
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+@pytest.mark.parametrize('method', ['write_event', 'flush'])
+def test_a_log_on_a_full_disk_is_an_error_and_never_waits(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(metrics_log, 'FLUSHING', 0)
+    log = MetricsLog(tmp_path, stage=1, first_step=0)
+    numbers = {f'term {number}': 1.0 for number in range(30)}
+    log.write(1, numbers)
+    with monkeypatch.context() as patch:
+        patch.setattr(EventsWriter, method, full)
+        with pytest.raises(StorageError, match=r'stage_1 cannot be written \(No space left'):
+            log.write(2, numbers)
+    with (
+        open('/dev/full', 'w', encoding='utf-8') as log._file,
+        pytest.raises(
+            StorageError, match=r'metrics\.jsonl cannot be written \(No space left.*free some space'
+        ),
+    ):
+        try:
+            log.write(3, numbers)
+        finally:
+            with pytest.raises(StorageError, match='metrics'):
+                log.__exit__()
+
+
+def test_copying_a_stage_to_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / 'there/stage_1/checkpoints').mkdir(parents=True)
+    (tmp_path / 'there/stage_1/checkpoints/file').touch()
+    monkeypatch.setattr(shutil, 'copy2', full)
+    with pytest.raises(StorageError, match=r'here/stage_1 cannot be written \(No space left'):
+        StageFolder(tmp_path / 'here/stage_1').copy_from(StageFolder(tmp_path / 'there/stage_1'))
 
 
 @pytest.mark.parametrize('content', ['{"data"', '[1]'])
