@@ -25,7 +25,7 @@ from simcis_jax.data.ade20k import Ade20k
 from simcis_jax.data.coco_panoptic import cityscapes_split, coco_panoptic_split, coco_split
 from simcis_jax.data.downloaded_split import DownloadedSplit, checksum
 from simcis_jax.errors import FileError, InputError, UserError, writing
-from simcis_jax.runtime import command
+from simcis_jax.runtime import command, lease
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.runtime.threads import map_ahead
 
@@ -121,8 +121,13 @@ def _open(
 
 def _check_counts(dataset: str, splits: Mapping[str, DownloadedSplit], allow_partial: bool) -> None:
     for split, images in splits.items():
+        if len(images) == 0:
+            raise InputError(
+                f'{dataset} has no {split} images in the download; complete it, or list images and '
+                'their annotations in its JSON.'
+            )
         expected = NUM_IMAGES.get(dataset, {}).get(split, len(images))
-        if len(images) == 0 or (len(images) != expected and not allow_partial):
+        if len(images) != expected and not allow_partial:
             way_out = 'complete the download, or accept it with --allow_partial'
             if dataset == 'coco_panoptic':
                 way_out += '; give a data set other than COCO its own --name'
@@ -143,31 +148,31 @@ def _write(
     incomplete = root / 'incomplete'
     shutil.rmtree(incomplete, ignore_errors=True)  # Left by an interrupted preparation.
     part = incomplete / folder.name
-    with writing(part):
-        part.mkdir(parents=True)
     try:
-        skipped = []
-        written = {
-            split: prepared.write_split(
-                part, root.name, split, _records(root.name, split, images, skip_bad, skipped)
+        with writing(part):
+            part.mkdir(parents=True)
+            skipped = []
+            written = {
+                split: prepared.write_split(
+                    part, root.name, split, _records(root.name, split, images, skip_bad, skipped)
+                )
+                for split, images in splits.items()
+            }
+            if empty := [split for split, content in written.items() if not content.segments]:
+                raise InputError(
+                    f'None of the {empty[0]} images can be read; the first error is: {skipped[0]}'
+                )
+            prepared.write_metadata(
+                part,
+                splits['train'].categories,
+                written,
+                checksums,
+                description='Images with one segment map and the classes of its segments.',
             )
-            for split, images in splits.items()
-        }
-        if empty := [split for split, content in written.items() if not content.segments]:
-            raise InputError(
-                f'None of the {empty[0]} images can be read; the first error is: {skipped[0]}'
-            )
-        prepared.write_metadata(
-            part,
-            splits['train'].categories,
-            written,
-            checksums,
-            description='Images with one segment map and the classes of its segments.',
-        )
-        if skipped:
-            text = ''.join(f'{line}\n' for line in skipped)
-            (part / 'skipped.txt').write_text(text, 'utf-8', 'surrogateescape')
-        part.rename(folder)
+            if skipped:
+                text = ''.join(f'{line}\n' for line in skipped)
+                (part / 'skipped.txt').write_text(text, 'utf-8', 'surrogateescape')
+            part.rename(folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
 
@@ -230,23 +235,30 @@ def _check_and_describe(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Creates a folder and locks it against other processes; the lock ends with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f'{folder} cannot be created ({error.strerror}); choose another --data_dir.'
-        ) from None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f'{folder} is being prepared by another process; wait for it.') from None
-    try:
+    """Creates a folder and locks it against other processes; the lock ends with the process.
+
+    Where folders cannot be locked, as on NFS, it takes a lease.
+    """
+    with contextlib.ExitStack() as locks:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise FileError(
+                f'{folder} cannot be created ({error.strerror}); choose another --data_dir.'
+            ) from None
+        locks.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f'{folder} is being prepared by another process; wait for it.'
+            ) from None
+        except OSError as error:
+            if error.errno not in lease.NO_LOCKS:
+                raise
+            locks.enter_context(lease.Lease(lease.FilesOnDisk(folder), on_loss=lease.stop_run))
         yield
-    finally:
-        os.close(descriptor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

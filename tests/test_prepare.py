@@ -1,5 +1,8 @@
 """Tests of `simcis_jax.prepare`, from downloads to prepared data sets."""
 
+import errno
+import fcntl
+import functools
 import json
 import multiprocessing
 import shutil
@@ -15,7 +18,9 @@ from data.panoptic_tree import make_cityscapes, make_coco
 from simcis_jax import prepare as prepare_module
 from simcis_jax.data import open_source
 from simcis_jax.data.ade20k import Ade20k
+from simcis_jax.errors import FileError, InputError, StorageError
 from simcis_jax.prepare import main, prepare
+from simcis_jax.runtime import lease
 
 
 @pytest.fixture(scope='module')
@@ -325,6 +330,44 @@ def test_two_processes_cannot_prepare_one_data_set_at_once(tmp_path):
     done.set()
     other.join()
     prepare('ade20k_semantic', tmp_path / 'source', tmp_path, allow_partial=True)
+
+
+def test_a_folder_that_cannot_be_locked_gets_a_lease(tmp_path, monkeypatch):
+    def refuse(*_):  # As on NFS, where only files open for writing can be locked.
+        raise OSError(errno.EBADF, 'Bad file descriptor')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    monkeypatch.setattr(lease, 'Lease', functools.partial(lease.Lease, seconds=1.2, settling=0.05))
+    with prepare_module._locked(tmp_path / 'data'):
+        with (
+            pytest.raises(FileError, match='data is used by another process'),
+            prepare_module._locked(tmp_path / 'data'),
+        ):
+            pass
+        assert files_below(tmp_path / 'data') == [lease.NAME]
+    assert files_below(tmp_path / 'data') == []
+
+
+@pytest.mark.parametrize('allow_partial', [False, True])
+def test_a_data_set_without_images_is_an_error(tmp_path, allow_partial):
+    make_coco(tmp_path / 'source')
+    path = tmp_path / 'source/annotations/panoptic_val2017.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'annotations': []}))
+    with pytest.raises(InputError, match='mine has no val images in the download; complete it'):
+        prepare(
+            'coco_panoptic', tmp_path / 'source', tmp_path, name='mine', allow_partial=allow_partial
+        )
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    make_coco(tmp_path / 'source')
+    monkeypatch.setattr(prepare_module.prepared, 'write_metadata', full)
+    with pytest.raises(StorageError, match=r'mine/incomplete/.* \(No space left.*free some space'):
+        prepare('coco_panoptic', tmp_path / 'source', tmp_path / 'data', name='mine')
+    assert files_below(tmp_path / 'data') == []
 
 
 def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ from simcis_jax.errors import FileError, MissingFileError, reading, writing
 from simcis_jax.runtime.object_store import Store
 
 NAME = 'lease.json'
+# Errors of file systems without locks. On NFS, which has them, only files open for writing can be
+# locked, so that locking a folder is EBADF.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
 
 
 class FilesOnDisk:

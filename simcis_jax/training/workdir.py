@@ -17,7 +17,6 @@ results.json, results.txt   the results table up to the last finished stage
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -36,7 +35,6 @@ from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Errors of file systems without locks.
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
 # float rounding. docs/devices.md lists them.
 MAY_CHANGE = (
@@ -146,7 +144,7 @@ class Workdir:
                 'choose another --workdir.'
             ) from error
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if error.errno not in lease.NO_LOCKS:
                 raise
             files = lease.FilesOnDisk(self.root)
             self._locks.enter_context(lease.Lease(files, on_loss=lease.stop_run))
