@@ -120,7 +120,7 @@ class Trainer:
             )
         stage = self.stages[finished[-1] - 1]
         reports[stage.number] = self.evaluation.at_end(stage, self.states.finished(stage))
-        return self.write_results([reports[n] for n in finished])
+        return self.write_results([report for report in reports.values() if report])
 
     def start(self) -> int:
         """Checks the data and the config, claims the work directory, copies inherited stages.

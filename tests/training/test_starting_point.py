@@ -199,6 +199,16 @@ def test_evaluate_scores_a_converted_stage_and_trains_nothing(converted, tmp_pat
     assert main.run(config_from(converted[0]), str(workdir), mode='evaluate') == results
 
 
+def test_evaluate_leaves_out_an_inherited_stage_without_scores(converted, tmp_path):
+    workdir, config = tmp_path / 'run', config_from(converted[0])
+    main.run(config, str(workdir), mode='evaluate')
+    shutil.copytree(workdir / 'stage_2', workdir / 'stage_3')
+    (workdir / 'stage_2' / 'evaluation.json').unlink()
+    results = main.run(config, str(workdir), mode='evaluate')
+    assert [report['stage'] for report in results['stages']] == [3]
+    assert json.loads((workdir / 'results.json').read_text()) == results
+
+
 def test_evaluate_without_a_finished_stage_is_an_error(tmp_path):
     with pytest.raises(ValueError, match='has no finished stage to evaluate; train one'):
         main.run(tiny_config(), str(tmp_path / 'run'), mode='evaluate')
