@@ -87,6 +87,11 @@ def read_records(
                 f'{where}: image id {image_id!r} occurs twice; every image needs its own id.'
             )
         size = tuple(field(entry, side, int, where) for side in ('height', 'width'))
+        if not all(0 < side < 2**31 for side in size):
+            raise InputError(
+                f'{where}: height {size[0]} and width {size[1]} must be at least 1 pixel and below '
+                '2^31; correct the JSON.'
+            )
         images[image_id] = field(entry, 'file_name', str, where), size
     records, annotated = [], set()
     for position, entry in enumerate(field(content, 'annotations', list, f'{path}')):

@@ -27,7 +27,7 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
     try:
         with pathlib.Path(path).open('rb') as file:
             size = _header_size(file)
-    except OSError:
+    except (OSError, ValueError):  # A name with NUL is a ValueError.
         size = None  # `read_image` raises the error to show.
     return size or decode.read_image(path).shape[:2]
 

@@ -215,6 +215,8 @@ def annotation(content):
         (lambda c: c['categories'][0].update(name='bus'), ("name 'bus'", 'twice')),
         (lambda c: c['categories'].clear(), ('categories is empty',)),
         (lambda c: c['images'].append(c['images'][0]), ('images[1]', 'id 5 occurs twice')),
+        (lambda c: c['images'][0].update(width=2**40), ('images[0]', 'width 1099511627776 must')),
+        (lambda c: c['images'][0].update(height=0), ('images[0]', 'height 0 and width')),
         (lambda c: c['annotations'].append(annotation(c)), ('annotations[1]', 'annotated twice')),
         (
             lambda c: annotation(c)['segments_info'][0].update(id=2**24),

@@ -68,3 +68,8 @@ def test_an_image_with_another_size_than_listed_is_an_error(tmp_path):
     assert f'{path} is 34x21 pixels' in message and 'listed as 21x34 in list.json' in message
     with pytest.raises(FileNotFoundError, match='b.png does not exist'):
         check_listed_size(tmp_path / 'b.png', (21, 34), 'list.json')
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        picture_size(tmp_path / 'a\0b.png')
