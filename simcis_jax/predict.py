@@ -116,9 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def program() -> None:
         settings = with_config(values, overrides)
-        paths = find_images(images, out)  # Reports a wrong path before loading the model.
+        find_images(images, out)  # Reports a wrong path before loading the model.
         devices.print_devices()
-        failed = predict_files(load(checkpoint, **settings), paths, out)
+        failed = predict_files(load(checkpoint, **settings), images, out)
         print(f'{out}: {", ".join(KINDS)} and panoptic.json')
         if failed:
             lines = ''.join(f'\n  {reason}' for _, reason in sorted(failed.items()))

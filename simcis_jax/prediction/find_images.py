@@ -46,7 +46,7 @@ def find_images(images: Sequence[str | Path], out: str | Path) -> list[Path]:
 
 def _matching(given: str) -> list[Path]:
     """The path itself if it exists, else the paths that match it as a pattern."""
-    if os.path.exists(given):
+    if os.path.lexists(given):  # Also a broken link, which is then an image without a result.
         return [Path(given)]
     if not glob.has_magic(given):
         raise MissingFileError(f'--images={given} does not exist; check the path.')

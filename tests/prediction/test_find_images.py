@@ -65,3 +65,11 @@ def test_what_is_found(folder, images, expected, absolute):
 def test_what_is_not_found_is_told(folder, images, message):
     with pytest.raises((ValueError, OSError), match=message):
         find_images(['IMG1.jpg', images] if 'fits' in message else [images], 'out')
+
+
+def test_a_broken_link_is_an_image_without_a_result_and_hides_no_other(tmp_path):
+    (tmp_path / 'a.png').touch()
+    (tmp_path / 'b.png').symlink_to('nowhere.png')
+    found = find_images([tmp_path], tmp_path / 'out')
+    assert found == [tmp_path / 'a.png', tmp_path / 'b.png']
+    assert find_images(found, tmp_path / 'out') == found
