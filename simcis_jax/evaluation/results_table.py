@@ -68,7 +68,7 @@ def format_table(results: Mapping) -> str:
 def _other_settings(report: Mapping, last: Mapping) -> str | None:
     """The evaluation settings of a stage that differ from those of the last stage, in words."""
     different = different_settings(report, last, f'stage {last.get("stage")}')
-    return f'stage {report["stage"]} was scored with {different}' if different else None
+    return f'stage {report.get("stage")} was scored with {different}' if different else None
 
 
 def format_per_class(report: Mapping) -> str:

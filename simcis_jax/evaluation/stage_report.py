@@ -106,6 +106,7 @@ def check_report(report: Mapping) -> None:
     per_class = report.get('per_class')
     valid = {
         'stage': isinstance(report.get('stage', 0), int),
+        'settings': isinstance(report.get('settings', {}), Mapping),
         'per_class': isinstance(per_class, Mapping) and all(map(are_scores, per_class.values())),
     } | {name: are_scores(report[name], 'all') for name in METRICS if name in report}
     for name, is_valid in valid.items():

@@ -25,6 +25,7 @@ RECORD = '{"stage": 1, "step": 2, "total": 0.5, "csl": null}'
         '{"per_class": {"sky": {"pq": "1"}}}', '{"per_class": {}, "pq": {"base": 1.0}}',
         '{"per_class": {}, "stage": "1"}', '{"per_class": {"sky": {"pq": NaN}}}',
         '{"per_class": {}, "pq": {"all": Infinity}}',
+        '{"per_class": {}, "settings": "1"}',
     ],
 )  # fmt: skip
 def test_damaged_scores(tmp_path, content):
