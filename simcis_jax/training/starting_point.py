@@ -19,7 +19,8 @@ from simcis_jax.model.backbones import family_of
 from simcis_jax.port.architecture import backbone_name, count_classes
 from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
-from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.runtime import parallel
+from simcis_jax.training.checkpointing import StageCheckpoints, keep_only
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.training.workdir import Workdir
@@ -104,6 +105,9 @@ def inherit(
         memory = _extend(
             memory, flax.serialization.to_state_dict(new_memory), num_known, num_classes
         )
+    if target.writes:  # An interrupted run may have written it already.
+        keep_only(target.checkpoints, ())
+    parallel.wait_for_all('inherited')
     with StageCheckpoints(target.checkpoints) as checkpoints:
         checkpoints.save_weights(step, params, memory)
     if source.read_report() is not None:

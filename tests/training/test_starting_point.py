@@ -136,7 +136,8 @@ def extended(folder, method):
         checkpoints.save_weights(0, old)
     source = starting_point.finished_stage(str(folder / 'stage_1'), stages, SHAPES, initialize)
     workdir = Workdir(folder / 'run', {})
-    starting_point.inherit(workdir, source, CLASSES, initialize)
+    for _ in range(2):  # A run that is interrupted before the stage has scores does it again.
+        starting_point.inherit(workdir, source, CLASSES, initialize)
     with StageCheckpoints(workdir.stage(1).checkpoints) as checkpoints:
         return old, checkpoints.read('params')
 
