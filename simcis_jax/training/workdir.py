@@ -35,6 +35,8 @@ from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
+# What a process that is killed before it has written the config may leave.
+BEFORE_CONFIG = ('lock', lease.NAME, 'config.json', 'config.json.part')
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
 # float rounding. docs/devices.md lists them.
 MAY_CHANGE = (
@@ -89,11 +91,7 @@ class Workdir:
         path = self.root / 'config.json'
         if not path.exists() and self.root.exists():
             with reading(self.root):
-                others = [
-                    p.name
-                    for p in self.root.iterdir()
-                    if p.name not in ('lock', lease.NAME, path.name)
-                ]
+                others = [p.name for p in self.root.iterdir() if p.name not in BEFORE_CONFIG]
             if others:
                 raise InputError(
                     f'{self.root} is not empty and holds no config.json of a run; choose an empty '

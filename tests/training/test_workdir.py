@@ -77,6 +77,13 @@ def test_a_run_that_was_killed_before_writing_its_classes_resumes(tmp_path):
     assert read_categories(tmp_path / 'categories.json').names[1] == 'lawn'
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_config_is_continued(tmp_path):
+    for name in ('lock', 'config.json.part'):
+        (tmp_path / name).write_text('{"data"')
+    claim(tmp_path, LEARNED)
+    assert json.loads((tmp_path / 'config.json').read_text()) == {}
+
+
 def test_a_file_system_without_locks_gets_a_lease(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSYS, 'Function not implemented')
