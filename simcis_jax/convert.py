@@ -14,9 +14,10 @@ PyTorch is not needed, and code in a pickle is never run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,16 @@ def export_model(
     if not Path(out).suffix:
         if classes:
             raise InputError(f'--out={out} must be a file with --classes, not a folder.')
-        number = hugging_face.write(out, params, _class_names(folder, params))
+        with _naming(folder):
+            number = hugging_face.write(out, params, _class_names(folder, params))
         return f'{out}: {number} arrays from {folder.root}'
     if classes or growing_models.has_prompts(params):
-        state = growing_models.write(params, _classes_by_stage(folder, params, classes))
-    else:
-        state = torch_weights.to_torch(params, _layout_of(params))
+        classes = _classes_by_stage(folder, params, classes)
+    with _naming(folder):
+        if classes:
+            state = growing_models.write(params, classes)
+        else:
+            state = torch_weights.to_torch(params, _layout_of(params))
     wrong = [key for key, value in state.items() if value.dtype != np.float32]
     if wrong:
         raise InputError(
@@ -194,6 +199,15 @@ def export_model(
     if files:
         METHODS[method_with(files)].memory_format.write(files, memory)
     return f'{out}: {len(state)} arrays from {folder.root}'
+
+
+@contextlib.contextmanager
+def _naming(folder: StageFolder) -> Iterator[None]:
+    """Makes errors in its body, which converts the parameters in a folder, name it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f'{folder.root}: {error}') from None
 
 
 def _classes_by_stage(

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from random_params import save_stage_2
 from shrunken_params import shrunken_params
 
 from simcis_jax import convert
+from simcis_jax.errors import InputError
 from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
 from simcis_jax.port.names import BACKBONE
 from simcis_jax.port.torch_weights import to_flax, to_torch
@@ -272,6 +274,17 @@ def test_invalid_input_is_a_one_line_error_and_leaves_no_output(
     assert message in error and len(error.splitlines()) == 1
     assert not (tmp_path / 'stage_1').exists() and not (tmp_path / 'proof').exists()
     assert not (tmp_path / 'x.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('out', 'words'),
+    [('x.pth', '73 parameters are missing: .* only a complete'), ('x', 'not the original Mask2F')],
+)
+def test_a_model_that_the_published_code_lacks_is_named(tmp_path, out, words):
+    save_stage_2(tmp_path, NUM_CLASSES)
+    with pytest.raises(InputError, match=f'stage_2: .*{words}'):
+        convert.export_model(tmp_path / 'stage_2', tmp_path / out)
+    assert not (tmp_path / out).exists()
 
 
 def test_the_command_does_not_import_pytorch():
