@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,6 +18,17 @@ from simcis_jax.types import TrainState
 
 policies = ocp.checkpoint_managers
 UNFINISHED = '.orbax-checkpoint-tmp'  # Part of a checkpoint folder's name while it is written.
+
+
+def _is_raised_as_well(record: logging.LogRecord) -> bool:
+    """Whether a log entry is an error that Orbax raises, too, after each of its threads logged it.
+
+    A full disk would be hundreds of lines.
+    """
+    return record.levelno >= logging.ERROR and '/orbax/' in record.pathname
+
+
+logging.getLogger('absl').addFilter(lambda record: not _is_raised_as_well(record))
 
 
 def _abstract(tree: Any) -> Any:

@@ -117,7 +117,7 @@ def test_unfinished_checkpoints_are_removed(folder):
     assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     noise = np.random.default_rng(0).normal(size=(64, 1024)).astype(np.float32)
     with pytest.raises(
@@ -130,6 +130,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_ones(folder):
                 checkpoints.save_weights(6, {'layer': noise})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not caplog.records  # The error says it all.
     assert sorted(path.name for path in folder.iterdir()) == ['2', '4']
     assert (newest_bank(folder) == 4).all()
 
