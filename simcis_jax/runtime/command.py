@@ -96,9 +96,6 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         MissingFileError: there is no such config.
         InputError: the file is not a config, or a key is unknown.
     """
-    for text, key in zip(overrides, changed_keys(overrides), strict=True):
-        if not KEY.fullmatch(key):
-            raise InputError(f'{text} must have the form --config.GROUP.KEY=VALUE.')
     file = find_config(name)
     try:
         make_config = runpy.run_path(str(file)).get('get_config')
@@ -125,6 +122,8 @@ def _override(config: ConfigDict, argument: str) -> None:
     A value is written as in Python, text without quotes.
     """
     key, has_value, text = argument.removeprefix(CONFIG_FLAG).partition('=')
+    if not KEY.fullmatch(key):
+        raise InputError(f'{argument} must have the form --config.GROUP.KEY=VALUE.')
     old = config
     for name in key.split('.'):
         group = old
