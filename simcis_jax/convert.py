@@ -14,10 +14,9 @@ PyTorch is not needed, and code in a pickle is never run.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import jax
 import numpy as np
 
 from simcis_jax.data.category_list import read_categories
-from simcis_jax.errors import InputError, writing
+from simcis_jax.errors import InputError, naming, writing
 from simcis_jax.methods import METHODS
 from simcis_jax.model.backbones import family_of
 from simcis_jax.port import growing_models, hugging_face, names, state_dicts, torch_weights
@@ -180,12 +179,12 @@ def export_model(
     if not Path(out).suffix:
         if classes:
             raise InputError(f'--out={out} must be a file with --classes, not a folder.')
-        with _naming(folder):
+        with naming(folder.root):
             number = hugging_face.write(out, params, _class_names(folder, params))
         return f'{out}: {number} arrays from {folder.root}'
     if classes or growing_models.has_prompts(params):
         classes = _classes_by_stage(folder, params, classes)
-    with _naming(folder):
+    with naming(folder.root):
         if classes:
             state = growing_models.write(params, classes)
         else:
@@ -199,15 +198,6 @@ def export_model(
     if files:
         METHODS[method_with(files)].memory_format.write(files, memory)
     return f'{out}: {len(state)} arrays from {folder.root}'
-
-
-@contextlib.contextmanager
-def _naming(folder: StageFolder) -> Iterator[None]:
-    """Makes errors in its body, which converts the parameters in a folder, name it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f'{folder.root}: {error}') from None
 
 
 def _classes_by_stage(

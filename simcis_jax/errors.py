@@ -80,3 +80,16 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         if error.errno in _STORAGE:
             kind, way_out = StorageError, 'free some space, or choose another disk'
         raise kind(f'{path} cannot be written ({error.strerror}); {way_out}.') from error
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Context manager that puts the path that its body works on before an InputError.
+
+    Raises:
+        InputError: that of the body, with the path.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from None

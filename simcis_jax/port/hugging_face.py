@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from simcis_jax.errors import InputError, MissingFileError, writing
+from simcis_jax.errors import InputError, MissingFileError, naming, writing
 from simcis_jax.model.backbones import BACKBONES, family_of
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD
 from simcis_jax.port import shards, state_dicts, torch_weights
@@ -112,11 +112,9 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], tuple[str,
     state = read_arrays(path)
     layout = HUGGING_FACE[family_of_names(state)]
     state = state_dicts.as_float32(path, state, layout.ignored)
-    try:
+    with naming(path):
         params = torch_weights.to_flax(state, layout)
         settings = plain_settings(params)
-    except InputError as error:
-        raise InputError(f'{path}: {error}') from None
     difference = _difference(config, settings)
     if difference:
         raise InputError(

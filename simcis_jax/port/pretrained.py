@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simcis_jax.errors import InputError
+from simcis_jax.errors import InputError, naming
 from simcis_jax.port import growing_models, hugging_face, names, state_dicts
 from simcis_jax.port.architecture import plain_settings
 
@@ -52,9 +52,7 @@ def read(path: str | Path) -> Pretrained:
             )
         params = state_dicts.to_params(path, state, layout)
         class_names, sides = None, {}
-        try:
+        with naming(path):
             settings = plain_settings(params)
-        except InputError as error:
-            raise InputError(f'{path}: {error}') from None
     settings = dict(settings)
     return Pretrained(given, params, settings.pop('num_classes'), settings, class_names, sides)

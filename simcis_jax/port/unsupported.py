@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from simcis_jax.errors import InputError, reading
+from simcis_jax.errors import InputError, naming, reading
 
 DOWNLOAD = 'download the weights again'
 UNPACK = 'unpack it and give the weights in it'
@@ -102,10 +102,9 @@ def naming_file(path: str | Path) -> Iterator[None]:
 def naming_model(path: str | Path, keys: Collection[str]) -> Iterator[None]:
     """Makes errors in its body, which converts a state dict, name the kind of model, if known."""
     try:
-        yield
-    except InputError as error:
-        model = recognize(keys)
-        if model:
-            way_out = model.way_out
-            raise InputError(f'{path} holds {model.name}; {way_out}.') from None
-        raise InputError(f'{path}: {error}') from None
+        with naming(path):
+            yield
+    except InputError:
+        if model := recognize(keys):
+            raise InputError(f'{path} holds {model.name}; {model.way_out}.') from None
+        raise
