@@ -11,7 +11,6 @@ needed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import os
 import re
@@ -235,10 +234,7 @@ def _check_and_describe(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Creates a folder and locks it against other processes; the lock ends with the process.
-
-    Where folders cannot be locked, as on NFS, it takes a lease.
-    """
+    """Creates a folder and locks it against other processes."""
     with contextlib.ExitStack() as locks:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -249,15 +245,11 @@ def _locked(folder: Path) -> Iterator[None]:
             ) from None
         locks.callback(os.close, descriptor)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.enter_context(lease.locked(descriptor, folder))
         except BlockingIOError:
             raise InputError(
                 f'{folder} is being prepared by another process; wait for it.'
             ) from None
-        except OSError as error:
-            if error.errno not in lease.NO_LOCKS:
-                raise
-            locks.enter_context(lease.Lease(lease.FilesOnDisk(folder), on_loss=lease.stop_run))
         yield
 
 

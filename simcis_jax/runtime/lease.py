@@ -1,8 +1,10 @@
-"""Exclusive use of a folder where there are no locks: in a store, or on some mounted disks."""
+"""Exclusive use of a folder: by a lock, or by a lease in a store and on disks without locks."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -10,8 +12,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from simcis_jax.errors import FileError, MissingFileError, reading, writing
 from simcis_jax.runtime.object_store import Store
@@ -20,6 +23,31 @@ NAME = 'lease.json'
 # Errors of file systems without locks. On NFS, which has them, only files open for writing can be
 # locked, so that locking a folder is EBADF.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF)
+
+
+@contextlib.contextmanager
+def locked(file: int | IO, folder: Path) -> Iterator[bool]:
+    """Locks an open file of a folder, or the folder; where nothing can be locked, takes a lease.
+
+    The kernel releases the lock when the process ends, however it ends.
+
+    Yields:
+        Whether it is a lock.
+
+    Raises:
+        BlockingIOError: another process has locked the file.
+        FileError: another process has the lease.
+    """
+    has_locks = True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        has_locks = False
+    held = contextlib.nullcontext() if has_locks else Lease(FilesOnDisk(folder), on_loss=stop_run)
+    with held:
+        yield has_locks
 
 
 class FilesOnDisk:

@@ -17,7 +17,6 @@ results.json, results.txt   the results table up to the last finished stage
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -128,28 +127,20 @@ class Workdir:
             )
 
     def _take_lock(self) -> None:
-        """Takes a kernel lock, which is released when the process ends, however it ends.
-
-        Where the file system has no locks, as on some mounted stores, it takes a lease.
-        """
+        """Takes a lock, or a lease where the file system has none, as on some mounted stores."""
         lock = self._locks.enter_context((self.root / 'lock').open('a+', encoding='utf-8'))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = self._locks.enter_context(lease.locked(lock, self.root))
         except BlockingIOError as error:
             lock.seek(0)
             raise FileError(
                 f'{self.root} is used by another process ({lock.read()}); wait for it, stop it, or '
                 'choose another --workdir.'
             ) from error
-        except OSError as error:
-            if error.errno not in lease.NO_LOCKS:
-                raise
-            files = lease.FilesOnDisk(self.root)
-            self._locks.enter_context(lease.Lease(files, on_loss=lease.stop_run))
-            return
-        lock.truncate(0)
-        lock.write(f'process {os.getpid()} on {socket.gethostname()}')
-        lock.flush()
+        if is_locked:
+            lock.truncate(0)
+            lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+            lock.flush()
 
     @property
     def replay_sizes(self) -> Path:
