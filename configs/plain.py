@@ -100,3 +100,13 @@ def small(config: ConfigDict) -> ConfigDict:
     config.method.eclipse.prompts_per_stage = per_class * config.protocol.increment
     config.evaluation.update(object_mask_threshold=0.0, overlap_threshold=0.0)
     return config
+
+
+def small_balconpas(config: ConfigDict, num_images: int) -> ConfigDict:
+    """Changes a config made by `small` to BalConpas with replay.
+
+    It replays as large a share of the `num_images` of the data set as published: 300 of 20,210.
+    """
+    config.method.name = 'balconpas'
+    config.protocol.replay_images = round(0.015 * num_images)
+    return config

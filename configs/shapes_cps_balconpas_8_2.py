@@ -6,11 +6,8 @@ r"""BalConpas with replay: the built-in shapes, 8 base classes, then 2 stages of
 Only the method and the 60 images that later stages replay differ from shapes_cps_plain_8_2.
 """
 
-from simcis_jax.configs import shapes_cps_plain_8_2
+from simcis_jax.configs import plain, shapes_cps_plain_8_2
 
 
 def get_config():
-    config = shapes_cps_plain_8_2.get_config()
-    config.method.name = 'balconpas'
-    config.protocol.replay_images = 60  # As published, 1.5 % of the images: 300 of 20,210.
-    return config
+    return plain.small_balconpas(shapes_cps_plain_8_2.get_config(), num_images=4000)
