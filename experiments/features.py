@@ -9,12 +9,12 @@ import numpy as np
 
 from experiments.first_stages import method_of
 from experiments.sweep import Run
-from simcis_jax.data import open_source
 from simcis_jax.data.augment import resized_crop, resized_shape
-from simcis_jax.data.category_list import read_categories
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
+from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.stage_data import open_splits
 
 
 def make_network(run: Run) -> nn.Module:
@@ -44,17 +44,10 @@ def validation_examples(run: Run, num_images: int) -> list[Example]:
         run: run whose data set is read.
         num_images: number of examples; all of them if there are fewer.
     """
-    data = run.config['data']
-    source = open_source(
-        data['name'],
-        data['val_split'],
-        root=data['root'],
-        size=data['size'],
-        num_images=data['num_val_images'],
-        categories=read_categories(run.folder / 'categories.json'),
-    )
+    data = from_config(run.config).data
+    _, source = open_splits(data)
     indices = evenly_spaced(len(source), num_images)
-    return [center_crop(source[index], data['size']) for index in indices]
+    return [center_crop(source[index], data.size) for index in indices]
 
 
 def evenly_spaced(length: int, number: int) -> list[int]:

@@ -43,6 +43,12 @@ class DataSettings:
     )
     train_split: str = declare('train', 'Split to train on.')
     val_split: str = declare('val', 'Split to evaluate on.')
+    hold_out: int = declare(
+        0,
+        'Every n-th training image is held out and evaluated instead of `val_split`, so that '
+        'settings can be chosen without it; 0 = off.',
+        at_least=0,
+    )
     num_train_images: int = declare(0, "Training images of 'shapes'; 0 = its default.", at_least=0)
     num_val_images: int = declare(0, "Evaluation images of 'shapes'; 0 = its default.", at_least=0)
     size: int = declare(640, 'Side of the square training crop in pixels.', at_least=1)

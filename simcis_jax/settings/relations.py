@@ -49,6 +49,10 @@ def _equal_norm_groups(hidden_dim: int) -> str | None:
     return None
 
 
+def _images_remain(hold_out: int) -> str | None:
+    return '0, or at least 2; with 1, no image is left to train on' if hold_out == 1 else None
+
+
 def _short_is_shorter(short_side: int, max_side: int) -> str | None:
     return f'at most evaluation.max_side={max_side}' if short_side > max_side else None
 
@@ -93,6 +97,7 @@ def _best_is_evaluated(keep_best: str, every: int, tasks: tuple[str, ...]) -> st
 
 
 RELATIONS = {
+    ('data.hold_out',): _images_remain,
     ('data.max_segments', 'model.num_queries'): _one_query_per_segment,
     ('data.size', 'model.backbone'): _whole_coarsest_map,
     ('model.hidden_dim', 'model.num_heads'): _equal_heads,

@@ -13,6 +13,7 @@ from simcis_jax.continual import protocol
 from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data import open_source
+from simcis_jax.data.held_out import hold_out
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
@@ -22,14 +23,17 @@ from simcis_jax.types import Batch, StageArrays
 
 
 def open_splits(data: DataSettings) -> tuple[Source, Source]:
-    """The training and the validation split; both use the class list of the training split.
+    """The images to train on and those to evaluate on; both use the class list of the former.
 
     Raises:
-        InputError: the splits' class lists contradict each other, or a file has a wrong format.
+        InputError: the splits' class lists contradict each other, a file has a wrong format, or
+            `data.hold_out` leaves nothing to evaluate.
         FileError: a file or folder is missing or cannot be read.
     """
     open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
     training = open_split(data.train_split, num_images=data.num_train_images)
+    if data.hold_out:
+        return hold_out(training, data.hold_out)
     validation = open_split(
         data.val_split, num_images=data.num_val_images, categories=training.categories
     )

@@ -21,6 +21,7 @@ from experiments import (
     remedies,
     replay,
     stop_gradient,
+    tuning,
 )
 from simcis_jax.continual import virtual_query
 from simcis_jax.runtime.command import CONFIGS
@@ -32,7 +33,7 @@ EXPERIMENTS = {
     module.EXPERIMENT.name: module
     for module in (
         class_orders, clusters, compare_methods, components, drift, duplicates, forgetting,
-        remedies, replay, stop_gradient,
+        remedies, replay, stop_gradient, tuning,
     )
 }  # fmt: skip
 CASES = [
@@ -89,6 +90,35 @@ def test_the_components_are_switched_one_by_one():
     assert (csl.csl_weight, csl.num_virtual_queries) == (2.0, 0)
     vq = from_config(runs['+ QPA + VQ'].config).method
     assert (vq.csl_weight, vq.decoder_kl_weight, vq.num_virtual_queries) == (0.0, 0.0, 5)
+
+
+def test_every_method_has_equally_many_trials_and_each_changes_one_setting():
+    runs = plan(tuning, 'shapes', '--seeds=3').runs
+    by_method = {}
+    for run in runs:
+        by_method.setdefault(run.variant.label.split(': ')[0], []).append(run)
+    compared = {v.label for v in compare_methods.VARIANTS}
+    assert by_method.keys() == compared - {'joint', 'BalConpas with replay'}
+    for published, *others in by_method.values():
+        assert published.config['data']['hold_out'] == 10 and len(others) == 4
+        changed = [differing(run, published) for run in others]
+        assert all(len(keys) == 1 for keys in changed)
+        assert sum(keys == {tuning.LATER_RATE} for keys in changed) in (2, 4)
+
+
+def test_the_best_trial_is_chosen_once_all_are_finished(tmp_path):
+    runs = plan(tuning, 'shapes', '--variants=MiB', '--seeds=3,4').runs
+    scores = (1, 1, 2, 2, 5, 5, 4, 4, 3, 3)
+    reports = [{'pq': {'all': 10.0 * x + run.seed, 'base': 1, 'novel': 1}}
+               for run, x in zip(runs, scores, strict=True)]  # fmt: skip
+    found = {run.folder: {'stages': [report] * 5, 'average': {}}
+             for run, report in zip(runs, reports, strict=True)}  # fmt: skip
+    assert '| MiB | 13.5 | 23.5 | 53.5 | 43.5 | 33.5 | twice the rate |' in tuning.analyze(
+        runs, found, tmp_path
+    )
+    del found[runs[-1].folder], found[runs[-2].folder]
+    assert '| 43.5 | - | - |' in tuning.analyze(runs, found, tmp_path)
+    assert tuning.analyze(runs, {}, tmp_path) == ''
 
 
 def test_table_8_differs_in_the_stop_gradient_alone():
