@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simcis_jax.continual.class_orders import ADE20K_ORDERS
+from simcis_jax.continual.class_orders import published_orders
 from simcis_jax.errors import InputError
 
 
@@ -41,8 +41,8 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
     """Resolves a class order.
 
     Args:
-        order: 'origin', 'descending', 'ade20k_1' to 'ade20k_10' (the paper's), or the labels, also
-            as text ('2,0,1').
+        order: 'origin', 'descending', the name of a published order (see `class_orders`), or the
+            labels, also as text ('2,0,1').
         num_classes: C.
 
     Raises:
@@ -51,7 +51,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
     named = {
         'origin': range(num_classes),
         'descending': range(num_classes - 1, -1, -1),
-    } | ADE20K_ORDERS
+    } | published_orders()
     if isinstance(order, str):
         if order not in named and not re.fullmatch(r'[\d, ()]+', order):
             raise InputError(

@@ -84,7 +84,8 @@ class ProtocolSettings:
     )
     order: str | tuple[int, ...] = declare(
         'origin',
-        "Class order: 'origin', 'descending', 'ade20k_1' to 'ade20k_10', or the labels.",
+        "Class order: 'origin', 'descending', a published one ('ade20k_1' to 'ade20k_10', "
+        "'ade20k_b' to 'ade20k_j', 'coco_c'), or the labels.",
         at_least=0,
     )
     setting: str = declare(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from simcis_jax.continual.class_orders import ADE20K_ORDERS
+from simcis_jax.continual.class_orders import published_orders
 from simcis_jax.continual.protocol import SETTINGS, labelled_classes, stage_images
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import augment
@@ -65,13 +65,15 @@ def test_targets_have_the_labelled_classes_of_the_stage_only(image_classes, stag
             np.testing.assert_array_equal(targets.segment_map > 0, expected)
 
 
-def test_the_papers_orders_are_permutations_of_150_classes():
-    assert list(ADE20K_ORDERS) == [f'ade20k_{k}' for k in range(1, 11)]
-    for order in ADE20K_ORDERS.values():
-        assert sorted(order) == list(range(150))
-    assert len(set(ADE20K_ORDERS.values())) == 10
+def test_the_published_orders_are_different_permutations_of_all_classes():
+    orders = published_orders()
+    assert list(orders) == [*(f'ade20k_{k}' for k in [*range(1, 11), *'bcdefghij']), 'coco_c']
+    for name, order in orders.items():
+        assert sorted(order) == list(range(150 if name.startswith('ade20k') else 133))
+    assert len(set(orders.values())) == len(orders)
     assert make_stages(150, base=100, increment=10, order='ade20k_1')[0].current[:3] == (71, 135, 3)
-    assert ADE20K_ORDERS['ade20k_1'][-1] == 34
+    assert orders['ade20k_1'][-1] == 34 and orders['ade20k_10'] == tuple(range(149, -1, -1))
+    assert orders['ade20k_b'][:3] == (73, 18, 118) and orders['coco_c'][:3] == (0, 2, 9)
 
 
 def test_an_order_of_another_data_set_is_an_error():
