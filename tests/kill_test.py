@@ -79,10 +79,16 @@ def random_moments(rng, kills, num_records):
         yield f'after record {last}, {place}', reached, 1.0
 
 
+def start_run(workdir, flags, **options):
+    """Starts a run; one with flags of its own is long, and compiled as it is for users."""
+    environment = {'XLA_FLAGS': ''} if flags else None
+    return commands.start_run(workdir, *flags, environment=environment, **options)
+
+
 def kill_once(workdir, condition, delay, number, flags=()):
     """Starts the run and kills it `delay` seconds after the condition; returns the exit status."""
     start = time.time()
-    process = commands.start_run(workdir, *flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = start_run(workdir, flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not condition(workdir, start):
         time.sleep(0.002)
     time.sleep(delay)
@@ -96,7 +102,7 @@ def kill_once(workdir, condition, delay, number, flags=()):
 
 
 def finish(workdir, flags=()):
-    process = commands.start_run(workdir, *flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = start_run(workdir, flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output, _ = process.communicate()
     assert process.returncode == 0, output
 
