@@ -16,7 +16,12 @@ TITLES = {
     'first': 'base after stage 1',
     'kept': 'kept %',
 }
-METRICS = {'pq': 'PQ', 'miou_reference': 'mIoU (published count)', 'miou': 'mIoU'}
+METRICS = {
+    'pq': 'PQ',
+    'miou_reference': 'mIoU (published count)',
+    'miou': 'mIoU',
+    'miou_background': 'mIoU (background as a class)',
+}
 PER_CLASS = {'pq': 'pq', 'miou': 'iou'}  # Metric -> its key in the per-class scores.
 
 

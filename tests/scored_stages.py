@@ -6,7 +6,7 @@ import numpy as np
 
 from simcis_jax.evaluation import stage_report
 from simcis_jax.evaluation.class_groups import class_groups
-from simcis_jax.evaluation.mean_iou import PixelCounts
+from simcis_jax.evaluation.mean_iou import PixelCounts, SemanticCounts
 from simcis_jax.evaluation.panoptic_quality import PQCounts
 from simcis_jax.types import Categories
 
@@ -43,6 +43,10 @@ def instance_scores():
 
 
 def all_right():
-    """Counts of pixels of all five classes that are all predicted right."""
-    pixels = np.array([1, 2, 3, 4, 5])
-    return PixelCounts(true=pixels, hits=pixels, unassigned=0 * pixels, predicted=pixels)
+    """Counts of pixels of all five classes, and of background, that are all predicted right."""
+    pixels = np.array([1, 2, 3, 4, 5, 6])
+    counts = [
+        PixelCounts(true=part, hits=part, unassigned=0 * part, predicted=part)
+        for part in (pixels[:5], pixels)
+    ]
+    return SemanticCounts(*counts)

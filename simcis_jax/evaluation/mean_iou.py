@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,50 @@ class PixelCounts(ClassCounts):
     hits: np.ndarray  # [C] int64, of these, those that are predicted as the class.
     unassigned: np.ndarray  # [C] int64, of these, those that the prediction leaves unassigned.
     predicted: np.ndarray  # [C] int64, pixels that are predicted as the class.
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticCounts:
+    """Pixel counts with both treatments of pixels that have no evaluated class."""
+
+    labelled: PixelCounts  # [C], these pixels are left out.
+    background: PixelCounts  # [C + 1], they are class C, and so are unassigned pixels.
+
+    @classmethod
+    def zeros(cls, num_classes: int) -> SemanticCounts:
+        """Counts of nothing, for C = `num_classes`."""
+        return cls(PixelCounts.zeros(num_classes), PixelCounts.zeros(num_classes + 1))
+
+    def to_json(self) -> list:
+        """The rows of both counts."""
+        return [self.labelled.to_json(), self.background.to_json()]
+
+    @classmethod
+    def from_json(cls, value: Sequence, num_classes: int) -> SemanticCounts:
+        """Reads what `to_json` made."""
+        labelled, background = value
+        return cls(
+            PixelCounts.from_json(labelled, num_classes),
+            PixelCounts.from_json(background, num_classes + 1),
+        )
+
+    def __add__(self, other: SemanticCounts) -> SemanticCounts:
+        return SemanticCounts(self.labelled + other.labelled, self.background + other.background)
+
+
+def count_with_background(
+    overlap: np.ndarray, gt_labels: np.ndarray, evaluated: np.ndarray
+) -> SemanticCounts:
+    """Counts the pixels of one image in both ways; the arguments are those of `count_pixels`."""
+    background = overlap.shape[1] - 1
+    counted = (gt_labels >= 0) & evaluated[gt_labels]
+    labels = np.append(background, np.where(counted, gt_labels, background))
+    # Void becomes a segment of the class background, and no pixel is unassigned.
+    table = np.pad(overlap, ((1, 0), (0, 1)))
+    return SemanticCounts(
+        labelled=count_pixels(overlap, gt_labels, evaluated=evaluated),
+        background=count_pixels(table, labels),
+    )
 
 
 def count_pixels(
@@ -70,12 +114,27 @@ def miou_scores(counts: PixelCounts, classes: Sequence[int]) -> dict[str, float]
     """
     classes = np.asarray(classes, np.int64)
 
-    def mean(values):
-        values = values[classes]
-        values = values[~np.isnan(values)]
-        return float(values.mean()) if len(values) else float('nan')
-
     return {
-        'miou': mean(iou(counts)),
-        'miou_reference': mean(iou(counts, count_unassigned=False)),
+        'miou': _mean(iou(counts)[classes]),
+        'miou_reference': _mean(iou(counts, count_unassigned=False)[classes]),
     }
+
+
+def miou_with_background(counts: SemanticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
+    """`miou_background` in percent of every group, of which `all` includes the background.
+
+    This is the count of the published code of CoMFormer, BalConpas and ECLIPSE: a class that is
+    predicted on pixels of no evaluated class loses IoU.
+    """
+    values = iou(counts.background)
+    background = len(values) - 1
+    return {
+        group: _mean(values[[*classes, background] if group == 'all' else list(classes)])
+        for group, classes in groups.items()
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over the classes that have true pixels; NaN if there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float('nan')

@@ -22,6 +22,7 @@ TABLES = {
     'mIoU': [
         *((group, 'miou', group) for group in GROUPS),
         ('reference', 'miou_reference', 'all'),
+        ('background', 'miou_background', 'all'),
     ],
     'AP': [
         *((group, 'ap', group) for group in GROUPS),

@@ -8,11 +8,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simcis_jax.errors import InputError
-from simcis_jax.evaluation.mean_iou import PixelCounts, iou, miou_scores
+from simcis_jax.evaluation.mean_iou import (
+    SemanticCounts,
+    iou,
+    miou_scores,
+    miou_with_background,
+)
 from simcis_jax.evaluation.panoptic_quality import PQCounts, pq_scores
 from simcis_jax.types import Categories
 
-METRICS = ('pq', 'sq', 'rq', 'pq_seen_only', 'miou', 'miou_reference', 'ap', 'ap50', 'ap75')
+METRICS = (
+    *('pq', 'sq', 'rq', 'pq_seen_only'),
+    *('miou', 'miou_reference', 'miou_background'),
+    *('ap', 'ap50', 'ap75'),
+)
 
 
 def panoptic_report(
@@ -52,19 +61,21 @@ def panoptic_report(
 
 
 def semantic_report(
-    counts: PixelCounts, groups: Mapping[str, Sequence[int]], categories: Categories
+    counts: SemanticCounts, groups: Mapping[str, Sequence[int]], categories: Categories
 ) -> dict:
-    """`miou` and `miou_reference` in percent of every group, and IoU per class, ready for JSON.
+    """Each mIoU in percent of every group, and IoU per class, ready for JSON.
 
-    Returns {'miou': {'base': .., 'novel': .., ...}, 'miou_reference': {..}, 'per_class':
-    {name: {'iou'}}}; None = no score.
+    Returns {'miou': {'base': .., 'novel': .., ...}, 'miou_reference': {..}, 'miou_background':
+    {..}, 'per_class': {name: {'iou'}}}; None = no score.
     """
-    scores = {group: miou_scores(counts, classes) for group, classes in groups.items()}
+    scores = {group: miou_scores(counts.labelled, classes) for group, classes in groups.items()}
     report = {
         name: {group: _json_number(scores[group][name]) for group in groups}
         for name in ('miou', 'miou_reference')
     }
-    return report | {'per_class': _per_class({'iou': iou(counts)}, groups, categories)}
+    background = miou_with_background(counts, groups)
+    report['miou_background'] = {group: _json_number(x) for group, x in background.items()}
+    return report | {'per_class': _per_class({'iou': iou(counts.labelled)}, groups, categories)}
 
 
 def instance_report(

@@ -22,7 +22,7 @@ from simcis_jax.data.source import Example
 from simcis_jax.evaluation import panoptic_quality, stage_report
 from simcis_jax.evaluation.average_precision import ImageInstances, Instances, average_precision
 from simcis_jax.evaluation.mask_runs import encode_segments
-from simcis_jax.evaluation.mean_iou import PixelCounts, count_pixels
+from simcis_jax.evaluation.mean_iou import SemanticCounts, count_with_background
 from simcis_jax.evaluation.overlap import overlap_table
 from simcis_jax.evaluation.packed_instances import PackedInstances, pack
 from simcis_jax.evaluation.panoptic_quality import PanopticCounts, PQCounts
@@ -187,11 +187,11 @@ class SemanticTask:
 
     fetch = staticmethod(jax.device_get)
 
-    def zeros(self) -> PixelCounts:
+    def zeros(self) -> SemanticCounts:
         """No pixels."""
-        return PixelCounts.zeros(len(self.categories))
+        return SemanticCounts.zeros(len(self.categories))
 
-    def count(self, result: np.ndarray, example: Example, seen: np.ndarray) -> PixelCounts:
+    def count(self, result: np.ndarray, example: Example, seen: np.ndarray) -> SemanticCounts:
         """Pixels by predicted and true label."""
         height, width = example.segment_map.shape
         overlap = overlap_table(
@@ -200,18 +200,18 @@ class SemanticTask:
             example.segment_map,
             len(example.labels),
         )
-        return count_pixels(overlap, example.labels, evaluated=seen)
+        return count_with_background(overlap, example.labels, seen)
 
-    def to_json(self, counts: PixelCounts) -> list:
+    def to_json(self, counts: SemanticCounts) -> list:
         """See `Task`."""
         return counts.to_json()
 
-    def from_json(self, value: list) -> PixelCounts:
+    def from_json(self, value: list) -> SemanticCounts:
         """See `Task`."""
-        return PixelCounts.from_json(value, len(self.categories))
+        return SemanticCounts.from_json(value, len(self.categories))
 
-    def report(self, counts: PixelCounts, groups: Mapping[str, Sequence[int]]) -> dict:
-        """Both versions of mIoU."""
+    def report(self, counts: SemanticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
+        """All versions of mIoU."""
         return stage_report.semantic_report(counts, groups, self.categories)
 
     def segments(self, result: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

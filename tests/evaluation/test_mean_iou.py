@@ -1,24 +1,34 @@
 import functools
+import json
 import operator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simcis_jax.evaluation.mean_iou import count_pixels, iou, miou_scores
+from simcis_jax.evaluation.mean_iou import (
+    SemanticCounts,
+    count_pixels,
+    count_with_background,
+    iou,
+    miou_scores,
+    miou_with_background,
+)
 from simcis_jax.evaluation.overlap import overlap_table
 
 GOLDEN = Path(__file__).parent / 'golden' / 'metrics_miou.npz'
 
 
-def count(pred, gt, num_classes, evaluated=None):
-    """Counts the pixels of label maps, in which labels outside 0..C-1 mean none."""
+def overlaps(pred, gt, num_classes):
+    """Overlap table and labels of label maps, in which labels outside 0..C-1 mean none."""
     values, positions = np.unique(gt, return_inverse=True)
     labels = np.where(values < num_classes, values.astype(int), -1)
-    overlap = overlap_table(
-        np.minimum(pred, num_classes), num_classes, positions.reshape(gt.shape) + 1, len(labels)
-    )
-    return count_pixels(overlap, labels, evaluated=evaluated)
+    gt_map = positions.reshape(gt.shape) + 1
+    return overlap_table(np.minimum(pred, num_classes), num_classes, gt_map, len(labels)), labels
+
+
+def count(pred, gt, num_classes, evaluated=None):
+    return count_pixels(*overlaps(pred, gt, num_classes), evaluated=evaluated)
 
 
 def iou_by_loops(pred, gt, num_classes, count_unassigned):
@@ -74,6 +84,33 @@ def test_without_true_pixels_the_score_is_nan():
     counts = count(np.zeros((2, 2), int), np.full((2, 2), 255), 3)
     assert np.isnan(list(miou_scores(counts, [0, 1]).values())).all()
     assert np.isnan(list(miou_scores(counts, []).values())).all()
+
+
+def test_with_background_every_pixel_counts():
+    """Label maps in which background is one more class, compared pixel by pixel."""
+    rng = np.random.default_rng(1)
+    evaluated, seen, background = np.array([True, True, False, True, False]), (3, 0, 1), 5
+    total, pairs = SemanticCounts.zeros(5), []
+    for _ in range(20):
+        gt = rng.choice([0, 1, 2, 255], (9, 11))  # No pixel of class 3.
+        pred = np.where(rng.random(gt.shape) < 0.4, gt, rng.choice([0, 1, 3, 5], gt.shape))
+        pred = np.where(np.isin(pred, seen), pred, background)
+        table, labels = overlaps(pred, gt, 5)
+        void = labels < 0  # As row 0, like the void pixels of a data set.
+        table = np.vstack([table[0] + table[1:][void].sum(axis=0), table[1:][~void]])
+        counts = count_with_background(table, labels[~void], evaluated)
+        assert counts.labelled.true.sum() == np.isin(gt, seen).sum()
+        total += SemanticCounts.from_json(json.loads(json.dumps(counts.to_json())), 5)
+        pairs += zip(pred.ravel(), np.where(np.isin(gt, seen), gt, background).ravel(), strict=True)
+    pred, gt = np.array(pairs).T
+    values = {
+        c: 100 * np.sum((pred == c) & (gt == c)) / np.sum((pred == c) | (gt == c))
+        for c in (0, 1, background)
+    }
+    groups = {'base': (3, 0), 'novel': (1,), 'current': (3,), 'all': (3, 0, 1)}
+    assert miou_with_background(total, groups) == pytest.approx(
+        {'base': values[0], 'novel': values[1], 'current': float('nan'),
+         'all': np.mean([*values.values()])}, nan_ok=True)  # fmt: skip
 
 
 @pytest.mark.parametrize('stage', [1, 2, 3])

@@ -14,7 +14,7 @@ from scored_stages import (
 
 from simcis_jax.evaluation import stage_report
 from simcis_jax.evaluation.class_groups import class_groups
-from simcis_jax.evaluation.mean_iou import PixelCounts
+from simcis_jax.evaluation.mean_iou import PixelCounts, SemanticCounts
 from simcis_jax.evaluation.results_table import format_per_class, format_table, results
 from simcis_jax.types import Categories
 
@@ -41,21 +41,28 @@ def test_the_table_has_one_row_per_stage_and_the_average():
     ]
 
 
-def test_the_semantic_table_has_both_versions_of_miou():
-    counts = PixelCounts(
+def test_the_semantic_table_has_all_versions_of_miou():
+    labelled = PixelCounts(
         true=np.array([4, 2]),
         hits=np.array([2, 2]),
         unassigned=np.array([2, 0]),  # Half of class 0.
         predicted=np.array([2, 2]),
     )
+    background = PixelCounts(  # Four more pixels without a label, one of them predicted as b.
+        true=np.array([4, 2, 4]),
+        hits=np.array([2, 2, 3]),
+        unassigned=np.array([0, 0, 0]),
+        predicted=np.array([2, 3, 5]),
+    )
+    counts = SemanticCounts(labelled, background)
     categories = Categories(('a', 'b'), (False, False), ((0, 0, 0),) * 2)
     report = stage_report.semantic_report(counts, class_groups([[0], [1]], 1), categories)
     assert report['per_class'] == {'a': {'iou': 50.0}, 'b': {'iou': 100.0}}
     assert format_table(results([report])).splitlines() == [
-        'mIoU at stage  base  novel  past  current   all  reference',
-        '----------------------------------------------------------',
-        '1              50.0  100.0  50.0    100.0  75.0      100.0',
-        'avg                                        75.0      100.0',
+        'mIoU at stage  base  novel  past  current   all  reference  background',
+        '----------------------------------------------------------------------',
+        '1              50.0  100.0  50.0    100.0  75.0      100.0        55.6',
+        'avg                                        75.0      100.0        55.6',
     ]
 
 

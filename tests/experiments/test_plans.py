@@ -12,6 +12,7 @@ from experiments import (
     clusters,
     command,
     compare_methods,
+    compare_tuned,
     components,
     drift,
     duplicates,
@@ -32,8 +33,8 @@ from simcis_jax.settings.validated import from_config
 EXPERIMENTS = {
     module.EXPERIMENT.name: module
     for module in (
-        class_orders, clusters, compare_methods, components, drift, duplicates, forgetting,
-        remedies, replay, stop_gradient, tuning,
+        class_orders, clusters, compare_methods, compare_tuned, components, drift, duplicates,
+        forgetting, remedies, replay, stop_gradient, tuning,
     )
 }  # fmt: skip
 CASES = [
