@@ -27,6 +27,7 @@ from simcis_jax.data.evaluation_batches import (
     plan_batches,
     share_of,
 )
+from simcis_jax.data.part import spread
 from simcis_jax.data.source import Example, Source, images_with
 from simcis_jax.evaluation import pictures, stage_report
 from simcis_jax.evaluation.counts_log import CountsLog
@@ -62,12 +63,6 @@ def make_tasks(categories: Categories, settings: EvaluationSettings) -> dict[str
         'instance': InstanceTask(categories, settings.num_instances),
     }
     return {name: tasks[name] for name in settings.tasks}
-
-
-def spread(indices: np.ndarray, number: int) -> np.ndarray:
-    """At most `number` of the indices, spread evenly: neighbours are often frames of one video."""
-    number = min(number, len(indices))
-    return indices[(np.arange(number) + 1) * len(indices) // max(number, 1) - 1]
 
 
 class Evaluator:

@@ -49,8 +49,15 @@ class DataSettings:
         'settings can be chosen without it; 0 = off.',
         at_least=0,
     )
-    num_train_images: int = declare(0, "Training images of 'shapes'; 0 = its default.", at_least=0)
-    num_val_images: int = declare(0, "Evaluation images of 'shapes'; 0 = its default.", at_least=0)
+    num_train_images: int = declare(
+        0,
+        'At most this many training images, spread over the split; 0 = all. Of the unlimited '
+        "'shapes', exactly as many; 0 = 4,000.",
+        at_least=0,
+    )
+    num_val_images: int = declare(
+        0, "The same for the images to evaluate on; 0 = 200 of 'shapes'.", at_least=0
+    )
     size: int = declare(640, 'Side of the square training crop in pixels.', at_least=1)
     max_segments: int = declare(100, 'Target segments per image; the largest are kept.', at_least=1)
     scale_range: tuple[float, float] = declare(

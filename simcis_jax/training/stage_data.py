@@ -13,7 +13,7 @@ from simcis_jax.continual import protocol
 from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data import open_source
-from simcis_jax.data.held_out import hold_out
+from simcis_jax.data.part import at_most, hold_out
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
@@ -33,11 +33,12 @@ def open_splits(data: DataSettings) -> tuple[Source, Source]:
     open_split = functools.partial(open_source, data.name, root=data.root, size=data.size)
     training = open_split(data.train_split, num_images=data.num_train_images)
     if data.hold_out:
-        return hold_out(training, data.hold_out)
-    validation = open_split(
-        data.val_split, num_images=data.num_val_images, categories=training.categories
-    )
-    return training, validation
+        training, evaluated = hold_out(training, data.hold_out)
+    else:
+        evaluated = open_split(
+            data.val_split, num_images=data.num_val_images, categories=training.categories
+        )
+    return at_most(training, data.num_train_images), at_most(evaluated, data.num_val_images)
 
 
 def num_steps_of(stage: Stage, settings: Settings) -> int:

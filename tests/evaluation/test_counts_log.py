@@ -8,9 +8,9 @@ import pytest
 from evaluated import SIZES, Rectangles
 from fake_store import fake_store  # noqa: F401
 
+from simcis_jax.data.part import spread
 from simcis_jax.evaluation import counts_log
 from simcis_jax.evaluation.counts_log import CountsLog
-from simcis_jax.evaluation.evaluator import spread
 from simcis_jax.evaluation.tasks import PanopticTask
 from simcis_jax.runtime.object_store import FolderCopy
 

@@ -1,4 +1,4 @@
-"""Images held out of the training split, to choose settings without the validation split."""
+"""Parts of a split: images that are held out of training, or fewer images of the same kind."""
 
 from __future__ import annotations
 
@@ -27,19 +27,32 @@ def hold_out(source: Source, every: int) -> tuple[Source, Source]:
         )
     is_held_out = np.arange(len(source)) % every == every - 1
     return (
-        _Part(source, np.flatnonzero(~is_held_out).tolist(), 'kept'),
-        _Part(source, np.flatnonzero(is_held_out).tolist(), 'held out'),
+        _Part(source, np.flatnonzero(~is_held_out), 'kept'),
+        _Part(source, np.flatnonzero(is_held_out), 'held out'),
     )
+
+
+def spread(indices: np.ndarray, number: int) -> np.ndarray:
+    """At most `number` of the indices, spread evenly: neighbours are often frames of one video."""
+    number = min(number, len(indices))
+    return indices[(np.arange(number) + 1) * len(indices) // max(number, 1) - 1]
+
+
+def at_most(source: Source, number: int) -> Source:
+    """At most this many images of a source, spread evenly; 0 = all of them."""
+    if number == 0 or len(source) <= number:
+        return source
+    return _Part(source, spread(np.arange(len(source)), number), f'{number} images')
 
 
 class _Part:
     """Some images of a source, as a `Source` whose index i is image indices[i] of the whole."""
 
-    def __init__(self, whole: Source, indices: Sequence[int], kind: str):
+    def __init__(self, whole: Source, indices: np.ndarray, kind: str):
         self.name = f'{whole.name}, {kind}'
         self.categories = whole.categories
         self._whole = whole
-        self._indices = indices
+        self._indices = indices.tolist()
 
     def __len__(self) -> int:
         return len(self._indices)
