@@ -2,15 +2,13 @@
 
     python -m experiments.compare_tuned --data=shapes --workdir=runs/shapes --seeds=0,1,2
 
-`experiments.tuning` chose the hyper-parameters, with five trials of every method and without the
-validation images. In the --workdir of `compare_methods`, its runs are reused.
+`experiments.tuning` chose the hyper-parameters, with three trials of every method and without
+the validation images. In the --workdir of `compare_methods`, its runs are reused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from ml_collections import ConfigDict
 
 from experiments import command, compare_methods, tuning
 from experiments.experiment import Experiment, Setting
@@ -20,16 +18,14 @@ from experiments.sweep import Variant
 CHOSEN: Mapping[str, str] = {}
 
 
-def make_variants(config: ConfigDict, num_classes: int) -> list[Variant]:
+def make_variants() -> list[Variant]:
     """Every row of `compare_methods`, followed by its chosen trial if that is another one."""
-    del num_classes
-    rate = config.optimizer.later_learning_rate
     variants = []
     for method in compare_methods.VARIANTS:
         variants.append(method)
         row = method.label.removesuffix(' with replay')
         if row in CHOSEN:
-            changes = tuning.trials(row, rate)[CHOSEN[row]]
+            changes = tuning.trials(row)[CHOSEN[row]]
             variants.append(
                 Variant(
                     f'{method.label}, tuned',
@@ -45,7 +41,7 @@ EXPERIMENT = Experiment(
     name='compare_tuned',
     title='Continual methods, as published and tuned, in percent after the last stage',
     settings={'shapes': [Setting('shapes_cps_published_8_1')]},
-    variants=make_variants,
+    variants=make_variants(),
 )
 
 if __name__ == '__main__':
