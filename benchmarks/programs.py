@@ -15,7 +15,7 @@ from simcis_jax.evaluation.inference import make_network
 from simcis_jax.runtime import parallel
 from simcis_jax.settings.validated import Settings
 from simcis_jax.training.optimizer import make_optimizer
-from simcis_jax.training.programs import frozen_parameters, train_step_of
+from simcis_jax.training.programs import frozen_parameters, model_in_stage, train_step_of
 from simcis_jax.types import Batch, StageArrays, Targets, TrainState
 
 FIRST, LATER, EVALUATION = 'train step, first stage', 'train step, later stage', 'evaluation'
@@ -55,12 +55,17 @@ class Programs:
         stages = settings.protocol.stages(num_classes)
         self.model = settings.method.make_model(stages, settings.model)
         frozen = frozen_parameters(settings, self.model, stages)
+        self.stages = {FIRST: stages[0], LATER: stages[-1]}
         self.frozen = {FIRST: frozen[0], LATER: frozen[-1]}
 
     def makers(self) -> dict[str, Callable[[], Program]]:
         """Name -> function that creates the program; FIRST may be the program of all stages."""
         found = {FIRST: lambda: self.train_step(FIRST)}
-        if self.settings.method.uses_teacher or self.frozen[LATER] != self.frozen[FIRST]:
+        first, later = (
+            (self.frozen[name], model_in_stage(self.settings, self.model, self.stages[name]))
+            for name in (FIRST, LATER)
+        )
+        if self.settings.method.uses_teacher or first != later:
             found[LATER] = lambda: self.train_step(LATER)
         return found | {EVALUATION: self.evaluation}
 
@@ -89,7 +94,7 @@ class Programs:
         classes = self.array(bool, self.num_classes)
         stage = StageArrays(classes, classes, self.array(jnp.int32), self.array(jnp.float32))
         batch = Batch(self.rows(jnp.uint8, rows, size, size, 3), targets)
-        step = train_step_of(settings, self.model, self.mesh, frozen)
+        step = train_step_of(settings, self.model, self.mesh, self.stages[name], frozen)
         arguments = state, params if has_teacher else None, batch, stage
         return Program(step, arguments, rows // self.mesh.size, size)
 

@@ -3,11 +3,11 @@
     python -m simcis_jax.main --config=camvid_cps_6_1 \
         --config.data.root=DIR --workdir=runs/camvid_cps_6_1
 
-Unlike the published method (camvid_cps_published_6_1), it keeps what the teacher half believes.
+Unlike camvid_cps_published_6_1, it has settings of our own against forgetting.
 """
 
 from simcis_jax.configs import camvid_cps_published_6_1, common
 
 
 def get_config():
-    return common.keep_half_believed(camvid_cps_published_6_1.get_config())
+    return common.against_forgetting(camvid_cps_published_6_1.get_config())

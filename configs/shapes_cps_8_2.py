@@ -2,11 +2,11 @@
 
     python -m simcis_jax.main --config=shapes_cps_8_2 --workdir=runs/shapes_cps_8_2
 
-Unlike the published method (shapes_cps_published_8_2), it keeps what the teacher half believes.
+Unlike shapes_cps_published_8_2, it has settings of our own against forgetting.
 """
 
 from simcis_jax.configs import common, shapes_cps_published_8_2
 
 
 def get_config():
-    return common.keep_half_believed(shapes_cps_published_8_2.get_config())
+    return common.against_forgetting(shapes_cps_published_8_2.get_config())

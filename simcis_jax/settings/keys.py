@@ -182,6 +182,12 @@ class TrainingSettings:
     steps_per_class: int = declare(
         1_000, 'Steps of a later stage per class that it adds.', at_least=1
     )
+    stop_gradient_from_stage: int = declare(
+        1,
+        'First stage in which `model.stop_gradient` holds; published: 1. With 2, the decoder also '
+        'trains the selection of queries in the first stage, which needs it if it is short.',
+        at_least=1,
+    )
     statistics_images: int = declare(
         0, 'Images used to count pseudo-labels before a stage; 0 = all.', at_least=0
     )

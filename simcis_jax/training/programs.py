@@ -21,9 +21,13 @@ from simcis_jax.training.train_step import make_statistics_step, make_train_step
 
 
 def train_step_of(
-    settings: Settings, model: nn.Module, mesh: Mesh, frozen: frozenset[str] = frozenset()
+    settings: Settings,
+    model: nn.Module,
+    mesh: Mesh,
+    stage: Stage,
+    frozen: frozenset[str] = frozenset(),
 ) -> Callable:
-    """The train step of a config; see `make_train_step`.
+    """The train step of a config in a stage; see `make_train_step`.
 
     Raises:
         InputError: `training.microbatch_size` does not divide the images of a device.
@@ -31,7 +35,7 @@ def train_step_of(
     training = settings.training
     return shared(
         make_train_step,
-        model,
+        model_in_stage(settings, model, stage),
         settings.method,
         mesh,
         weights=settings.weights,
@@ -43,6 +47,13 @@ def train_step_of(
         ),
         frozen=frozen,
     )
+
+
+def model_in_stage(settings: Settings, model: nn.Module, stage: Stage) -> nn.Module:
+    """The network as a stage trains it."""
+    if stage.number < settings.training.stop_gradient_from_stage:
+        return model.clone(stop_gradient=False)
+    return model
 
 
 def frozen_parameters(

@@ -59,7 +59,7 @@ class Trainer:
             settings, self.model, self.mesh, self.stages, self.train_source, workdir
         )
         make_step = functools.partial(programs.train_step_of, settings, self.model, self.mesh)
-        self.train_steps = [make_step(frozen) for frozen in self.states.frozen]
+        self.train_steps = list(map(make_step, self.stages, self.states.frozen))
         evaluator = Evaluator(
             self.model,
             self.categories,

@@ -240,15 +240,20 @@ def test_a_config_of_any_name_has_the_methods_of_its_own_network(tmp_path, monke
 
 
 def test_all_remedies_together_are_the_default_of_the_built_in_shapes():
-    runs = plan(remedies, 'shapes', '--seeds=0', '--variants=all together').runs
+    runs = plan(remedies, 'shapes', '--seeds=0').runs
     for name in ('8_1', '8_2'):
         small = command.read_config(f'shapes_cps_{name}', [], None)
-        selected = (r for r in runs if r.config['model']['queries'] == 'selected')
-        (run, other) = (r for r in selected if r.setting == f'shapes_cps_published_{name}')
-        keys = flat(run.config, GROUPS)
-        wanted = flat(small.to_dict(), GROUPS)
+        ours = [run for run in runs if run.setting == f'shapes_cps_published_{name}']
+        by_label = {run.variant.label: run for run in ours}
+        together = by_label['all together']
+        keys, wanted = flat(together.config, GROUPS), flat(small.to_dict(), GROUPS)
         assert keys == {key: wanted[key] for key in keys} | {'training.seed': 0}
-        assert differing(run, other) == {'model.stop_gradient'}
+        three = by_label['merged duplicates, lower thresholds, doubt']
+        late_stop = {'training.stop_gradient_from_stage'}
+        assert differing(together, three) == late_stop
+        assert differing(by_label['stop gradient from stage 2'], by_label['SimCIS']) == late_stop
+        never = by_label['the three, no stop gradient']
+        assert differing(never, three) == {'model.stop_gradient'}
 
 
 @pytest.mark.parametrize(
