@@ -19,7 +19,7 @@ from simcis_jax.port import pickles, published_bank, state_dicts, torch_files
 from simcis_jax.port.names import BACKBONE
 from simcis_jax.port.torch_weights import to_flax, to_torch
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.starting_point import with_backbone
+from simcis_jax.training.initial_weights import with_backbone
 
 NUM_CLASSES, WIDTH, BANK_SIZE = 7, 4, 5
 

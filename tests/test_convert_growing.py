@@ -24,7 +24,7 @@ from simcis_jax.port.names import PREDICTOR
 from simcis_jax.runtime import command
 from simcis_jax.settings.method_choice import resolve
 from simcis_jax.settings.validated import from_config
-from simcis_jax.training import starting_point
+from simcis_jax.training import inherited_stage
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
@@ -256,9 +256,9 @@ def test_a_run_starts_from_a_converted_stage(tmp_path, kind, number):
     state_dicts.write_state(tmp_path / 'x.pth', state)
     convert.import_model(tmp_path / 'x.pth', tmp_path / f'stage_{number}')
     path = str(tmp_path / f'stage_{number}')
-    source = starting_point.finished_stage(path, stages, SHAPES, initialize)
+    source = inherited_stage.finished_stage(path, stages, SHAPES, initialize)
     workdir = Workdir(tmp_path / 'run', {})
-    starting_point.inherit(workdir, source, 12, initialize)
+    inherited_stage.inherit(workdir, source, 12, initialize)
     inherited = read_checkpoint(workdir.stage(number).root)
     assert_same_bits(growing_models.write(inherited, RUN[:number]), state)
     flat, expected = (

@@ -16,7 +16,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import hugging_face, names, pretrained, state_dicts
 from simcis_jax.port.architecture import PLAIN
 from simcis_jax.port.torch_weights import to_torch
-from simcis_jax.training import starting_point
+from simcis_jax.training import initial_weights
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 NETWORK = dict(
@@ -139,12 +139,12 @@ def test_a_model_of_another_network_is_an_error(folder, tmp_path):
 def test_the_class_head_is_replaced_where_the_classes_differ(folder, params):
     model = pretrained.read(folder)
     fresh = jax.tree.map(np.zeros_like, params)
-    assert starting_point.head_difference(model, CLASSES) is None
-    kept = starting_point.with_pretrained(fresh, model, CLASSES)
+    assert initial_weights.head_difference(model, CLASSES) is None
+    kept = initial_weights.with_pretrained(fresh, model, CLASSES)
     jax.tree.map(np.testing.assert_array_equal, kept, params)
     renamed = named_categories(['other', *CLASSES.names[1:]])
-    assert 'label 0 is' in starting_point.head_difference(model, renamed)
-    replaced = starting_point.with_pretrained(fresh, model, renamed)
+    assert 'label 0 is' in initial_weights.head_difference(model, renamed)
+    replaced = initial_weights.with_pretrained(fresh, model, renamed)
     assert not np.any(replaced['heads']['class_head']['dense']['kernel'])
     np.testing.assert_array_equal(
         replaced['heads']['mask_head']['layer0']['dense']['kernel'],

@@ -15,7 +15,7 @@ from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings.validated import Settings
-from simcis_jax.training import programs, starting_point
+from simcis_jax.training import initial_weights, programs
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.stage_data import statistics_batches
@@ -74,12 +74,12 @@ class StageStates:
         """
         state = parallel.put_replicated(self.mesh, self.new(stage, previous))
         if previous is None and self.settings.training.init_backbone:
-            params = starting_point.with_backbone(
+            params = initial_weights.with_backbone(
                 state.params, self.settings.training.init_backbone
             )
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
         if previous is None and pretrained is not None:
-            params = starting_point.with_pretrained(state.params, pretrained, self.categories)
+            params = initial_weights.with_pretrained(state.params, pretrained, self.categories)
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
         method, statistics = self.settings.method, None
         if teacher is not None and method.uses_statistics:

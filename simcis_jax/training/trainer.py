@@ -17,7 +17,7 @@ from simcis_jax.port import pretrained
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.interruption import StopRequest
 from simcis_jax.settings.validated import Settings
-from simcis_jax.training import data_checks, programs, replay, starting_point
+from simcis_jax.training import data_checks, inherited_stage, initial_weights, programs, replay
 from simcis_jax.training.checkpointing import StageCheckpoints, discard_damaged
 from simcis_jax.training.nonfinite import NonfiniteSteps
 from simcis_jax.training.optimizer import count_parameters
@@ -105,7 +105,7 @@ class Trainer:
         inherited = self.start()
         if self.pretrained is not None:
             stage = self.stages[-1]
-            starting_point.save_as_stage(
+            initial_weights.save_as_stage(
                 self.workdir.stage(stage.number), self.pretrained, self.categories
             )
             return self.write_results([self.evaluation.at_end(stage, self.states.finished(stage))])
@@ -139,20 +139,20 @@ class Trainer:
         inherited = None
         if training.init_from and pretrained.is_pretrained(training.init_from):
             self.pretrained = pretrained.read(training.init_from)
-            starting_point.check_network(self.pretrained, self.settings.model)
+            initial_weights.check_network(self.pretrained, self.settings.model)
         elif training.init_from:
-            inherited = starting_point.finished_stage(
+            inherited = inherited_stage.finished_stage(
                 training.init_from, self.stages, self.categories, self.states.initialize
             )
         else:
             params, _ = jax.eval_shape(self.states.initialize)
             if training.init_backbone:
-                starting_point.with_backbone(params, training.init_backbone)
+                initial_weights.with_backbone(params, training.init_backbone)
         self.workdir.claim(self.categories)
         if self.workdir.writes:
             self.stored_bytes.save()
         if inherited is not None:
-            starting_point.inherit(
+            inherited_stage.inherit(
                 self.workdir, inherited, len(self.categories), self.states.initialize
             )
         parallel.wait_for_all('workdir')

@@ -14,12 +14,10 @@ from simcis_jax import main
 from simcis_jax.continual.stages import make_stages
 from simcis_jax.data import open_source
 from simcis_jax.data.category_list import category_entries
-from simcis_jax.model.backbones import BACKBONES
 from simcis_jax.port.architecture import PLAIN
 from simcis_jax.settings.validated import from_config
-from simcis_jax.training import starting_point
+from simcis_jax.training import inherited_stage
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.stage_data import stage_arrays
 from simcis_jax.training.stage_evaluation import StageEvaluation
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
@@ -134,10 +132,10 @@ def extended(folder, method):
     write_categories(folder, CLASSES - 2)
     with StageCheckpoints(folder / 'stage_1' / 'checkpoints') as checkpoints:
         checkpoints.save_weights(0, old)
-    source = starting_point.finished_stage(str(folder / 'stage_1'), stages, SHAPES, initialize)
+    source = inherited_stage.finished_stage(str(folder / 'stage_1'), stages, SHAPES, initialize)
     workdir = Workdir(folder / 'run', {})
     for _ in range(2):  # A run that is interrupted before the stage has scores does it again.
-        starting_point.inherit(workdir, source, CLASSES, initialize)
+        inherited_stage.inherit(workdir, source, CLASSES, initialize)
     with StageCheckpoints(workdir.stage(1).checkpoints) as checkpoints:
         return old, checkpoints.read('params')
 
@@ -242,46 +240,3 @@ def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):
         checkpoints.save(0, trainer.states.new(stage, None))
     with pytest.raises(ValueError, match='stage_1 is not finished, it has no evaluation.json'):
         main.run(config_from(tmp_path / 'stage_1'), str(tmp_path / 'run'))
-
-
-def test_stage_1_starts_from_the_pretrained_backbone(converted, tmp_path):
-    folder, params, _ = converted
-    settings = tiny_config(**{'training.init_backbone': str(folder)}).to_dict()
-    trainer = Trainer(from_config(settings), Workdir(tmp_path, settings))
-    stage = trainer.stages[0]
-    begun = trainer.states.begin(
-        stage, None, None, stage_arrays(stage, len(trainer.categories), trainer.settings)
-    ).params
-    jax.tree.map(np.testing.assert_array_equal, begun['resnet'], params['resnet'])
-    random = trainer.states.new(stage, None).params
-    jax.tree.map(np.testing.assert_array_equal, begun['decoder'], random['decoder'])
-
-
-def backbone_shapes(name, **changes):
-    """The shapes of the parameters of a backbone."""
-    backbone = BACKBONES[name]
-    module = backbone.build(**backbone.settings | changes)
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    return {backbone.family: jax.eval_shape(module.init, jax.random.key(0), image)['params']}
-
-
-@pytest.mark.parametrize(
-    ('held', 'changes', 'wanted', 'message'),
-    [
-        ('swin_small', {}, 'swin_t', 'is a swin_small, but model.backbone is swin_t; set --config'),
-        ('resnet50', {}, 'swin_t', 'is a resnet50, but model.backbone is swin_t; set'),
-        ('swin_small', {'window': 7}, 'swin_t', 'window 7 is none of the backbones swin_t, swin_s'),
-        (
-            'resnet50',
-            {'stem_width': 32},
-            'resnet50',
-            r'is a changed resnet50: res2_0/conv1/conv/kernel has shape \(1, 1, 32, 64\) instead',
-        ),
-    ],
-)
-def test_a_backbone_of_another_network_is_an_error(monkeypatch, held, changes, wanted, message):
-    monkeypatch.setattr(
-        starting_point, 'read_backbone', lambda path: backbone_shapes(held, **changes)
-    )
-    with pytest.raises(ValueError, match=f'training.init_backbone=FILE.*{message}'):
-        starting_point.with_backbone(backbone_shapes(wanted), 'FILE')

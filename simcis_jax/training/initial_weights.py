@@ -1,0 +1,129 @@
+"""Weights to start the first stage from: of a pretrained Mask2Former, or of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from simcis_jax.data.class_names import first_difference
+from simcis_jax.errors import InputError
+from simcis_jax.model.backbones import family_of
+from simcis_jax.port.architecture import backbone_name
+from simcis_jax.port.pretrained import Pretrained
+from simcis_jax.port.state_dicts import read_backbone
+from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.types import Categories
+
+
+def check_network(pretrained: Pretrained, model: Mapping[str, Any]) -> None:
+    """Checks that a pretrained model has the network of a run.
+
+    Args:
+        pretrained: the model.
+        model: the values of the config group `model`.
+
+    Raises:
+        InputError: a value differs.
+    """
+    for name, value in pretrained.settings.items():
+        if model[name] != value:
+            raise InputError(
+                f'training.init_from={pretrained.path} has {name}={value!r}, but model.{name} is '
+                f'{model[name]!r}; set --config.model.{name}={value}.'
+            )
+
+
+def head_difference(pretrained: Pretrained, categories: Categories) -> str | None:
+    """How the classes of a pretrained model differ from those of a run, in words; None if not.
+
+    Of a file without class names, only their number is compared.
+    """
+    if pretrained.class_names is None:
+        found, now = pretrained.num_classes, len(categories)
+        return None if found == now else f'{found} classes and {now}'
+    return first_difference(pretrained.class_names, categories.names)
+
+
+def with_pretrained(params: Any, pretrained: Pretrained, categories: Categories) -> Any:
+    """The parameters with those of a pretrained model; its class head only if it fits.
+
+    Prints whether the head was kept.
+    """
+    heads, new = pretrained.params['heads'], params['heads']['class_head']
+    difference = head_difference(pretrained, categories)
+    kept = f'replaced, its classes differ: {difference}' if difference else 'kept'
+    if jax.tree.structure(new) != jax.tree.structure(heads['class_head']):
+        kept = 'replaced, this network has other layers there'
+    print(f'starting from {pretrained.path}; class head {kept}', flush=True)
+    heads = params['heads'] | heads
+    if kept != 'kept':
+        heads |= {'class_head': new}
+    return params | pretrained.params | {'heads': heads}
+
+
+def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categories) -> None:
+    """Saves a pretrained model as the checkpoint of a stage, if that has none.
+
+    Raises:
+        InputError: the model has other classes than the run.
+    """
+    difference = head_difference(pretrained, categories)
+    if difference:
+        raise InputError(
+            f'training.init_from={pretrained.path} has other classes than the data set '
+            f'({difference}), so it cannot be evaluated there; give its own data set, or train it.'
+        )
+    with StageCheckpoints(folder.checkpoints) as checkpoints:
+        if checkpoints.latest_step is None:
+            checkpoints.save_weights(0, pretrained.params)
+
+
+def with_backbone(params: Any, path: str) -> Any:
+    """Parameters with the backbone replaced by pretrained weights.
+
+    Args:
+        params: arrays or their shapes.
+        path: ImageNet weights, a complete published model, or a folder that simcis_jax.convert
+            made.
+
+    Raises:
+        InputError: the file does not hold the backbone of this model.
+        FileError: the file cannot be read.
+    """
+    folder = StageFolder(Path(path))
+    if folder.newest_checkpoint:
+        with StageCheckpoints(folder.checkpoints) as checkpoints:
+            read = checkpoints.read('params')
+    else:
+        read = read_backbone(path)
+    family = family_of(params)
+    backbone = read.get(family, {})
+    expected, found = (
+        {key: x.shape for key, x in flatten_dict(tree, sep='/').items()}
+        for tree in (params[family], backbone)
+    )
+    if expected == found:
+        return params | {family: backbone}
+    name, other = backbone_name(params), _backbone_in(path, read)
+    if name != other:
+        raise InputError(
+            f'training.init_backbone={path} is a {other}, but model.backbone is {name}; set '
+            f'--config.model.backbone={other}.'
+        )
+    key = min(key for key in expected | found if expected.get(key) != found.get(key))
+    raise InputError(
+        f'training.init_backbone={path} is a changed {name}: {key} has shape {found.get(key)} '
+        f'instead of {expected.get(key)}; give the weights of an unchanged one.'
+    )
+
+
+def _backbone_in(path: str, params: Mapping[str, Any]) -> str:
+    try:
+        return backbone_name(params)
+    except InputError as error:
+        raise InputError(f'training.init_backbone={path}: {error}') from None
