@@ -18,13 +18,19 @@ class StepProfile:
 
     def __init__(self, steps: tuple[int, int], folder: Path):
         self._first, self._last = steps
-        self._folder, self._running = folder, False
+        self._folder, self._running, self._written = folder, False, False
 
     def __enter__(self) -> StepProfile:
         return self
 
     def __exit__(self, *_) -> None:
         self._stop()
+        if self._last and not self._written:
+            print(
+                f'nothing is profiled: of training.profile_steps={self._first},{self._last}, no '
+                f'step was trained here',
+                flush=True,
+            )
 
     def before(self, step: int) -> None:
         """Starts the recording if this is the first step of the range that the run trains."""
@@ -40,6 +46,6 @@ class StepProfile:
 
     def _stop(self) -> None:
         if self._running:
-            self._running = False
+            self._running, self._written = False, True
             jax.profiler.stop_trace()
             print(f'profile written to {self._folder}', flush=True)
