@@ -7,6 +7,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 
 from xla_flags import FAST_COMPILATION
 
@@ -22,6 +23,8 @@ from simcis_jax import main
 from simcis_jax.methods.simcis import SimCIS
 from simcis_jax.runtime.compilation import shared
 from simcis_jax.training import trainer
+
+MAX_RESIDENT = 2 << 30  # Bytes of a test process.
 
 
 @pytest.fixture(scope='session')
@@ -90,6 +93,18 @@ def pytest_collection_finish():
     """Looks for garbage less often: by default, this takes a quarter of the time of tracing."""
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops compiled programs between modules, so that a process stays below a few gigabytes."""
+    if nextitem is None or nextitem.path == item.path:
+        return
+    with open('/proc/self/statm') as pages:
+        resident = int(pages.read().split()[1]) * resource.getpagesize()
+    if resident > MAX_RESIDENT:
+        shared.cache_clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_sessionfinish(session):
