@@ -18,10 +18,9 @@ import jax
 import numpy as np
 
 from simcis_jax.methods import Method, make_method
-from simcis_jax.runtime.json_files import read_json
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_folder import StageFolder
-from simcis_jax.training.workdir import MAY_CHANGE, config_difference
+from simcis_jax.training.workdir import MAY_CHANGE, config_difference, recorded_config
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -76,7 +75,7 @@ def find(config: Config, workdir: Path) -> Path | None:
     key, size = first_stage_key(config), memory_size(config)
     found = {}
     for path in sorted(workdir.glob('*/config.json')):
-        other, stage = read_json(path, dict), path.parent / 'stage_1'
+        other, stage = recorded_config(path.parent), path.parent / 'stage_1'
         if StageFolder(stage).read_report() is None or first_stage_key(other) != key:
             continue
         if size == 0 or memory_size(other) >= size:
@@ -92,7 +91,7 @@ def adapt(stage: Path, config: Config, name: str) -> Path:
         config: config of the run that starts from it.
         name: folder name of that run.
     """
-    if _is_usable_unchanged(read_json(stage.parent / 'config.json', dict), config):
+    if _is_usable_unchanged(recorded_config(stage.parent), config):
         return stage
     with StageCheckpoints(stage / 'checkpoints') as checkpoints:
         step, params = checkpoints.latest_step, checkpoints.read('params')

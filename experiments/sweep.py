@@ -30,7 +30,7 @@ from simcis_jax.settings.keys import GROUPS, ProtocolSettings
 from simcis_jax.settings.method_choice import resolve
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics
-from simcis_jax.training.workdir import MAY_CHANGE, config_difference
+from simcis_jax.training.workdir import MAY_CHANGE, config_difference, recorded_config
 
 # Data set and task, the family if there is one, and the protocol: ade_cps_plain_100_10.
 CONFIG_NAME = re.compile(r'([a-z0-9]+_[a-z]+)_(?:[a-z]+_)?([0-9]+_[0-9]+)')
@@ -165,10 +165,11 @@ def finished(run: Run) -> dict | None:
     Raises:
         InputError: the folder holds a run of another config.
     """
-    if not (run.folder / 'config.json').is_file():
+    recorded = recorded_config(run.folder)
+    if recorded is None:
         return None
     difference = config_difference(
-        read_json(run.folder / 'config.json', dict),
+        recorded,
         json.loads(json.dumps(run.config)),
         may_change=(*MAY_CHANGE, 'training.init_from'),
     )

@@ -12,7 +12,7 @@ from simcis_jax.losses.weights import LossWeights
 from simcis_jax.methods import METHODS, Method, make_method
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.settings.declare import declared
-from simcis_jax.settings.groups import flat, unknown_keys
+from simcis_jax.settings.groups import flat, group_of, nested, unknown_keys
 from simcis_jax.settings.keys import (
     DECLARED,
     GROUPS,
@@ -39,6 +39,17 @@ class Settings:
     optimizer: OptimizerSettings
     training: TrainingSettings
     evaluation: EvaluationSettings
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded config of a run, with the defaults of the keys that its groups gained since."""
+    groups = [group for group in GROUPS if group_of(config, group)]
+    defaults = {
+        key: setting.default
+        for key, setting in DECLARED.items()
+        if key.rpartition('.')[0] in groups
+    }
+    return nested(defaults | flat(config, GROUPS))
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

@@ -30,6 +30,7 @@ from simcis_jax.evaluation.results_table import format_table
 from simcis_jax.runtime import lease
 from simcis_jax.runtime.files import write_atomically
 from simcis_jax.runtime.json_files import read_json
+from simcis_jax.settings.validated import with_defaults
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
@@ -99,16 +100,16 @@ class Workdir:
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-        found = read_json(path, dict) if path.exists() else None
+        found = recorded_config(self.root)
         if found is not None:
-            difference = config_difference(found, self._config, may_change=MAY_CHANGE)
+            difference = config_difference(found, _completed(self._config), may_change=MAY_CHANGE)
             if difference:
                 raise InputError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
                     '--workdir, or repeat that config to continue it.'
                 )
         self._check_categories(categories)
-        if found != self._config:
+        if found is None or read_json(path, dict) != self._config:
             write_atomically(path, json.dumps(self._config, indent=2))
         entries = json.dumps(category_entries(categories), indent=2)
         write_atomically(self.root / 'categories.json', entries)
@@ -170,6 +171,19 @@ class Workdir:
             return
         write_atomically(self.root / 'results.json', json.dumps(results, indent=2))
         write_atomically(self.root / 'results.txt', format_table(results) + '\n')
+
+
+def recorded_config(root: Path) -> dict[str, Any] | None:
+    """The config of the run in a folder; None if there is none.
+
+    Values have the types of JSON, and keys that did not exist yet have their defaults.
+    """
+    path = root / 'config.json'
+    return _completed(read_json(path, dict)) if path.exists() else None
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(with_defaults(config)))
 
 
 def config_difference(

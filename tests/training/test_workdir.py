@@ -7,6 +7,7 @@ import functools
 import json
 
 import pytest
+from tiny import tiny_config
 
 from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import FileError
@@ -29,6 +30,19 @@ def claim(folder, categories, config=None):
 
 def changed(**columns):
     return dataclasses.replace(LEARNED, **columns)
+
+
+def test_a_run_that_is_older_than_a_config_key_can_be_resumed(tmp_path):
+    config, path = tiny_config().to_dict(), tmp_path / 'config.json'
+    claim(tmp_path, LEARNED, config)
+    recorded = json.loads(path.read_text())
+    del recorded['data']['hold_out'], recorded['training']['stop_gradient_from_stage']
+    path.write_text(json.dumps(recorded))
+    with pytest.raises(ValueError, match='stop_gradient_from_stage is 1 there and 2 now'):
+        claim(tmp_path, LEARNED, config)
+    config['training']['stop_gradient_from_stage'] = 1  # The default, as before the key.
+    claim(tmp_path, LEARNED, config)
+    assert json.loads(path.read_text())['data']['hold_out'] == 0
 
 
 @pytest.mark.parametrize(
