@@ -66,6 +66,7 @@ def finished_stage(
                 'in the data set and in protocol.order.'
             )
         _check_classes(folder, categories)
+        _check_stages(folder, stages, categories)
         params, memory = jax.eval_shape(lambda: initialize(num_known))
         checkpoints.check('params', params, 'model.* to the values of its run')
         checkpoints.check('memory', memory, 'method.* to the values of its run')
@@ -88,12 +89,14 @@ def inherit(
     target = workdir.stage(source.number)
     with StageCheckpoints(source.checkpoints) as checkpoints:
         num_known = _count_classes(source, checkpoints)
-        if num_known == num_classes or target.read_report() is not None:
+        if target.read_report() is not None:
+            return
+        if num_known == num_classes and not source.reads_best:
             target.copy_from(source)
             return
         step, params = checkpoints.latest_step, checkpoints.read('params')
         memory = checkpoints.read('memory') if checkpoints.has('memory') else None
-    new_params, new_memory = jax.jit(initialize, static_argnums=0)(num_classes)
+    new_params, new_memory = initialize(num_classes)
     params = _extend(params, new_params, num_known, num_classes)
     if memory is not None:
         memory = _extend(
@@ -104,8 +107,9 @@ def inherit(
     parallel.wait_for_all('inherited')
     with StageCheckpoints(target.checkpoints) as checkpoints:
         checkpoints.save_weights(step, params, memory)
-    if source.read_report() is not None:
-        target.write_report(source.read_report())
+    report = None if source.reads_best else source.read_report()  # That of the newest weights.
+    if report is not None:
+        target.write_report(report)
 
 
 def _check_classes(folder: StageFolder, categories: Categories) -> None:
@@ -120,6 +124,22 @@ def _check_classes(folder: StageFolder, categories: Categories) -> None:
                 f'training.init_from={folder.root}: label {label} is {known} in {path} and '
                 f'{now} in this data set. The model would take one class for the other: give '
                 'new classes higher ids than the old ones, and keep old names and thing flags.'
+            )
+
+
+def _check_stages(folder: StageFolder, stages: Sequence[Stage], categories: Categories) -> None:
+    """Checks that the stage, and those before it, learned the classes that they have here."""
+    for stage in stages[: folder.number]:
+        earlier = StageFolder(folder.root.parent / f'stage_{stage.number}')
+        report = earlier.read_report()
+        here = {categories.names[label] for label in stage.seen}
+        if report is not None and set(report['per_class']) != here:
+            other = min(set(report['per_class']) ^ here)
+            raise InputError(
+                f'training.init_from: after {earlier.root}, the model knows '
+                f'{len(report["per_class"])} classes, and after stage {stage.number} of this run '
+                f'{len(here)}; {other!r} is only among those of one. Set protocol.base, .increment '
+                'and .order as in the run of that stage.'
             )
 
 

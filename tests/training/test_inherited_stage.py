@@ -116,6 +116,41 @@ def test_a_finished_model_is_extended_by_classes_outside_its_data_set(
     jax.tree.map(np.testing.assert_array_equal, grown, params)
 
 
+def test_a_stage_that_learned_other_classes_is_refused(finished, tmp_path):
+    stage = finished[0] / 'stage_2'
+    config = config_from(stage, **{'protocol.order': 'descending'})
+    message = (
+        "after .*stage_1, the model knows 8 classes, .* 8; '.*' is only among .* protocol.base"
+    )
+    with pytest.raises(ValueError, match=message):
+        main.run(config, str(tmp_path / 'run'))
+    config = config_from(stage, **{'protocol.base': 6})
+    with pytest.raises(ValueError, match="knows 8 classes, and after stage 1 of this run 6; '"):
+        main.run(config, str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_best_weights_are_inherited_as_such_and_scored_again(finished, tmp_path, monkeypatch):
+    """A stage has scores of its newest weights only."""
+    shutil.copytree(finished[0], tmp_path / 'old')
+    stage = tmp_path / 'old' / 'stage_2'
+    with StageCheckpoints(stage / 'checkpoints') as checkpoints:
+        params, memory = checkpoints.read('params'), checkpoints.read('memory')
+    best = jax.tree.map(lambda x: x + 1, params)
+    with StageCheckpoints(stage / 'best') as checkpoints:
+        checkpoints.save_weights(1, best, memory)
+    evaluated = []
+    monkeypatch.setattr(
+        StageEvaluation, 'at_end', lambda self, stage, state: evaluated.append(stage) or {}
+    )
+    monkeypatch.setattr(Trainer, 'train_stage', lambda *_: None)
+    monkeypatch.setattr(Trainer, 'write_results', lambda self, reports: None)
+    main.run(config_from(stage / 'best'), str(tmp_path / 'run'))
+    with StageCheckpoints(tmp_path / 'run' / 'stage_2' / 'checkpoints') as checkpoints:
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.read('params'), best)
+    assert [stage.number for stage in evaluated] == [2, 3]
+
+
 def extended(folder, method):
     """The parameters of a plain network of 10 classes, and those that a run of 12 starts from."""
     changes = {f'model.{key}': value for key, value in PLAIN.items()}
