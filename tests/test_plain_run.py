@@ -16,7 +16,7 @@ from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import hugging_face, names, pretrained, state_dicts
 from simcis_jax.port.architecture import PLAIN
 from simcis_jax.port.torch_weights import to_torch
-from simcis_jax.training import initial_weights
+from simcis_jax.training import initial_weights, trainer
 from simcis_jax.training.checkpointing import StageCheckpoints
 
 NETWORK = dict(
@@ -105,7 +105,8 @@ def test_a_pretrained_model_is_evaluated_and_trained(folder, tmp_path, params, c
     with StageCheckpoints(tmp_path / 'evaluated' / 'stage_1' / 'checkpoints') as checkpoints:
         saved = checkpoints.read('params')
     jax.tree.map(np.testing.assert_array_equal, saved, params)
-    main.run(config_from(folder), str(tmp_path / 'trained'))
+    config = config_from(folder, **{'training.init_backbone': 'missing.pkl'})  # Is not needed.
+    main.run(config, str(tmp_path / 'trained'))
     assert f'starting from {folder}; class head kept' in capsys.readouterr().out
     rate = config_from(folder).optimizer.base_learning_rate
     with StageCheckpoints(tmp_path / 'trained' / 'stage_1' / 'checkpoints') as checkpoints:
@@ -115,6 +116,23 @@ def test_a_pretrained_model_is_evaluated_and_trained(folder, tmp_path, params, c
         for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(params), strict=True)
     )
     assert 0 < change < 4 * rate
+
+
+def test_the_work_directory_of_an_evaluation_is_no_start_of_training(folder, tmp_path, params):
+    with StageCheckpoints(tmp_path / 'stage_1' / 'checkpoints') as checkpoints:
+        checkpoints.save_weights(0, params)  # As --mode=evaluate leaves it.
+    (tmp_path / 'config.json').write_text(json.dumps(config_from(folder).to_dict()))
+    with pytest.raises(ValueError, match='holds the scores of the pretrained model .* another --w'):
+        main.run(config_from(folder), str(tmp_path))
+
+
+@pytest.mark.slow
+def test_evaluate_scores_the_run_that_began_from_a_pretrained_model(folder, tmp_path, monkeypatch):
+    main.run(config_from(folder), str(tmp_path))
+    trained = (tmp_path / 'stage_1' / 'evaluation.json').read_text()
+    monkeypatch.setattr(trainer.Trainer, 'train_stage', None)
+    main.run(config_from(folder), str(tmp_path), mode='evaluate')
+    assert (tmp_path / 'stage_1' / 'evaluation.json').read_text() == trained
 
 
 @pytest.mark.slow

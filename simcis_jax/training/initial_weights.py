@@ -67,7 +67,7 @@ def with_pretrained(params: Any, pretrained: Pretrained, categories: Categories)
 
 
 def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categories) -> None:
-    """Saves a pretrained model as the checkpoint of a stage, if that has none.
+    """Saves a pretrained model as the checkpoint of a stage.
 
     Raises:
         InputError: the model has other classes than the run.
@@ -79,8 +79,21 @@ def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categ
             f'({difference}), so it cannot be evaluated there; give its own data set, or train it.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
-        if checkpoints.latest_step is None:
-            checkpoints.save_weights(0, pretrained.params)
+        checkpoints.save_weights(0, pretrained.params)
+
+
+def check_not_scored(last: StageFolder) -> None:
+    """Checks that the last stage of a run is not a pretrained model that was evaluated there.
+
+    Raises:
+        InputError: it is; the stage would count as trained.
+    """
+    newest = last.newest_checkpoint
+    if newest is not None and newest.name == '0' and not (newest / 'rest').exists():
+        raise InputError(
+            f'{last.root.parent} holds the scores of the pretrained model that --mode=evaluate '
+            'wrote; choose another --workdir to train it.'
+        )
 
 
 def with_backbone(params: Any, path: str) -> Any:

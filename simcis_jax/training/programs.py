@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 from simcis_jax.continual.stages import Stage
 from simcis_jax.methods.base import Method
 from simcis_jax.runtime.compilation import shared
+from simcis_jax.settings.keys import OptimizerSettings
 from simcis_jax.settings.validated import Settings
 from simcis_jax.training import accumulation
+from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.train_step import make_statistics_step, make_train_step
 
 
@@ -74,6 +76,15 @@ def statistics_step_of(settings: Settings, model: nn.Module, mesh: Mesh) -> Call
         mesh,
         mask_unseen=settings.protocol.mask_unseen,
     )
+
+
+def optimizer_state_of(settings: Settings, frozen: frozenset[str]) -> Callable[[Any], Any]:
+    """`initialize(params)`: the state of the optimizer at the start of a stage."""
+    return shared(_make_optimizer_state, settings.optimizer, frozen)
+
+
+def _make_optimizer_state(optimizer: OptimizerSettings, frozen: frozenset[str]) -> Callable:
+    return jax.jit(lambda params: make_optimizer(params, optimizer, frozen).init(params))
 
 
 def initialize_of(settings: Settings, model: nn.Module) -> Callable[[Array], tuple[Any, Any]]:

@@ -17,7 +17,6 @@ from simcis_jax.runtime.progress import Progress
 from simcis_jax.settings.validated import Settings
 from simcis_jax.training import initial_weights, programs
 from simcis_jax.training.checkpointing import StageCheckpoints
-from simcis_jax.training.optimizer import make_optimizer
 from simcis_jax.training.stage_data import statistics_batches
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import StageArrays, TrainState
@@ -73,19 +72,21 @@ class StageStates:
             pretrained: the model that the first stage starts from; None = random parameters.
         """
         state = parallel.put_replicated(self.mesh, self.new(stage, previous))
-        if previous is None and self.settings.training.init_backbone:
-            params = initial_weights.with_backbone(
-                state.params, self.settings.training.init_backbone
-            )
-            state = state.replace(params=parallel.put_replicated(self.mesh, params))
-        if previous is None and pretrained is not None:
-            params = initial_weights.with_pretrained(state.params, pretrained, self.categories)
+        if previous is None:
+            params = self.with_initial_weights(state.params, pretrained)
             state = state.replace(params=parallel.put_replicated(self.mesh, params))
         method, statistics = self.settings.method, None
         if teacher is not None and method.uses_statistics:
             statistics = self.statistics_of(stage, teacher, arrays)
         state = self.with_optimizer(stage, method.begin_stage(state, arrays, statistics))
         return parallel.put_replicated(self.mesh, state)
+
+    def with_initial_weights(self, params: Any, pretrained: Pretrained | None) -> Any:
+        """Random parameters with those of a pretrained model or, without one, of a backbone."""
+        backbone = self.settings.training.init_backbone
+        if pretrained is not None:
+            return initial_weights.with_pretrained(params, pretrained, self.categories)
+        return initial_weights.with_backbone(params, backbone) if backbone else params
 
     def statistics_of(self, stage: Stage, teacher: Any, arrays: StageArrays) -> Any:
         """The statistics of the method, summed over the images of a stage."""
@@ -111,9 +112,8 @@ class StageStates:
 
     def with_optimizer(self, stage: Stage, state: TrainState) -> TrainState:
         """The state with that of the optimizer at step 0 of a stage."""
-        frozen = self.frozen[stage.index]
-        optimizer = make_optimizer(state.params, self.settings.optimizer, frozen)
-        return state.replace(opt_state=jax.jit(optimizer.init)(state.params))
+        initialize = programs.optimizer_state_of(self.settings, self.frozen[stage.index])
+        return state.replace(opt_state=initialize(state.params))
 
     def finished(self, stage: Stage) -> TrainState:
         """Parameters and memory of a finished stage from its checkpoint; other fields are None."""

@@ -12,23 +12,24 @@ class StepProfile:
     """Context manager that records a range of steps of a stage, or those that a resumed run trains.
 
     Args:
+        stage: number of the stage.
         steps: first and last step; (0, 0) = nothing is recorded.
         folder: where the profile is written.
     """
 
-    def __init__(self, steps: tuple[int, int], folder: Path):
-        self._first, self._last = steps
-        self._folder, self._running, self._written = folder, False, False
+    def __init__(self, stage: int, steps: tuple[int, int], folder: Path):
+        self._stage, (self._first, self._last) = stage, steps
+        self._folder, self._running = folder, False
 
     def __enter__(self) -> StepProfile:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type | None, *_) -> None:
         self._stop()
-        if self._last and not self._written:
+        if self._last and error is None and not self._folder.exists():
             print(
-                f'nothing is profiled: of training.profile_steps={self._first},{self._last}, no '
-                f'step was trained here',
+                f'stage {self._stage} has none of the steps in '
+                f'training.profile_steps={self._first},{self._last}: nothing is profiled',
                 flush=True,
             )
 
@@ -46,6 +47,6 @@ class StepProfile:
 
     def _stop(self) -> None:
         if self._running:
-            self._running, self._written = False, True
+            self._running = False
             jax.profiler.stop_trace()
             print(f'profile written to {self._folder}', flush=True)

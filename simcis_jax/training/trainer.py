@@ -76,6 +76,8 @@ class Trainer:
     def run(self) -> dict:
         """Trains and evaluates every stage that is not finished yet; returns the results."""
         inherited = self.start()
+        if self.pretrained is not None:
+            initial_weights.check_not_scored(self.workdir.stage(len(self.stages)))
         state, reports = None, []
         for stage in self.stages:
             report = self.workdir.stage(stage.number).read_report()
@@ -99,20 +101,22 @@ class Trainer:
     def evaluate(self) -> dict:
         """Evaluates the newest finished stage again without training; returns the results.
 
+        In a new work directory, that is the pretrained model of `training.init_from`, if it is one.
+
         Raises:
             InputError: no stage is finished.
         """
-        inherited = self.start()
-        if self.pretrained is not None:
+        self.start()
+        begun = any(self.workdir.stage(stage.number).newest_checkpoint for stage in self.stages)
+        if self.pretrained is not None and not begun:
             stage = self.stages[-1]
             initial_weights.save_as_stage(
                 self.workdir.stage(stage.number), self.pretrained, self.categories
             )
             return self.write_results([self.evaluation.at_end(stage, self.states.finished(stage))])
-        reports = {
-            stage.number: self.workdir.stage(stage.number).read_report() for stage in self.stages
-        }
-        finished = [n for n, report in reports.items() if report or n == inherited]
+        folders = [self.workdir.stage(stage.number) for stage in self.stages]
+        reports = {folder.number: folder.read_report() for folder in folders}
+        finished = [folder.number for folder in folders if folder.is_finished]
         if not finished:
             raise InputError(
                 f'{self.workdir.root} has no finished stage to evaluate; train one, or set '
@@ -219,7 +223,9 @@ class Trainer:
             with (
                 self.workdir.metrics_log(stage.number, first) as log,
                 self.stop,
-                StepProfile(training.profile_steps, folder.root / 'profile') as profile,
+                StepProfile(
+                    stage.number, training.profile_steps, folder.root / 'profile'
+                ) as profile,
             ):
                 steps = StageSteps(
                     stage.number,
