@@ -23,8 +23,9 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments import command, drift, figures, tables
 from experiments.experiment import Experiment, Results
-from experiments.features import evenly_spaced, load_params, make_network, validation_images
+from experiments.features import load_params, make_network, validation_images
 from experiments.sweep import Run
+from simcis_jax.data.part import spread
 
 NUM_IMAGES = 24
 NUM_SHOWN = 4
@@ -94,7 +95,7 @@ def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
         name = label.replace(', ', ',\n')
         columns |= {f'{name}\nafter stage 1': before, f'{name}\nafter stage {last}': after}
         indices.append([label, f'{adjusted_rand_index(before, after):.3f}'])
-    shown = evenly_spaced(len(images), NUM_SHOWN)
+    shown = spread(np.arange(len(images)), NUM_SHOWN).tolist()
     rows = [[picture(column[index]) for column in columns.values()] for index in shown]
     figure = figures.grid('Clusters of the finest feature map', list(columns), rows)
     figures.save(figure, folder / f'clusters-{run.setting}')

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.first_stages import method_of
 from experiments.sweep import Run
 from simcis_jax.data.augment import resized_crop, resized_shape
+from simcis_jax.data.part import spread
 from simcis_jax.data.source import Example
 from simcis_jax.errors import InputError
 from simcis_jax.settings.validated import from_config
@@ -46,13 +47,8 @@ def validation_examples(run: Run, num_images: int) -> list[Example]:
     """
     data = from_config(run.config).data
     _, source = open_splits(data)
-    indices = evenly_spaced(len(source), num_images)
-    return [center_crop(source[index], data.size) for index in indices]
-
-
-def evenly_spaced(length: int, number: int) -> list[int]:
-    """At most `number` indices below `length`, from the first to the last."""
-    return np.linspace(0, length - 1, min(number, length)).astype(int).tolist()
+    indices = spread(np.arange(len(source)), num_images)
+    return [center_crop(source[index], data.size) for index in indices.tolist()]
 
 
 def validation_images(run: Run, num_images: int) -> np.ndarray:

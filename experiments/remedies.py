@@ -5,7 +5,7 @@
 
 Without a pseudo-label, segments of a past class are trained as background. The rows accept less
 confident pseudo-labels, merge queries that share the probability of one segment, or train what is
-in doubt as nothing at all. A short first stage makes the teacher surer without the stop gradient.
+in doubt as nothing at all. Without the stop gradient in a short first stage, the teacher is surer.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 
 from simcis_jax.errors import FileError, InputError, MissingFileError
 
-_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # Colour types of PNG.
 
 
@@ -125,8 +125,8 @@ def _decode(encoded: bytes, flags: int, where: object) -> np.ndarray:
 
 def _png_chunks(encoded: bytes, where: object) -> list[tuple[bytes, bytes]]:
     """Splits a PNG into chunks (type, data), IHDR first, and verifies their checksums."""
-    chunks, start = [], len(_SIGNATURE)
-    while encoded.startswith(_SIGNATURE) and len(encoded) - start >= 12:
+    chunks, start = [], len(PNG_SIGNATURE)
+    while encoded.startswith(PNG_SIGNATURE) and len(encoded) - start >= 12:
         length = int.from_bytes(encoded[start : start + 4], 'big')
         end = start + 8 + length
         checked, checksum = encoded[start + 4 : end], encoded[end : end + 4]
@@ -143,7 +143,7 @@ def _png_chunks(encoded: bytes, where: object) -> list[tuple[bytes, bytes]]:
 
 
 def _png(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    parts = [_SIGNATURE]
+    parts = [PNG_SIGNATURE]
     for kind, data in chunks:
         checksum = zlib.crc32(kind + data)
         parts += [struct.pack('>I', len(data)), kind, data, struct.pack('>I', checksum)]

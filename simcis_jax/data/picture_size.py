@@ -9,7 +9,6 @@ from typing import BinaryIO
 from simcis_jax.data import decode
 from simcis_jax.errors import InputError
 
-_PNG = b'\x89PNG\r\n\x1a\n'
 # JPEG segments with the size: SOF0 to SOF15, except for three codes with other meanings.
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -58,7 +57,7 @@ def check_listed_size(
 def _header_size(file: BinaryIO) -> tuple[int, int] | None:
     """Height and width from the header of a PNG or JPEG; None for other files."""
     start = file.read(24)
-    if start.startswith(_PNG) and start[12:16] == b'IHDR' and len(start) == 24:
+    if start.startswith(decode.PNG_SIGNATURE) and start[12:16] == b'IHDR' and len(start) == 24:
         return int.from_bytes(start[20:24], 'big'), int.from_bytes(start[16:20], 'big')
     if not start.startswith(b'\xff\xd8'):
         return None

@@ -123,8 +123,8 @@ def miou_scores(counts: PixelCounts, classes: Sequence[int]) -> dict[str, float]
 def miou_with_background(counts: SemanticCounts, groups: Mapping[str, Sequence[int]]) -> dict:
     """`miou_background` in percent of every group, of which `all` includes the background.
 
-    This is the count of the published code of CoMFormer, BalConpas and ECLIPSE: a class that is
-    predicted on pixels of no evaluated class loses IoU.
+    This is the count of the published code of CoMFormer and ECLIPSE: a class that is predicted on
+    pixels of no evaluated class loses IoU.
     """
     values = iou(counts.background)
     background = len(values) - 1

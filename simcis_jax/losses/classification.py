@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from simcis_jax.model.class_logits import has_no_object, softmax_probabilities
+from simcis_jax.model.class_logits import UNSEEN, has_no_object, softmax_probabilities
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Of `focal_loss`.
 FOCAL_FACTOR = 5.0  # Of `focal_cross_entropy`.
@@ -94,8 +94,8 @@ def class_loss(
         return selected + cross_entropy(virtual_logits, virtual_labels, 0.0)
     if head == 'independent':  # Has no virtual queries.
         return independent_focal_loss(logits, labels)
-    # A logit this low without a label has zero loss and zero gradient, and is finite.
-    virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, -1e4)
+    # Without a label, a logit this low has neither loss nor gradient.
+    virtual = jnp.where(virtual_labels[:, None] >= 0, virtual_logits, UNSEEN)
     return focal_loss(logits, labels) + focal_loss(virtual, virtual_labels)
 
 

@@ -24,7 +24,8 @@ class Kind(NamedTuple):
 
 NOTES = {
     'PQ': '“seen only” treats pixels of classes of later stages as void.',
-    'mIoU': '“reference” is the count of the published code, which leaves out unpredicted pixels.',
+    'mIoU': '“reference” is the count of the published code, which leaves out unpredicted pixels; '
+    '“background” counts these, and pixels without a seen class, as one more class.',
     'AP': 'Instance segmentation has things only.',
 }
 

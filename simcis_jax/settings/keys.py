@@ -45,18 +45,20 @@ class DataSettings:
     val_split: str = declare('val', 'Split to evaluate on.')
     hold_out: int = declare(
         0,
-        'Every n-th training image is held out and evaluated instead of `val_split`, so that '
-        'settings can be chosen without it; 0 = off.',
+        'Evaluates every n-th training image, which is then not trained on, instead of '
+        '`val_split`; for choosing settings. 0 = off.',
         at_least=0,
     )
     num_train_images: int = declare(
         0,
-        'At most this many training images, spread over the split; 0 = all. Of the unlimited '
-        "'shapes', exactly as many; 0 = 4,000.",
+        "At most this many training images, spread over the split; 0 = all. Of 'shapes', as many "
+        'are drawn, before `hold_out` takes its share; 0 = 4,000.',
         at_least=0,
     )
     num_val_images: int = declare(
-        0, "The same for the images to evaluate on; 0 = 200 of 'shapes'.", at_least=0
+        0,
+        "The same for the images to evaluate on; 0 = 200 of 'shapes', or all that are held out.",
+        at_least=0,
     )
     size: int = declare(640, 'Side of the square training crop in pixels.', at_least=1)
     max_segments: int = declare(100, 'Target segments per image; the largest are kept.', at_least=1)
@@ -184,8 +186,8 @@ class TrainingSettings:
     )
     stop_gradient_from_stage: int = declare(
         1,
-        'First stage in which `model.stop_gradient` holds; published: 1. With 2, the decoder also '
-        'trains the selection of queries in the first stage, which needs it if it is short.',
+        'The first stage that is trained with `model.stop_gradient`; published: 1. With 2, the '
+        'decoder also trains the selection of queries in stage 1, which helps if that is short.',
         at_least=1,
     )
     statistics_images: int = declare(

@@ -13,7 +13,7 @@ from simcis_jax.continual import protocol
 from simcis_jax.continual.image_memory import NOTHING, Labelled, union
 from simcis_jax.continual.stages import Stage
 from simcis_jax.data import open_source
-from simcis_jax.data.part import at_most, hold_out
+from simcis_jax.data.part import at_most, hold_out, spread
 from simcis_jax.data.pipeline import TrainIterator, epoch_batches, train_iterator
 from simcis_jax.data.source import Source
 from simcis_jax.errors import InputError
@@ -78,10 +78,9 @@ def statistics_batches(
     source: Source, stage: Stage, settings: Settings
 ) -> tuple[int, Iterator[tuple[Batch, np.ndarray]]]:
     """Number of images for the class statistics, and their batches with a mask of real rows [B]."""
-    images = list(_images(source, stage, settings).items())
-    limit = settings.training.statistics_images or len(images)
-    # Evenly spaced, because neighbours are often frames of one video or scenes of one kind.
-    images = dict(images[:: -(-len(images) // limit)])
+    images = _images(source, stage, settings)
+    chosen = spread(np.asarray([*images]), settings.training.statistics_images or len(images))
+    images = {index: images[index] for index in chosen.tolist()}
     return len(images), epoch_batches(source, images=images, **_pipeline(stage, settings))
 
 

@@ -55,9 +55,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Any, Batch, StageArrays], tuple[TrainState, dict[str, Array]]]:
     """Compiles `step(state, teacher_params, batch, stage) -> (state, metrics)`.
 
-    `teacher_params` is None in the first stage, so a run compiles the step twice. The global batch
-    is sharded over the mesh; everything else is replicated. The state is donated. If a metric is
-    not finite, the step leaves parameters, optimizer state and memory unchanged.
+    `teacher_params` is None in the first stage. Later stages share a compiled program if they train
+    the same parameters. The global batch is sharded over the mesh; everything else is replicated.
+    The state is donated. If a metric is not finite, the step leaves parameters, optimizer state and
+    memory unchanged.
 
     Args:
         model: the network of both student and teacher.

@@ -114,7 +114,7 @@ def test_the_best_trial_is_chosen_once_all_are_finished(tmp_path):
     found = {run.folder: {'stages': [report] * 5, 'average': {}}
              for run, report in zip(runs, reports, strict=True)}  # fmt: skip
     assert '| MiB | 13.5 | 53.5 | 23.5 | smaller |' in tuning.analyze(runs, found, tmp_path)
-    del found[runs[-1].folder], found[runs[-2].folder]
+    del found[runs[-1].folder]  # One of two seeds.
     assert '| 53.5 | - | - |' in tuning.analyze(runs, found, tmp_path)
     assert tuning.analyze(runs, {}, tmp_path) == ''
 
