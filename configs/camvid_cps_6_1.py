@@ -10,4 +10,4 @@ from simcis_jax.configs import camvid_cps_published_6_1, common
 
 
 def get_config():
-    return common.against_forgetting(camvid_cps_published_6_1.get_config())
+    return common.keep_half_believed(camvid_cps_published_6_1.get_config())

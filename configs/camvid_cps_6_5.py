@@ -11,4 +11,4 @@ from simcis_jax.configs import camvid_cps_published_6_5, common
 
 
 def get_config():
-    return common.against_forgetting(camvid_cps_published_6_5.get_config())
+    return common.keep_half_believed(camvid_cps_published_6_5.get_config())

@@ -9,13 +9,12 @@ def get_config() -> ConfigDict:
     return ConfigDict(default_config())
 
 
-def against_forgetting(config: ConfigDict) -> ConfigDict:
+def keep_half_believed(config: ConfigDict) -> ConfigDict:
     """Changes of our own, against forgetting after a short training; see docs/methods.md.
 
-    The first stage trains without stop gradient, queries that claim the same segment are merged,
-    less confident pseudo-labels are accepted, and what is in doubt is not trained as background.
+    Queries that claim the same segment are merged, less confident pseudo-labels are accepted, and
+    what is in doubt is not trained as background.
     """
-    config.training.stop_gradient_from_stage = 2
     config.evaluation.duplicate_overlap = 0.5
     for name in ('pseudo_label', 'simcis', 'futcr'):
         config.method[name].update(

@@ -5,8 +5,10 @@
 Unlike shapes_cps_published_8_1, it has settings of our own against forgetting.
 """
 
-from simcis_jax.configs import common, shapes_cps_published_8_1
+from simcis_jax.configs import shapes_cps_8_2
 
 
 def get_config():
-    return common.against_forgetting(shapes_cps_published_8_1.get_config())
+    config = shapes_cps_8_2.get_config()
+    config.protocol.increment = 1
+    return config

@@ -9,4 +9,6 @@ from simcis_jax.configs import common, shapes_cps_published_8_2
 
 
 def get_config():
-    return common.against_forgetting(shapes_cps_published_8_2.get_config())
+    config = common.keep_half_believed(shapes_cps_published_8_2.get_config())
+    config.training.stop_gradient_from_stage = 2
+    return config
