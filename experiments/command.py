@@ -49,7 +49,9 @@ def make_parser(experiment: Experiment) -> argparse.ArgumentParser:
     parser.add_argument(
         '--data_root', type=command.path, help='Folder of the data set, or of prepared data sets.'
     )
-    parser.add_argument('--seeds', default='0,1,2', help='Seeds, separated by commas.')
+    parser.add_argument(
+        '--seeds', type=command.numbers, default=(0, 1, 2), help='Seeds, separated by commas.'
+    )
     parser.add_argument('--settings', help='Run only these configs, separated by commas.')
     parser.add_argument(
         '--variants', help='Run only variants that contain one of these texts, separated by commas.'
@@ -107,7 +109,7 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
             raise InputError(f'--variants={options.variants} matches no variant.')
         for variant in variants:
             config = read(variant.config_name(setting.config))
-            for seed in map(int, options.seeds.split(',')):
+            for seed in options.seeds:
                 runs.append(make_run(setting.name, config, variant, seed, num_classes, workdir))
     for key in command.changed_keys(overrides):
         if not any(key in flat(run.config, GROUPS) for run in runs):

@@ -13,8 +13,6 @@ PyTorch is not needed, and code in a pickle is never run.
 
 from __future__ import annotations
 
-import argparse
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,17 +21,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from simcis_jax.data.category_list import read_categories
+from simcis_jax.continual.new_rows import without_unseen_rows
 from simcis_jax.errors import InputError, naming, writing
 from simcis_jax.methods import METHODS
 from simcis_jax.model.backbones import family_of
 from simcis_jax.port import growing_models, hugging_face, names, state_dicts, torch_weights
 from simcis_jax.port.architecture import backbone_name, plain_settings
 from simcis_jax.runtime import command
-from simcis_jax.runtime.json_files import read_json
-from simcis_jax.settings.validated import from_config
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
+from simcis_jax.training.recorded_run import RecordedRun, recorded_run
 from simcis_jax.training.stage_folder import StageFolder
 
 SUFFIXES = ('.pth', '.safetensors')
@@ -78,8 +75,7 @@ def import_model(source: str, out: str, **files: str | None) -> str:
         FileError: a file cannot be read or written.
     """
     folder = StageFolder(Path(out))
-    if folder.root.exists() and (not folder.root.is_dir() or any(folder.root.iterdir())):
-        raise InputError(f'{out} exists already; choose a new folder.')
+    _check_new(folder.root)
     if hugging_face.is_folder_of_model(source):
         raise _needs_no_conversion(source)
     state = state_dicts.read_state(source)
@@ -169,21 +165,27 @@ def export_model(
         raise InputError(
             f'--out={out} must end in one of {", ".join(SUFFIXES)}, or be a folder without suffix.'
         )
+    if not Path(out).suffix:
+        _check_new(Path(out))
     folder = find_stage(checkpoint, '--checkpoint')
+    run = recorded_run(folder)
     files = {flag: path for flag, path in files.items() if path}
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         if files and not checkpoints.has('memory'):
             raise InputError(f'{checkpoint} has no memory of a method; leave out {_flags(files)}.')
         params = checkpoints.read('params')
         memory = checkpoints.read('memory') if files else {}
+    has_one_head = not growing_models.has_prompts(params)
+    if run is not None and run.settings.model['head'] == 'softmax' and has_one_head:
+        params = without_unseen_rows(params, run.seen(folder.number))
     if not Path(out).suffix:
         if classes:
             raise InputError(f'--out={out} must be a file with --classes, not a folder.')
         with naming(folder.root):
-            number = hugging_face.write(out, params, _class_names(folder, params))
+            number = hugging_face.write(out, params, **_description(run, params))
         return f'{out}: {number} arrays from {folder.root}'
     if classes or growing_models.has_prompts(params):
-        classes = _classes_by_stage(folder, params, classes)
+        classes = _classes_by_stage(folder, run, params, classes)
     with naming(folder.root):
         if classes:
             state = growing_models.write(params, classes)
@@ -200,8 +202,16 @@ def export_model(
     return f'{out}: {len(state)} arrays from {folder.root}'
 
 
+def _check_new(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f'{folder} exists already; choose a new folder.')
+
+
 def _classes_by_stage(
-    folder: StageFolder, params: Mapping[str, Any], given: Sequence[int] | None
+    folder: StageFolder,
+    run: RecordedRun | None,
+    params: Mapping[str, Any],
+    given: Sequence[int] | None,
 ) -> tuple[int, ...]:
     """The numbers of classes of the stages up to that of a folder.
 
@@ -209,13 +219,11 @@ def _classes_by_stage(
         InputError: those given are not those of the run of the folder; or the rows of one class
             head for all stages are not in the order in which they were learned.
     """
-    run, known = folder.root.parent / 'config.json', None
-    if run.is_file():
-        protocol = from_config(read_json(run, dict)).protocol
-        num_classes = len(read_categories(folder.root.parent / 'categories.json'))
-        stages = protocol.stages(num_classes)[: folder.number]
+    known = None
+    if run is not None:
+        protocol, seen = run.settings.protocol, run.seen(folder.number)
+        stages = protocol.stages(len(run.categories))[: folder.number]
         known = tuple(len(stage.current) for stage in stages)
-        seen = stages[-1].seen
         if not growing_models.has_prompts(params) and seen != tuple(range(len(seen))):
             raise InputError(
                 f'{folder.root} has learned the classes in the order {protocol.order!r}; only '
@@ -250,20 +258,12 @@ def _layout_of(params: Mapping[str, Any]) -> names.Layout:
     return names.PUBLISHED
 
 
-def _class_names(folder: StageFolder, params: Mapping[str, Any]) -> Sequence[str]:
-    """The class names of the run of a stage, or numbers if it is not part of a run."""
-    path = folder.root.parent / 'categories.json'
-    if path.is_file():
-        return read_categories(path).names
-    num_classes = plain_settings(params)['num_classes']
-    return [f'class {label}' for label in range(num_classes)]
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Argument type for numbers such as 100,10,10."""
-    if not re.fullmatch(r'\d+(,\d+)*', text):
-        raise argparse.ArgumentTypeError(f'{text} must be numbers such as 100,10,10')
-    return tuple(int(number) for number in text.split(','))
+def _description(run: RecordedRun | None, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The class names and image sides of a run; numbers for names if there is none."""
+    if run is None:
+        return {'names': [f'class {k}' for k in range(plain_settings(params)['num_classes'])]}
+    sides = run.settings.evaluation
+    return dict(names=run.categories.names, short_side=sides.short_side, max_side=sides.max_side)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             subparser.add_argument(f'--{flag}', type=command.path, help=words)
     subparser.add_argument(
         '--classes',
-        type=_numbers,
+        type=command.numbers,
         metavar='N,N,...',
         help='Numbers of classes of the stages so far, to write a class head for each.',
     )

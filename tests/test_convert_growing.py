@@ -130,7 +130,7 @@ def test_buffers_in_a_file_are_no_weights(states, tmp_path):
         (['export', '--checkpoint=prompts/stage_3', '--out=x'], 'not the original Mask2Former'),
         (
             ['export', '--checkpoint=rows/stage_3', '--out=x.pth', '--classes=3,a'],
-            '3,a must be numbers such as 100,10,10',
+            "'3,a' must be numbers such as 100,10,10",
         ),
     ],
 )

@@ -9,8 +9,9 @@ import pytest
 from random_params import random_params
 from tiny import tiny_config
 
-from simcis_jax import main, predict
+from simcis_jax import convert, main, predict
 from simcis_jax.data import Shapes
+from simcis_jax.data.category_list import category_entries
 from simcis_jax.data.class_names import first_difference, named_categories
 from simcis_jax.model.mask2former import Mask2Former
 from simcis_jax.port import hugging_face, names, pretrained, state_dicts
@@ -133,6 +134,30 @@ def test_evaluate_scores_the_run_that_began_from_a_pretrained_model(folder, tmp_
     monkeypatch.setattr(trainer.Trainer, 'train_stage', None)
     main.run(config_from(folder), str(tmp_path), mode='evaluate')
     assert (tmp_path / 'stage_1' / 'evaluation.json').read_text() == trained
+
+
+def test_a_stage_is_exported_with_the_classes_and_image_sides_of_its_run(tmp_path, params):
+    config = config_from('', **{'protocol.base': 8, 'protocol.increment': 2})
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
+    entries = json.dumps(category_entries(CLASSES))
+    (tmp_path / 'run' / 'categories.json').write_text(entries)
+    with StageCheckpoints(tmp_path / 'run' / 'stage_2' / 'checkpoints') as checkpoints:
+        checkpoints.save_weights(0, params)
+    convert.export_model(str(tmp_path / 'run' / 'stage_2'), str(tmp_path / 'out'))
+    model = pretrained.read(tmp_path / 'out')
+    assert model.class_names == CLASSES.names
+    assert model.image_sides == {'short_side': 64, 'max_side': 64}
+    rows, trained = (tree['heads']['class_head']['dense'] for tree in (model.params, params))
+    learned = [*range(10), 12]  # "No object" is last.
+    np.testing.assert_array_equal(rows['kernel'][:, learned], trained['kernel'][:, learned])
+    np.testing.assert_array_equal(rows['bias'][learned], trained['bias'][learned])
+    assert (rows['kernel'][:, 10:12] == 0).all() and (rows['bias'][10:12] < -1000).all()
+    for folder in ('out', 'run'):
+        before = (tmp_path / folder / 'config.json').read_text()
+        with pytest.raises(ValueError, match=f'{folder} exists already; choose a new folder'):
+            convert.export_model(str(tmp_path / 'run' / 'stage_2'), str(tmp_path / folder))
+        assert (tmp_path / folder / 'config.json').read_text() == before
 
 
 @pytest.mark.slow

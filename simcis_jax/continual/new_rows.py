@@ -6,13 +6,17 @@ begins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simcis_jax.types import StageArrays
+
+NEVER = -1e4  # Bias of a class without probability; finite in float16, too.
 
 
 def from_no_object(params: Any, stage: StageArrays) -> Any:
@@ -46,6 +50,22 @@ def random(params: Any, stage: StageArrays, key: Array) -> Any:
     drawn = jax.random.uniform(key, (len(kernel) + 1, len(bias)), minval=-bound, maxval=bound)
     return _with_class_head(
         params, jnp.where(new, drawn[:-1], kernel), jnp.where(new, drawn[-1], bias)
+    )
+
+
+def without_unseen_rows(params: Any, seen: Sequence[int]) -> Any:
+    """Rows that give the classes of later stages no probability, for use outside of a run.
+
+    Args:
+        params: of a network with the softmax head, as NumPy arrays.
+        seen: the labels of the classes that have been learned.
+    """
+    kernel, bias = _class_head(params)
+    unseen = ~np.isin(np.arange(len(bias)), [*seen, len(bias) - 1])
+    return _with_class_head(
+        params,
+        np.where(unseen, np.float32(0), kernel),
+        np.where(unseen, np.float32(NEVER), bias),
     )
 
 

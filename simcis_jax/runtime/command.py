@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import difflib
 import os
 import re
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -163,6 +165,13 @@ def _parse(text: str, old: Any) -> Any:
     return value
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """Argument type for numbers such as 100,10,10."""
+    if not re.fullmatch(r'\d+(,\d+)*', text):
+        raise argparse.ArgumentTypeError(f'{text!r} must be numbers such as 100,10,10')
+    return tuple(int(number) for number in text.split(','))
+
+
 def changed_keys(overrides: Sequence[str]) -> list[str]:
     """The keys 'GROUP.KEY' that `--config.GROUP.KEY=VALUE` arguments change."""
     return [text.removeprefix(CONFIG_FLAG).partition('=')[0] for text in overrides]
@@ -170,6 +179,8 @@ def changed_keys(overrides: Sequence[str]) -> list[str]:
 
 def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
     """Sets up the process and runs a command; a `UserError` ends it with one line and status 1.
+
+    SIGTERM and Ctrl-C end it with the status that shells use, after what `finally` blocks do.
 
     Args:
         program: the body of the command.
@@ -181,6 +192,8 @@ def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs every write at INFO.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which argparse leaves unparsed.
+    with contextlib.suppress(ValueError):  # Only the main thread may; notebooks have others.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         if uses_devices:
             configure_malloc()
@@ -188,6 +201,9 @@ def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
         program()
     except UserError as error:
         stop(error)
+    except KeyboardInterrupt:
+        print('\nCtrl-C: stopped', file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def stop(message: object) -> NoReturn:

@@ -98,4 +98,6 @@ class StopRequest:
 
 def _handled_signals() -> tuple[int, ...]:
     """The signals to handle; in multi-process runs, JAX handles SIGTERM."""
-    return SIGNALS if jax.process_count() == 1 else ()
+    # Counting the processes starts the devices, before the config is read.
+    is_alone = not jax.distributed.is_initialized() or jax.process_count() == 1
+    return SIGNALS if is_alone else ()

@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from simcis_jax.errors import FileError, InputError
@@ -21,6 +25,37 @@ def test_any_other_error_keeps_its_traceback():
 
     with pytest.raises(ValueError, match='not enough values'):
         command.start(program, uses_devices=False)
+
+
+STOPPED = """
+import os, signal, sys
+from simcis_jax.runtime import command
+
+def program():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        signal.pause()
+    finally:
+        print('results are written')
+
+command.start(program, uses_devices=False)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_without_a_traceback_after_its_finally_blocks(number):
+    arguments = [sys.executable, '-c', STOPPED, str(int(number))]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 128 + number
+    assert done.stdout == 'results are written\n' and 'Traceback' not in done.stderr
+
+
+def test_handling_signals_does_not_start_the_devices():
+    code = (
+        'from jax._src import xla_bridge; from simcis_jax.runtime import interruption; '
+        'interruption.stop_at_once(); assert not xla_bridge.backends_are_initialized()'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_paths_expand_the_home_folder(monkeypatch):
