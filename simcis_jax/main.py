@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from simcis_jax.runtime import command, devices, failures, interruption, parallel
 from simcis_jax.runtime.object_store import check_local
@@ -45,10 +44,8 @@ def run(config: Mapping[str, Any], workdir: str, mode: str = 'train') -> dict:
         NonfiniteError: a loss or gradient is not finite.
         Interrupted: SIGTERM or Ctrl-C stopped the training; a subclass of SystemExit.
     """
-    if isinstance(config, ConfigDict):
-        config = method_choice.resolve(config.to_dict())
+    config = method_choice.as_dict(config)
     values = from_config(config)
-    config = method_choice.resolve(config)
     for name in ('init_from', 'init_backbone'):
         check_local(getattr(values.training, name), f'training.{name}')
     with (

@@ -373,6 +373,16 @@ def test_a_config_that_does_not_fit_the_model_is_refused(converted):
         predict.load(converted, config=tiny_config(**{'protocol.base': 12}).to_dict())
 
 
+def test_with_a_run_a_config_may_differ_in_the_evaluation_only(run):
+    stage = run[0] / 'stage_2'
+    config = tiny_config(**SHOW_ALL | {'evaluation.semantic_threshold': 0.1})
+    assert predict.load(stage, config=config).evaluation.semantic_threshold == 0.1
+    other = tiny_config(**{'protocol.order': 'descending'})
+    message = "not the config of .*: protocol.order is 'origin' there and 'descending' now; leave"
+    with pytest.raises(ValueError, match=message):
+        predict.load(stage, config=other)
+
+
 def test_without_mask_unseen_all_classes_can_be_predicted(converted):
     config = tiny_config(**{'protocol.mask_unseen': False}).to_dict()
     assert predict.load(converted, config=config).seen is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from simcis_jax.prediction.load_pretrained import load_pretrained
 from simcis_jax.prediction.trained_model import TrainedModel
 from simcis_jax.runtime import parallel
 from simcis_jax.runtime.json_files import read_json
-from simcis_jax.settings.validated import Settings, from_config
+from simcis_jax.settings.method_choice import as_dict
+from simcis_jax.settings.validated import Settings, from_config, with_defaults
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.stage_folder import StageFolder
+from simcis_jax.training.workdir import config_difference
 from simcis_jax.types import Categories
 
 
@@ -35,6 +38,7 @@ def load_model(
 ) -> TrainedModel:
     """Loads a model; arguments and errors are those of `predictor.load`."""
     evaluation = {'batch_size': jax.local_device_count()} | evaluation
+    config = None if config is None else as_dict(config)
     if is_pretrained(checkpoint):
         return load_pretrained(checkpoint, categories, config or {}, evaluation)
     folder = find_stage(checkpoint, '--checkpoint')
@@ -44,7 +48,8 @@ def load_model(
             f'{folder.root.parent} has no config.json of a run; name the config of the model with '
             '--config=NAME.'
         )
-    config = _recorded_config(recorded) if config is None else dict(config)
+    if recorded.is_file():
+        config = _recorded_config(recorded, config)
     config['evaluation'] = config.get('evaluation', {}) | evaluation
     values = from_config(config)
     known = _categories(folder.root.parent / 'categories.json', categories, values)
@@ -66,16 +71,35 @@ def load_model(
     )
 
 
-def _recorded_config(path: Path) -> dict[str, Any]:
+def _recorded_config(path: Path, given: dict[str, Any] | None) -> dict[str, Any]:
+    """The config of a run, with the group `evaluation` of a given one.
+
+    Raises:
+        InputError: the given config is that of another model, or there is none and that of the run
+            cannot be read.
+    """
     config = read_json(path, dict)
     try:
         from_config(config)
     except InputError as error:
+        if given is not None:
+            return given
         raise InputError(
             f'{path} is not a config that this version can read; give one with --config=FILE. '
             f'{error}'
         ) from None
-    return config
+    if given is None:
+        return config
+    from_config(given)
+    recorded, now = (json.loads(json.dumps(with_defaults(x))) for x in (config, given))
+    for group in ('protocol', 'model', 'method'):
+        difference = config_difference(recorded.get(group), now.get(group), group)
+        if difference:
+            raise InputError(
+                f'--config is not the config of {path.parent}: {difference}; leave out --config, '
+                'or give that config with other values of evaluation.*.'
+            )
+    return config | {'evaluation': given.get('evaluation', {})}
 
 
 def _categories(recorded: Path, given: str | Path | None, values: Settings) -> Categories:

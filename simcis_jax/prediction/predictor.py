@@ -185,7 +185,8 @@ def load(
         checkpoint: a folder stage_N of a run or of simcis_jax.convert; or a run's work directory,
             which means its newest finished stage; or a pretrained Mask2Former, a folder of
             transformers or a file of detectron2.
-        config: config as nested dicts; None = the config of the run.
+        config: config, or nested dicts; None = the config of the run. With a run, it may differ in
+            the group `evaluation` only.
         categories: JSON file with a list of COCO categories, or with one as its field `categories`;
             None = those of the run, or else those of the config's data set.
         **evaluation: values that replace those of the config group `evaluation`; `batch_size` is
