@@ -30,8 +30,14 @@ from simcis_jax.settings.keys import GROUPS, ProtocolSettings
 from simcis_jax.settings.method_choice import resolve
 from simcis_jax.settings.validated import from_config
 from simcis_jax.training.metrics_log import read_metrics
+from simcis_jax.training.stage_evaluation import NOT_SCORING
 from simcis_jax.training.workdir import MAY_CHANGE, config_difference, recorded_config
 
+# Config keys that change neither models nor scores.
+UNSCORED = (
+    *(key for key in MAY_CHANGE if key != 'evaluation'),
+    *(f'evaluation.{key}' for key in NOT_SCORING),
+)
 # Data set and task, the family if there is one, and the protocol: ade_cps_plain_100_10.
 CONFIG_NAME = re.compile(r'([a-z0-9]+_[a-z]+)_(?:[a-z]+_)?([0-9]+_[0-9]+)')
 
@@ -171,7 +177,7 @@ def finished(run: Run) -> dict | None:
     difference = config_difference(
         recorded,
         json.loads(json.dumps(run.config)),
-        may_change=(*MAY_CHANGE, 'training.init_from'),
+        may_change=(*UNSCORED, 'training.init_from'),
     )
     if difference:
         raise InputError(

@@ -80,6 +80,22 @@ def test_a_first_stage_is_shared_if_its_training_is_the_same(
     assert config['training']['init_from'] == expected
 
 
+@pytest.mark.parametrize(
+    ('changes', 'is_reused'),
+    [
+        ({'evaluation.object_mask_threshold': 0.2}, False),
+        ({'evaluation.num_pictures': 3, 'evaluation.every': 50, 'data.num_threads': 2}, True),
+    ],
+)
+def test_a_run_with_other_scoring_settings_is_not_reused(sweep_folder, changes, is_reused):
+    run = tiny_run(sweep_folder, **changes)
+    if is_reused:
+        assert len(sweep.finished(run)['stages']) == 3
+    else:
+        with pytest.raises(ValueError, match='object_mask_threshold is 0.3 there and 0.2 now'):
+            sweep.finished(run)
+
+
 def test_a_configured_init_from_takes_precedence(sweep_folder, started_configs):
     changes = {'training.init_from': 'converted/stage_1'}
     run = tiny_run(sweep_folder, Variant('', {'method.name': 'finetune'}), **changes)
