@@ -14,7 +14,7 @@ from jax import Array
 
 from simcis_jax.model.class_logits import class_probabilities, has_no_object, likeliest_classes
 from simcis_jax.model.pixel_competition import NOBODY, compete, pixels_won, values_of_winners
-from simcis_jax.model.resize import bilinear_matrix
+from simcis_jax.model.resize import bilinear_matrix, crop_and_resize
 from simcis_jax.precision import einsum
 
 LABELS_AT_ONCE = 16  # One-hot maps that are in memory at a time.
@@ -61,13 +61,15 @@ def resized_masks(
     Returns:
         [Q, *output_shape] logits; -inf beyond `original_size`.
     """
+    sizes = dict(size=size, original_size=original_size)
     rows, columns = (
-        einsum(
-            'op,pi->oi',
-            bilinear_matrix(num_out, padded, size_out=original_size[axis], size_in=size[axis]),
-            bilinear_matrix(padded, mask_logits.shape[axis + 1]),
+        einsum('op,pi->oi', final, bilinear_matrix(padded, num_in))
+        for final, padded, num_in in zip(
+            crop_and_resize(output_shape, padded_size, **sizes),
+            padded_size,
+            mask_logits.shape[1:],
+            strict=True,
         )
-        for axis, (num_out, padded) in enumerate(zip(output_shape, padded_size, strict=True))
     )
     resized = einsum('yh,qhw,xw->qyx', rows, mask_logits, columns)
     return jnp.where(_inside(output_shape, original_size), resized, -jnp.inf)
@@ -96,10 +98,8 @@ def resized_labels(
     Returns:
         [*output_shape] int32.
     """
-    rows, columns = (
-        bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
-        for axis, (num_out, num_in) in enumerate(zip(output_shape, label_map.shape, strict=True))
-    )
+    sizes = dict(size=size, original_size=original_size)
+    rows, columns = crop_and_resize(output_shape, label_map.shape, **sizes)
 
     def add_labels(strongest, first):
         labels = first + jnp.arange(LABELS_AT_ONCE)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simcis_jax.model.class_logits import class_probabilities
-from simcis_jax.model.resize import bilinear_matrix
+from simcis_jax.model.resize import crop_and_resize
 from simcis_jax.precision import einsum
 
 
@@ -39,8 +39,6 @@ def resized_scores(
 
     Sizes are those of `resized_labels`.
     """
-    rows, columns = (
-        bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
-        for axis, (num_out, num_in) in enumerate(zip(output_shape, scores.shape[1:], strict=True))
-    )
+    sizes = dict(size=size, original_size=original_size)
+    rows, columns = crop_and_resize(output_shape, scores.shape[1:], **sizes)
     return einsum('yh,chw,xw->cyx', rows, scores, columns)

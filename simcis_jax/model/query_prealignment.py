@@ -62,7 +62,8 @@ def select_queries(class_logits: Array, num_queries: int, seen: Array | None = N
     if num_queries > num_tokens:
         raise InputError(
             f'model.num_queries={num_queries} is more than the {num_tokens} positions of the '
-            'feature maps; use a larger image (data.size) or fewer queries.'
+            'feature maps; use larger images (data.size, evaluation.short_side, or --short_side, '
+            '--height and --width) or fewer queries.'
         )
     if seen is not None:
         class_logits = jnp.where(seen, class_logits, -jnp.inf)

@@ -29,6 +29,24 @@ def bilinear_matrix(
     return jnp.maximum(0.0, 1.0 - jnp.abs(source[:, None] - jnp.arange(num_in)))
 
 
+def crop_and_resize(
+    shape: tuple[int, int], padded: tuple[int, int], *, size: Array, original_size: Array
+) -> tuple[Array, Array]:
+    """The matrices that resize rows and columns of a padded input to the original image.
+
+    Args:
+        shape: of the result; at least `original_size`.
+        padded: of the padded input.
+        size: [2] height and width of the image inside the padded input; may be traced.
+        original_size: [2] height and width of the original image; may be traced.
+    """
+    rows, columns = (
+        bilinear_matrix(num_out, num_in, size_out=original_size[axis], size_in=size[axis])
+        for axis, (num_out, num_in) in enumerate(zip(shape, padded, strict=True))
+    )
+    return rows, columns
+
+
 def resize(maps: Array, shape: tuple[int, int]) -> Array:
     """Resizes [..., h, w] to [..., *shape] bilinearly (see `bilinear_matrix`)."""
     rows = bilinear_matrix(shape[0], maps.shape[-2])

@@ -105,11 +105,9 @@ def _current_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def layout_of(state: Collection[str]) -> Layout:
     """The layout of the published model with these keys."""
-    if any(key.startswith(names.SELECTION) for key in state):
-        return names.PUBLISHED
-    if any(key.startswith(f'{names.PREDICTOR}.query_feat.') for key in state):
-        return names.MASK2FORMER[family_in(state)]
-    return names.PUBLISHED
+    selects = any(key.startswith(names.SELECTION) for key in state)
+    learns = any(key.startswith(f'{names.PREDICTOR}.query_feat.') for key in state)
+    return names.MASK2FORMER[family_in(state)] if learns and not selects else names.PUBLISHED
 
 
 def family_in(state: Collection[str]) -> str:

@@ -43,7 +43,7 @@ class Progress:
         self._done, self._after, self.seconds_after = done, after, seconds_after
         self._printed = now = time.monotonic()
         self._marks = collections.deque([(now, done)])  # Times and units done, of the window.
-        self._live = sys.stdout.isatty()
+        self._live, self._width = sys.stdout.isatty(), 0
         self._silent_until = now + (1.0 if only_if_slow else 0.0)
 
     @property
@@ -90,7 +90,9 @@ class Progress:
             parts.append(f'run left {duration(seconds + self.seconds_after)}')
         parts += [f'{name} {value:.4g}' for name, value in (numbers or {}).items()]
         end = '\n' if numbers or self._done >= self._total or not self._live else '\r'
-        print('  '.join(parts), end=end, flush=True)
+        line = '  '.join(parts)
+        print(line.ljust(self._width if self._live else 0), end=end, flush=True)
+        self._width = len(line) if end == '\r' else 0  # That a shorter line has to cover.
 
     def _seconds_for(self, units: int) -> float:
         return units / self.rate if self.rate else 0.0

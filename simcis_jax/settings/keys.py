@@ -77,7 +77,7 @@ class DataSettings:
     num_workers: int = declare(
         0, 'Processes that load images; 0 = threads of this process.', at_least=0
     )
-    num_threads: int = declare(4, 'Threads that load images, in each process.', at_least=1)
+    num_threads: int = declare(4, 'Threads that load training images, in each process.', at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
