@@ -140,6 +140,10 @@ def test_the_lower_bound_is_allowed(key):
         ({'data.max_segments': 101}, 'data.max_segments=101 must be at most model.num_queries=100'),
         ({'data.size': 600}, 'data.size=600 must be a multiple of 32, the coarsest stride of'),
         ({'model.num_heads': 5}, 'model.hidden_dim=256 must be a multiple of model.num_heads=5.'),
+        (
+            {'evaluation.short_side': 64},
+            'must be larger: a square of it has 84 positions to select model.num_queries=100 from',
+        ),
         ({'evaluation.max_side': 500}, 'short_side=640 must be at most evaluation.max_side=500.'),
         ({'model.boxes': False}, "model.boxes=False must be True with model.queries='selected'."),
         ({'model.head': 'softmax'}, "model.head='softmax' must be 'sigmoid' with model.queries"),

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -45,7 +46,9 @@ def locked(file: int | IO, folder: Path) -> Iterator[bool]:
         if error.errno not in NO_LOCKS:
             raise
         has_locks = False
-    held = contextlib.nullcontext() if has_locks else Lease(FilesOnDisk(folder), on_loss=stop_run)
+    held = (
+        contextlib.nullcontext() if has_locks else Lease(FilesOnDisk(folder), on_loss=end_at_once)
+    )
     with held:
         yield has_locks
 
@@ -80,8 +83,13 @@ class FilesOnDisk:
 
 
 def stop_run() -> None:
-    """Stops this process as SIGTERM does."""
+    """Stops this process as SIGTERM does, for a run that works in a copy of the folder."""
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_at_once() -> None:
+    """Ends this process; a last checkpoint would land in the folder of another one."""
+    os._exit(1)
 
 
 class Lease:
@@ -143,16 +151,20 @@ class Lease:
         if self._taken_by is None and not self._is_ours():
             self._taken_by = _holder(self._store.read(NAME))
         if self._taken_by is not None:
-            raise FileError(
-                f'{self._store.url} was taken over by {self._taken_by}, because this process could '
-                f'not renew its lease for {self._seconds:.0f} seconds; let that one finish.'
-            )
+            raise FileError(self._loss())
+
+    def _loss(self) -> str:
+        return (
+            f'{self._store.url} was taken over by {self._taken_by}, because this process could not '
+            f'renew its lease for {self._seconds:.0f} seconds; let that one finish.'
+        )
 
     def _keep(self) -> None:
         while not self._ended.wait(self._seconds / 6):
             try:
                 if not self._is_ours():
                     self._taken_by = _holder(self._store.read(NAME))
+                    print(f'error: {self._loss()}', file=sys.stderr, flush=True)
                     self._on_loss()
                     return
                 self._write()

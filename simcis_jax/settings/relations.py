@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,20 @@ def _equal_norm_groups(hidden_dim: int) -> str | None:
 
 def _images_remain(hold_out: int) -> str | None:
     return '0, or at least 2; with 1, no image is left to train on' if hold_out == 1 else None
+
+
+def _enough_positions(
+    short_side: int, padding: int, backbone: str, queries: str, num_queries: int
+) -> str | None:
+    side, stride = -(-short_side // padding) * padding, coarsest_stride(backbone)
+    # Queries are selected from the three maps of the pixel decoder.
+    positions = sum(math.ceil(side * finer / stride) ** 2 for finer in (1, 2, 4))
+    if queries == 'selected' and positions < num_queries:
+        return (
+            f'larger: a square of it has {positions} positions to select '
+            f'model.num_queries={num_queries} from'
+        )
+    return None
 
 
 def _short_is_shorter(short_side: int, max_side: int) -> str | None:
@@ -108,5 +123,12 @@ RELATIONS = {
     ('model.stochastic_depth', 'model.backbone'): _depth_of_swin,
     ('evaluation.semantic_resize', 'evaluation.semantic_rule'): _part_of_the_rule,
     ('evaluation.short_side', 'evaluation.max_side'): _short_is_shorter,
+    (
+        'evaluation.short_side',
+        'evaluation.padding',
+        'model.backbone',
+        'model.queries',
+        'model.num_queries',
+    ): _enough_positions,
     ('training.keep_best', 'evaluation.every', 'evaluation.tasks'): _best_is_evaluated,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -15,6 +16,7 @@ from simcis_jax.runtime.threads import map_ahead
 
 _NUM_THREADS = 16  # Checks wait for the disk or network, not for the CPU.
 _MAX_NAMES = 10
+MUCH_MEMORY = 4 << 30  # Bytes.
 
 
 def check_scorable(source: Source, tasks: Sequence[str]) -> None:
@@ -52,6 +54,23 @@ def absent_classes(training: Source, validation: Source) -> list[str]:
                 f'{source.name} and {consequence}: {shown}'
             )
     return lines
+
+
+def large_images(validation: Source, num_queries: int, num_tasks: int) -> list[str]:
+    """A warning line if the masks of all queries at the size of the largest image need much memory.
+
+    The masks of every query exist once, and once more for each task that post-processes them.
+    """
+    sizes = [validation.size_of(index) for index in range(len(validation))]
+    height, width = max(sizes, key=math.prod)
+    size = 4 * num_queries * height * width * (1 + num_tasks)  # Masks are float32.
+    if size < MUCH_MEMORY:
+        return []
+    return [
+        f'warning: {validation.name} has images of {width}x{height} pixels; to evaluate one, the '
+        f'masks of {num_queries} queries take about {size / 2**30:.0f} GiB of device memory. If '
+        'that is too much, store smaller images.'
+    ]
 
 
 def check_files(sources: Sequence[Source]) -> None:

@@ -137,7 +137,11 @@ class Trainer:
                 image is missing or has another size than listed; the folder holds another run.
         """
         data_checks.check_files((self.train_source, self.val_source))
-        for line in data_checks.absent_classes(self.train_source, self.val_source):
+        warnings = data_checks.absent_classes(self.train_source, self.val_source)
+        warnings += data_checks.large_images(
+            self.val_source, self.settings.model['num_queries'], len(self.settings.evaluation.tasks)
+        )
+        for line in warnings:
             print(line, flush=True)
         training = self.settings.training
         inherited = None

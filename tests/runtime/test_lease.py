@@ -3,6 +3,8 @@
 import errno
 import itertools
 import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -84,6 +86,26 @@ def test_a_process_notices_that_another_has_taken_its_folder(store):
         with pytest.raises(FileError, match='was taken over by process 9 on other'):
             held.check()
     assert json.loads(store.read(lease.NAME)) == other  # The lease of the other stays.
+
+
+LOSER = """
+import pathlib, sys, time
+from simcis_jax.runtime import lease
+
+folder = pathlib.Path(sys.argv[1])
+files = lease.FilesOnDisk(folder)
+with lease.Lease(files, seconds=0.6, settling=0, on_loss=lease.end_at_once):
+    files.write(lease.NAME, b'{"holder": "process 9 on other", "token": "y", "renewals": 1}')
+    time.sleep(60)
+    (folder / 'checkpoint').touch()
+"""
+
+
+def test_a_run_on_a_disk_ends_at_once_when_another_has_taken_its_folder(tmp_path):
+    arguments = [sys.executable, '-c', LOSER, str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1 and 'was taken over by process 9 on other' in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [lease.NAME]
 
 
 @pytest.mark.parametrize('method', ['read_bytes', 'write_bytes'])

@@ -113,6 +113,22 @@ def test_classes_that_never_occur_are_named(folder):
     ]
 
 
+def test_images_whose_masks_need_much_memory_are_reported():
+    class Photos:
+        name = 'photos'
+        sizes = ((480, 640), (3024, 4032))
+
+        def __len__(self):
+            return len(self.sizes)
+
+        def size_of(self, index):
+            return self.sizes[index]
+
+    (line,) = data_checks.large_images(Photos(), num_queries=100, num_tasks=1)
+    assert '4032x3024 pixels' in line and 'masks of 100 queries take about 9 GiB' in line
+    assert not data_checks.large_images(Photos(), num_queries=20, num_tasks=1)
+
+
 def test_validation_categories_that_contradict_training_are_refused(folder):
     edit_json(folder, 'val', lambda content: content['categories'][0].update(name='robot'))
     with pytest.raises(
