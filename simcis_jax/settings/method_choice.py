@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from simcis_jax.errors import InputError
 from simcis_jax.methods import DEFAULT_METHOD, METHODS
 from simcis_jax.settings.declare import declare, declared
@@ -51,13 +49,13 @@ def resolve(config: Mapping[str, Any], changed: Iterable[str] = ()) -> dict[str,
     return copy.deepcopy(nested({key: x for key, x in values.items() if key not in others}))
 
 
-def as_dict(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """The config of a run from one of a config file, or from nested dicts.
+def as_dict(config: Any) -> dict[str, Any]:
+    """The config of a run from the ConfigDict of a config file, or from nested dicts.
 
     Raises:
         InputError: nested dicts change keys of a method that is not chosen.
     """
-    return resolve(config.to_dict() if isinstance(config, ConfigDict) else config)
+    return resolve(config.to_dict() if hasattr(config, 'to_dict') else config)
 
 
 def keys_of_others(keys: Iterable[str], name: str) -> Iterator[str]:
