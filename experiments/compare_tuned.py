@@ -18,6 +18,7 @@ from experiments.sweep import Variant
 CHOSEN: Mapping[str, str] = {
     'fine-tuning': 'larger',
     'pseudo-labels': 'smaller',
+    'FuTCR': 'larger',
     'MiB': 'larger',
     'CoMFormer': 'smaller',
     'BalConpas': 'larger',
