@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from simcis_jax.runtime.json_files import read_json
 from simcis_jax.settings.groups import flat
 from simcis_jax.settings.keys import GROUPS, ProtocolSettings
 from simcis_jax.settings.method_choice import resolve
-from simcis_jax.settings.validated import from_config
+from simcis_jax.settings.validated import from_config, with_defaults
 from simcis_jax.training.metrics_log import read_metrics
 from simcis_jax.training.stage_evaluation import NOT_SCORING
 from simcis_jax.training.workdir import MAY_CHANGE, config_difference, recorded_config
@@ -176,7 +175,7 @@ def finished(run: Run) -> dict | None:
         return None
     difference = config_difference(
         recorded,
-        json.loads(json.dumps(run.config)),
+        with_defaults(run.config),
         may_change=(*UNSCORED, 'training.init_from'),
     )
     if difference:
@@ -192,9 +191,9 @@ def _starting_point(run: Run, workdir: Path) -> str:
     """Value of init_from: as configured, else of the interrupted run, else a shared stage 1."""
     if run.config['training']['init_from']:
         return run.config['training']['init_from']
-    recorded_config = run.folder / 'config.json'
-    if recorded_config.is_file():
-        return read_json(recorded_config, dict)['training']['init_from']
+    recorded = recorded_config(run.folder)
+    if recorded is not None:
+        return recorded['training']['init_from']
     stage = first_stages.find(run.config, workdir)
     return str(first_stages.adapt(stage, run.config, run.folder.name)) if stage else ''
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def _recorded_config(path: Path, given: dict[str, Any] | None) -> dict[str, Any]
     if given is None:
         return config
     from_config(given)
-    recorded, now = (json.loads(json.dumps(with_defaults(x))) for x in (config, given))
+    recorded, now = map(with_defaults, (config, given))
     for group in ('protocol', 'model', 'method'):
         difference = config_difference(recorded.get(group), now.get(group), group)
         if difference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,14 +43,18 @@ class Settings:
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded config of a run, with the defaults of the keys that its groups gained since."""
+    """A config to compare with others: complete, and with the types of JSON.
+
+    A recorded one lacks the keys that its groups gained since; they get their defaults.
+    """
     groups = [group for group in GROUPS if group_of(config, group)]
     defaults = {
         key: setting.default
         for key, setting in DECLARED.items()
         if key.rpartition('.')[0] in groups
     }
-    return nested(defaults | flat(config, GROUPS))
+    # Tuples become lists, as in a file.
+    return json.loads(json.dumps(nested(defaults | flat(config, GROUPS))))
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:

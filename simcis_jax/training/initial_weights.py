@@ -10,7 +10,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from simcis_jax.data.class_names import first_difference
-from simcis_jax.errors import InputError
+from simcis_jax.errors import InputError, naming
 from simcis_jax.model.backbones import family_of
 from simcis_jax.port.architecture import backbone_name
 from simcis_jax.port.pretrained import Pretrained
@@ -122,7 +122,9 @@ def with_backbone(params: Any, path: str) -> Any:
     )
     if expected == found:
         return params | {family: backbone}
-    name, other = backbone_name(params), _backbone_in(path, read)
+    name = backbone_name(params)
+    with naming(f'training.init_backbone={path}'):
+        other = backbone_name(read)
     if name != other:
         raise InputError(
             f'training.init_backbone={path} is a {other}, but model.backbone is {name}; set '
@@ -133,10 +135,3 @@ def with_backbone(params: Any, path: str) -> Any:
         f'training.init_backbone={path} is a changed {name}: {key} has shape {found.get(key)} '
         f'instead of {expected.get(key)}; give the weights of an unchanged one.'
     )
-
-
-def _backbone_in(path: str, params: Mapping[str, Any]) -> str:
-    try:
-        return backbone_name(params)
-    except InputError as error:
-        raise InputError(f'training.init_backbone={path}: {error}') from None

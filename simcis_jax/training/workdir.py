@@ -100,16 +100,18 @@ class Workdir:
         with writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
-        found = recorded_config(self.root)
+        found = read_json(path, dict) if path.exists() else None
         if found is not None:
-            difference = config_difference(found, _completed(self._config), may_change=MAY_CHANGE)
+            difference = config_difference(
+                *map(with_defaults, (found, self._config)), may_change=MAY_CHANGE
+            )
             if difference:
                 raise InputError(
                     f'{self.root} holds a run of another config: {difference}; choose another '
                     '--workdir, or repeat that config to continue it.'
                 )
         self._check_categories(categories)
-        if found is None or read_json(path, dict) != self._config:
+        if found != self._config:
             write_atomically(path, json.dumps(self._config, indent=2))
         entries = json.dumps(category_entries(categories), indent=2)
         write_atomically(self.root / 'categories.json', entries)
@@ -174,16 +176,9 @@ class Workdir:
 
 
 def recorded_config(root: Path) -> dict[str, Any] | None:
-    """The config of the run in a folder; None if there is none.
-
-    Values have the types of JSON, and keys that did not exist yet have their defaults.
-    """
+    """The config of the run in a folder, see `with_defaults`; None if there is none."""
     path = root / 'config.json'
-    return _completed(read_json(path, dict)) if path.exists() else None
-
-
-def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(with_defaults(config)))
+    return with_defaults(read_json(path, dict)) if path.exists() else None
 
 
 def config_difference(
