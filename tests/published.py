@@ -121,7 +121,7 @@ def selection(predictions, virtual_queries, inner, memory):
         'sel/feats': features,
         'sel/masked_memory': np.where(valid[:, None], features, 0),
         'sel/proposals_logit': np.broadcast_to(references, (*scores.shape, 4)),
-        'sel/output_memory': candidates.features,
+        'sel/output_memory': inner['query_prealignment']['norm']['__call__'][0],
         'sel/class_logits': candidates.class_logits,
         'sel/max_logit': scores,
         'sel/topk': predictions.selection.positions,

@@ -21,7 +21,9 @@ def _add(a: Any, b: Any) -> Any:
 
 
 def _zeros_like(shapes: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # Were it a constant, XLA would share other zeros of the same shape, and keep them until here.
+    zero = jax.lax.optimization_barrier(jnp.float32(0))
+    return jax.tree.map(lambda x: jnp.full(x.shape, zero, x.dtype), shapes)
 
 
 def sum_chunks(

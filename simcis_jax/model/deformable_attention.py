@@ -18,6 +18,7 @@ from simcis_jax.model.deformable_sampling.pallas import sample_by_pallas
 from simcis_jax.model.deformable_sampling.scan import sample_by_scan
 from simcis_jax.model.layers import Dense, softmax, xavier_uniform
 from simcis_jax.model.platforms import by_platform
+from simcis_jax.model.saved_for_backward import marked
 from simcis_jax.precision import HIGHEST
 
 Shapes = tuple[tuple[int, int], ...]
@@ -105,23 +106,18 @@ class DeformableAttention(nn.Module):
         zeros = nn.initializers.zeros
         ring = initial_offsets(heads, levels, points).reshape(-1)
 
-        @nn.remat  # Of what the layers read, the backward pass keeps the tokens only.
-        def projections(self, tokens, positions):
-            query = tokens + positions
-            offsets = dense(
-                ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
-            )
-            logits = dense(heads * levels * points, kernel_init=zeros, name='weights')
-            value = dense(embed_dim, kernel_init=xavier_uniform, name='value')
-            return offsets(query), logits(query), value(tokens)
-
-        offsets, logits, value = projections(self, tokens, positions)
+        query = tokens + positions
+        offsets = dense(
+            ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
+        )(query)
+        logits = dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
+        value = marked(dense(embed_dim, kernel_init=xavier_uniform, name='value')(tokens))
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
         logits = rearrange(logits, 'b q (m l p) -> b q m l p', m=heads, l=levels)
         weights = softmax(logits, (-2, -1))
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]
-        locations = references[:, None, None, None] + offsets / scale
+        locations = marked(references[:, None, None, None] + offsets / scale)
         out = deformable_attention(value, shapes, locations, weights, self.implementation)
-        return dense(embed_dim, kernel_init=xavier_uniform, name='output')(out)
+        return dense(embed_dim, kernel_init=xavier_uniform, name='output')(marked(out))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import Precision
 
-from simcis_jax.model.saved_for_backward import kept
+from simcis_jax.model.saved_for_backward import kept, marked
 from simcis_jax.precision import HIGHEST, matmul
 
 NORM_EPSILON = 1e-5
@@ -95,7 +95,7 @@ def _normalize_rows(x, scale, bias):
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(centred).mean(axis=-1, keepdims=True)
     inverse = jax.lax.rsqrt(variance + NORM_EPSILON)
-    normal = centred * inverse
+    normal, inverse = marked((centred * inverse, inverse))
     return normal * scale + bias, (normal, inverse, scale)
 
 

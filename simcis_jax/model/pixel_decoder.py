@@ -15,7 +15,7 @@ from simcis_jax.model.layers import FeedForward, LayerNorm, group_norm, relu, xa
 from simcis_jax.model.position_encoding import encode_grid
 from simcis_jax.model.repeated_layers import in_turn
 from simcis_jax.model.resize import resize_features
-from simcis_jax.model.saved_for_backward import kept
+from simcis_jax.model.saved_for_backward import MARKED_ONLY, backward_at_once, kept
 from simcis_jax.precision import HIGHEST
 
 # Kaiming-uniform with gain 1: what Caffe2 calls Xavier.
@@ -110,9 +110,12 @@ class PixelDecoder(nn.Module):
             positions.append(rearrange(position, 'h w d -> (h w) d'))
         tokens = jnp.concatenate(tokens, axis=1)
         positions, references = jnp.concatenate(positions), grid_centres(shapes)
-        make_layer = EncoderLayer
-        if self.rematerialize:
-            make_layer = nn.remat(EncoderLayer, static_argnums=4)  # The shapes.
+        make_layer = nn.remat(
+            EncoderLayer,
+            static_argnums=4,  # The shapes.
+            prevent_cse=False,  # There is nothing to prevent in a loop.
+            policy=None if self.rematerialize else MARKED_ONLY,
+        )
         layers = [
             make_layer(
                 self.num_heads,
@@ -129,7 +132,8 @@ class PixelDecoder(nn.Module):
             rearrange(x, 'b (h w) d -> b h w d', h=h)
             for x, (h, _) in zip(jnp.split(tokens, ends, axis=1), shapes, strict=True)
         ]
-        return encoded, self._mask_features(finest, encoded[-1])
+        mask_features = backward_at_once(PixelDecoder._mask_features)
+        return encoded, mask_features(self, finest, encoded[-1])
 
     def _mask_features(self, finest: Array, encoded: Array) -> Array:
         """One FPN step: adds the upsampled stride-8 map to the finest backbone map."""

@@ -24,7 +24,7 @@ from simcis_jax.model.prediction_heads import PredictionHeads
 class Candidates:
     """Every token as a candidate query."""
 
-    features: Array  # [B, S, D]
+    tokens: Array  # [B, S, D]
     class_logits: Array  # [B, S, C], without gradient.
     references: Array  # [S, 4] inverse sigmoid of the reference box of each token.
 
@@ -71,29 +71,39 @@ def select_queries(class_logits: Array, num_queries: int, seen: Array | None = N
 
 
 class QueryPrealignment(nn.Module):
-    """Scores tokens as candidate queries."""
+    """Scores tokens as candidate queries.
+
+    All tokens are scored without gradient. What is read of a few tokens is computed again from
+    these: the gradient would otherwise pass through all of them.
+    """
 
     heads: PredictionHeads
 
-    @nn.compact
+    def setup(self):
+        """Creates the layers that turn a token into a query."""
+        self.output = Linear(self.heads.hidden_dim)
+        self.norm = LayerNorm()
+
     def __call__(self, tokens: Array, shapes: tuple[tuple[int, int], ...]) -> Candidates:
         """Tokens [B, S, D] -> candidates; tokens without a valid reference box become zero."""
         references, valid = proposals(shapes)
-        tokens = jnp.where(valid[:, None], tokens, 0.0)
-        features = LayerNorm(name='norm')(Linear(tokens.shape[-1], name='output')(tokens))
-        class_logits = jax.lax.stop_gradient(self.heads.classify(features))
-        return Candidates(features, class_logits, jnp.asarray(references))
+        tokens = tokens * valid[:, None]
+        class_logits = jax.lax.stop_gradient(self.heads.classify(self.features(tokens)))
+        return Candidates(tokens, class_logits, jnp.asarray(references))
+
+    def features(self, tokens: Array) -> Array:
+        """The features [..., D] of tokens [..., D] as queries."""
+        return self.norm(self.output(tokens))
 
     def queries_at(self, candidates: Candidates, positions: Array) -> tuple[Array, Array]:
         """Features [B, Q, D] and initial boxes [B, Q, 4] of the tokens at positions [B, Q]."""
-        features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
+        features = self._features_at(candidates, positions)
         boxes = jax.nn.sigmoid(self.heads.box_head(features) + candidates.references[positions])
         return features, boxes
 
     def logits_at(self, candidates: Candidates, positions: Array) -> Array:
-        """Class logits [B, N, C] of the tokens at positions [B, N], with gradient.
+        """Class logits [B, N, C] of the tokens at positions [B, N], with gradient."""
+        return self.heads.classify(self._features_at(candidates, positions))
 
-        The gradient of a few rows of `candidates.class_logits` would pass through all S rows.
-        """
-        features = jnp.take_along_axis(candidates.features, positions[..., None], axis=1)
-        return self.heads.classify(features)
+    def _features_at(self, candidates: Candidates, positions: Array) -> Array:
+        return self.features(jnp.take_along_axis(candidates.tokens, positions[..., None], axis=1))

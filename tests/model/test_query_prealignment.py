@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from random_params import random_params
 
+from benchmarks import products
 from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.model.query_prealignment import QueryPrealignment, proposals, select_queries
 
@@ -48,3 +49,41 @@ def test_tokens_without_a_valid_proposal_score_like_zero_tokens():
     of_zeros = selection.apply(params, jnp.zeros_like(tokens), shapes).class_logits[0]
     same = np.isclose(of_tokens, of_zeros, atol=1e-6).all(axis=-1)
     np.testing.assert_array_equal(same, ~valid)
+
+
+def test_gradients_of_a_few_tokens_are_right_and_do_not_pass_through_all_tokens():
+    shapes = SHAPES['a']
+    heads = PredictionHeads(3, 8)
+    selection = QueryPrealignment(heads)
+    num_tokens = sum(h * w for h, w in shapes)
+    tokens = jax.random.normal(jax.random.key(0), (2, num_tokens, 8))
+    positions = jnp.array([[5, 0, 77], [9, 9, 31]])
+
+    def loss_of_few(module, tokens):
+        candidates = module(tokens, shapes)
+        queries, boxes = module.queries_at(candidates, positions)
+        return (queries**3).sum() + boxes.sum() + module.logits_at(candidates, positions).sum()
+
+    def loss_of_all(module, tokens):
+        features = module.features(tokens)
+        take = jax.vmap(lambda rows, index: rows[index])
+        boxes = jax.nn.sigmoid(module.heads.box_head(features) + proposals(shapes)[0])
+        logits = module.heads.classify(features)
+        queries, boxes, logits = (take(x, positions) for x in (features, boxes, logits))
+        return (queries**3).sum() + boxes.sum() + logits.sum()
+
+    params = random_params(lambda *args: selection.init(*args, method=loss_of_all), tokens)
+    few, every = (
+        jax.value_and_grad(lambda *args, loss=loss: selection.apply(*args, method=loss), (0, 1))
+        for loss in (loss_of_few, loss_of_all)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        few(params, tokens),
+        every(params, tokens),
+    )
+    # All tokens are scored, without gradient, by two products.
+    flop = products.count(jax.make_jaxpr(few)(params, tokens).jaxpr)
+    score = 2 * 2 * num_tokens * 8 * (8 + 3)
+    of_few = products.count(jax.make_jaxpr(every)(params, tokens).jaxpr) * 3 / num_tokens
+    assert flop < score + 1.5 * of_few
