@@ -156,14 +156,16 @@ def mask_terms(
         if softmax:
             choose, logits = functools.partial(choose, centre=0.5), jnp.exp(logits)
         points = jax.lax.map(lambda x: choose(*x), (keys[:, :, slots], logits))
-        return points, sample_segments(segment_map[:, None], points, slots + 1)
+        truth = sample_segments(segment_map[:, None], points, slots + 1)
+        return jnp.moveaxis(points, -1, 0), truth  # TPUs lay out two numbers in 128 lanes.
 
     @jax.named_scope('compare_masks')
     def compare(k, inputs, points_and_truth, constants):
         queries, _, _, valid = constants
+        points, truth = points_and_truth
         slots, exists, logits = chunk_of(k, *inputs, queries)
         losses_at = softmax_losses_at if softmax else mask_losses_at
-        losses = losses_at(points_and_truth[0], logits, points_and_truth[1])
+        losses = losses_at(jnp.moveaxis(points, 0, -1), logits, truth)
         counted = valid[:, slots] & exists & (queries[:, :, slots] >= 0)
         return [jnp.where(counted, loss, 0.0).sum(axis=(1, 2)) for loss in losses]
 

@@ -109,15 +109,16 @@ class DeformableAttention(nn.Module):
         query = tokens + positions
         offsets = dense(
             ring.size, kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring), name='offsets'
-        )(query)
+        )
         logits = dense(heads * levels * points, kernel_init=zeros, name='weights')(query)
-        value = marked(dense(embed_dim, kernel_init=xavier_uniform, name='value')(tokens))
+        value = dense(embed_dim, kernel_init=xavier_uniform, name='value')
+        offsets, value = marked((offsets(query), value(tokens)))
         offsets = rearrange(offsets, 'b q (m l p xy) -> b q m l p xy', m=heads, l=levels, p=points)
         logits = rearrange(logits, 'b q (m l p) -> b q m l p', m=heads, l=levels)
         weights = softmax(logits, (-2, -1))
         value = rearrange(value, 'b s (m d) -> b s m d', m=heads)
         # Offsets are in pixels of the map they sample.
         scale = np.array([(w, h) for h, w in shapes], np.float32)[:, None]  # [L, 1, xy]
-        locations = marked(references[:, None, None, None] + offsets / scale)
+        locations = references[:, None, None, None] + offsets / scale
         out = deformable_attention(value, shapes, locations, weights, self.implementation)
         return dense(embed_dim, kernel_init=xavier_uniform, name='output')(marked(out))

@@ -28,7 +28,7 @@ def test_an_encoder_layer_keeps_what_the_backward_pass_could_not_cheaply_compute
     assert kept == sorted(
         [
             f'f32[{rows},{DIM}]',  # What the points are sampled from.
-            f'f32[{rows},{points},2]',  # The points.
+            f'f32[{rows},{2 * HEADS * len(SHAPES) * POINTS}]',  # The offsets of the points.
             f'f32[{rows},{points}]',  # Their weights.
             f'f32[{rows},{DIM}]',  # The weighted samples.
             f'f32[{BATCH * NUM_TOKENS},{HIDDEN}]',  # The hidden features of the FFN.
