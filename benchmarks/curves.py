@@ -104,6 +104,11 @@ def main(_) -> None:
     """Measures missing points, writes the numbers and draws the figure."""
     out = Path(NUMBERS.value)
     content = json.loads(out.read_text()) if out.exists() else dict(points={})
+    if content.get('machine', machine()) != machine():
+        raise ValueError(
+            f'{out} has points of {content["machine"]}, this is {machine()}; give another '
+            '--numbers.'
+        )
     found = {key: Measurement(**m) for key, m in content['points'].items()}
     for curve in CURVES:
         for value, settings in zip(curve.values, curve.settings(), strict=True):

@@ -102,7 +102,7 @@ def first_and_warm(call: Callable[[], None], repeats: int) -> dict:
     return dict(
         first_seconds=first,
         seconds=[seconds for _, seconds in kept],
-        others=kept[-1][0],
+        others=kept[-1][0] if kept else 0.0,
         resident_mib=_peak_resident_mib(),
     )
 

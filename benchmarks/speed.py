@@ -58,7 +58,9 @@ def _line(found: Measurement, ours: Measurement | None, peak: float | None) -> s
         found.side,
         f'**{_seconds(found.median)}**' if timed else '',
         f'{_seconds(min(timed))} to {_seconds(max(timed))}' if timed else '',
-        f'{found.median / ours.median:.2f}' if ours and ours is not found and timed else '',
+        f'{found.median / ours.median:.2f}'
+        if timed and ours and ours.seconds and ours is not found
+        else '',
         f'{100 * found.others:.0f} %' if timed else '',
         _seconds(found.first_seconds),
         f'{found.resident_mib:.0f} MiB' if found.resident_mib else '',

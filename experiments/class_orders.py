@@ -11,6 +11,8 @@ is also scored by the base and novel classes of the original order.
 
 from __future__ import annotations
 
+import collections
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,17 +83,21 @@ def analyze(runs: Sequence[Run], results: Results, folder: Path) -> str:
 
 
 def measured_orders(runs: Sequence[Run], results: Results, metric: str, method: str) -> list[float]:
-    """Scores of all classes, one per order, of SimCIS or of fine-tuning."""
-    return [
-        run_scores(results[run.folder], metric)['all']
-        for run in runs
-        if run.variant.label.startswith(FINE_TUNING) == (method == 'fine-tuning')
-    ]
+    """Scores of all classes, one per order, of SimCIS or of fine-tuning.
+
+    Each is the mean over seeds; an order counts once as many seeds are finished as of any other.
+    """
+    of_order = collections.defaultdict(list)
+    for run in runs:
+        if run.variant.label.startswith(FINE_TUNING) == (method == 'fine-tuning'):
+            of_order[run.variant.label].append(run_scores(results[run.folder], metric)['all'])
+    most = max(map(len, of_order.values()), default=0)
+    return [statistics.fmean(scores) for scores in of_order.values() if len(scores) == most]
 
 
 def spread(title: str, values: Mapping[str, Sequence[float]]) -> str:
     """A table of the spread of the scores over class orders, as the box plot shows it."""
-    head = 'runs mean deviation lowest quartile median quartile highest'.split()
+    head = 'orders mean deviation lowest quartile median quartile highest'.split()
     rows = []
     for label, found in values.items():
         summary = summarise(found)

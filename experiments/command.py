@@ -105,12 +105,15 @@ def make_plan(experiment: Experiment, arguments: Sequence[str]) -> Plan:
             variants = [
                 v for v in variants if any(_contains_words(v.label, text) for text in texts)
             ]
-        if not variants:
-            raise InputError(f'--variants={options.variants} matches no variant.')
         for variant in variants:
             config = read(variant.config_name(setting.config))
             for seed in options.seeds:
                 runs.append(make_run(setting.name, config, variant, seed, num_classes, workdir))
+    if not runs:
+        raise InputError(
+            f'--variants={options.variants} matches no variant of these settings; leave it out to '
+            'see all with --dry_run.'
+        )
     for key in command.changed_keys(overrides):
         if not any(key in flat(run.config, GROUPS) for run in runs):
             raise InputError(f'{key} belongs to a method that no run chooses; leave it out.')

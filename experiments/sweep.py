@@ -22,6 +22,7 @@ from experiments.provenance import record_provenance
 from simcis_jax import main
 from simcis_jax.continual.stages import Stage
 from simcis_jax.errors import InputError
+from simcis_jax.evaluation.stage_report import different_settings
 from simcis_jax.runtime import command
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.settings.groups import flat
@@ -184,6 +185,15 @@ def finished(run: Run) -> dict | None:
         )
     path = run.folder / 'results.json'
     results = read_json(path, dict) if path.is_file() else {'stages': []}
+    # A folder may be started with other evaluation settings; what was scored before keeps its own.
+    for report in results['stages']:
+        known = report.get('settings', {})
+        now = {key: value for key, value in recorded['evaluation'].items() if key in known}
+        if different := different_settings(report, {'settings': now}, 'now'):
+            raise InputError(
+                f'{run.folder}: stage {report["stage"]} was scored with {different}; choose '
+                'another --workdir.'
+            )
     return results if len(results['stages']) == len(run.stages) else None
 
 

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def program() -> None:
         check_platforms(chosen.get('platforms', ()))  # Before the model is loaded.
-        settings = with_config(values, overrides)
+        settings = with_config(values['checkpoint'], values, overrides)
         devices.print_devices()
         print(export_model(load_model(**settings), **chosen))
 

@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint, images, out = (values.pop(name) for name in ('checkpoint', 'images', 'out'))
 
     def program() -> None:
-        settings = with_config(values, overrides)
+        settings = with_config(checkpoint, values, overrides)
         find_images(images, out)  # Reports a wrong path before loading the model.
         devices.print_devices()
         failed = predict_files(load(checkpoint, **settings), images, out)

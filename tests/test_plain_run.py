@@ -127,6 +127,20 @@ def test_the_work_directory_of_an_evaluation_is_no_start_of_training(folder, tmp
         main.run(config_from(folder), str(tmp_path))
 
 
+def test_a_method_with_other_layers_cannot_score_a_pretrained_model(folder, tmp_path):
+    config = config_from(folder, **{'method.name': 'eclipse'})
+    with pytest.raises(ValueError, match='other layers than .* choose method.name=finetune'):
+        main.run(config, str(tmp_path / 'run'), mode='evaluate')
+    assert not list((tmp_path / 'run').rglob('checkpoints'))
+
+
+def test_settings_of_a_pretrained_model_are_its_own(folder, tmp_path, capsys):
+    arguments = [f'--checkpoint={folder}', '--config=shapes_cps_8_2', f'--out={tmp_path / "out"}']
+    with pytest.raises(SystemExit):
+        predict.main([*arguments, f'--images={tmp_path}', '--config.model.num_queries=7'])
+    assert 'error: model.num_queries cannot be changed: ' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_evaluate_scores_the_run_that_began_from_a_pretrained_model(folder, tmp_path, monkeypatch):
     main.run(config_from(folder), str(tmp_path))

@@ -1,7 +1,8 @@
 """Decodes image files to arrays: images, maps of class labels and maps of segment ids.
 
 EXIF orientation is ignored unless the caller asks for upright images, because annotations refer to
-the pixels as stored. A file that cannot be decoded correctly raises an error.
+the pixels as stored. Truncated files and damaged PNGs raise an error; damage inside a JPEG shows in
+the picture only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from simcis_jax.errors import FileError, InputError, MissingFileError
+from simcis_jax.errors import InputError, MissingFileError, reading
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # Colour types of PNG.
@@ -34,12 +35,10 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         FileError: it cannot be read.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise MissingFileError(f'{path} does not exist; check the folder and the file name.')
-    try:
+    with reading(path):
+        if not path.is_file():
+            raise MissingFileError(f'{path} does not exist; check the folder and the file name.')
         return path.read_bytes()
-    except OSError as error:
-        raise FileError(f'{path} cannot be read ({error.strerror}).') from None
 
 
 def decode_image(encoded: bytes, where: object, *, upright: bool = False) -> np.ndarray:

@@ -97,7 +97,8 @@ def count(
     match = same_class & (listed & ~crowd)[:, None] & (2 * overlap > union)
     gt_index, pred_index = np.nonzero(match)
 
-    # The COCO API keeps one crowd segment per class and image: the last one.
+    # The COCO API keeps one crowd segment per class and image: the last one in its file. Ours are
+    # in the order of their ids, as in most files.
     crowd_segment = np.full(num_classes, -1)
     crowd_segment[gt_labels[crowd]] = np.flatnonzero(crowd)
     own_crowd = np.arange(len(gt_labels))[:, None] == crowd_segment[pred_labels]  # [T, P]

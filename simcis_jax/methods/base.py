@@ -41,7 +41,7 @@ class Method:
 
     # Whether, from stage 2 on, the model of the previous stage runs on every batch.
     uses_teacher: ClassVar[bool] = False
-    # Whether stage 1 is not plain fine-tuning, so that runs of other methods cannot start from it.
+    # Whether stage 1 is not plain fine-tuning; experiments do not share it with other methods then.
     changes_first_stage: ClassVar[bool] = False
     # How the memory is read from files of the published code, written to them and reported.
     memory_format: ClassVar[MemoryFormat | None] = None

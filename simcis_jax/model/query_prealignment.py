@@ -77,7 +77,7 @@ def select_queries(
     seen: Array | None = None,
     distinct: tuple[tuple[int, int], ...] | None = None,
 ) -> Array:
-    """Selects the Q tokens with the highest similarity to any prototype: [B, Q], best first.
+    """Selects Q tokens by their highest similarity to any prototype: [B, Q], preferred ones first.
 
     Args:
         class_logits: [B, S, C] similarity of every token to every prototype.

@@ -43,6 +43,7 @@ def backward_at_once(function: Callable) -> Callable:
     """`function(module, *inputs)`; its backward pass is done before that of its inputs begins.
 
     XLA may put off the gradients of parameters, and keeps what they are computed from until then.
+    All parameters of the module count, also those that the function does not read.
     """
 
     def forward(module: nn.Module, *inputs: Any) -> Any:

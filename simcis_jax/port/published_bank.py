@@ -21,6 +21,7 @@ from simcis_jax.port.pickles import Call, Global
 from simcis_jax.runtime.files import write_atomically
 
 FACTORY = Global('continual.trainer', 'deque_factory')
+LARGEST_QUEUE = 10_000  # Queries per class; a run has 80. A damaged file may claim any number.
 
 
 class _Partial:
@@ -53,7 +54,7 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
 
     Raises:
         InputError: the file is not a query bank, or has classes outside 0 .. C - 1, queries of
-            several dimensions, or numbers that are not finite.
+            several dimensions, too many queries, or numbers that are not finite.
         FileError: it cannot be read.
     """
     with unsupported.naming_file(path):
@@ -71,7 +72,7 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         arrays = {label: np.array(list(queue), np.float32) for label, queue in bank.items()}
         arrays = {label: array for label, array in arrays.items() if len(array)}
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
-        hidden_dim = {array.shape[1] for array in arrays.values()}
+        hidden_dim = {size for array in arrays.values() for (_, size) in [array.shape]}
     except (AttributeError, TypeError, ValueError, IndexError):
         raise InputError(
             f'{path} is not a query bank; give the fake_query.pkl that the published code wrote.'
@@ -93,6 +94,11 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         raise InputError(
             f'{path} has queries of the classes {unknown}; the model has {num_classes} classes. '
             'Give the bank of this model.'
+        )
+    if max(sizes) > LARGEST_QUEUE:
+        raise InputError(
+            f'{path} has queues of {max(sizes)} queries per class; at most {LARGEST_QUEUE} can be '
+            'read. Give the bank of a run.'
         )
     queries = np.zeros((num_classes, max(sizes), *hidden_dim), np.float32)
     stored = np.zeros(num_classes, np.int32)

@@ -69,7 +69,12 @@ def _images_in(folder: Path) -> Iterator[Path]:
         raise error
 
     with reading(folder):
-        for root, folders, files in os.walk(folder, onerror=stop):
+        known = set()  # Linked folders may form a cycle.
+        for root, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+            if (real := os.path.realpath(root)) in known:
+                folders.clear()
+                continue
+            known.add(real)
             if RESULTS in files:  # The output folder of an earlier prediction.
                 folders[:] = [name for name in folders if name not in KINDS]
             folders[:] = [name for name in folders if not name.startswith('.')]

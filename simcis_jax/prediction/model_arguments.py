@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from simcis_jax.errors import InputError
+from simcis_jax.port.pretrained import is_pretrained
 from simcis_jax.runtime import command
 from simcis_jax.settings.method_choice import resolve
 
@@ -58,8 +60,15 @@ def parse_arguments(
     return {name: x for name, x in vars(options).items() if x is not None}, overrides
 
 
-def with_config(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def with_config(
+    checkpoint: str, values: Mapping[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:
     """The arguments with the content of `config`, if one is named, instead of its name.
+
+    Args:
+        checkpoint: the model; a pretrained one has settings of its own, except for `evaluation`.
+        values: the arguments by name.
+        overrides: arguments '--config.GROUP.KEY=VALUE'.
 
     Raises:
         MissingFileError: there is no such config.
@@ -67,5 +76,12 @@ def with_config(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     """
     if 'config' not in values:
         return dict(values)
+    changed = command.changed_keys(overrides)
+    others = [key for key in changed if not key.startswith('evaluation.')]
+    if others and is_pretrained(checkpoint):
+        raise InputError(
+            f'{others[0]} cannot be changed: {checkpoint} is a pretrained model with settings of '
+            'its own; change those of evaluation only.'
+        )
     config = command.read_config(values['config'], overrides).to_dict()
-    return dict(values, config=resolve(config, command.changed_keys(overrides)))
+    return dict(values, config=resolve(config, changed))

@@ -9,16 +9,22 @@ from pathlib import Path
 
 from simcis_jax.errors import writing
 
+PART = '.part'  # How the name of a file ends that is not complete yet.
+
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, name: str = '') -> Iterator[Path]:
     """Gives another path to write to; it takes the place of `path` unless something fails.
+
+    Args:
+        path: the file.
+        name: part of the name of the other path, if several processes may write the file at once.
 
     Raises:
         FileError: it cannot be written, such as when the disk is full; an old file is still there.
     """
     path = Path(path)
-    part = path.with_name(path.name + '.part')
+    part = path.with_name(f'{path.name}{name}{PART}')
     with writing(path):
         try:
             yield part
@@ -38,7 +44,7 @@ def write_atomically(path: Path, text: str) -> None:
         FileError: it cannot be written; the old one is still there.
     """
     with (
-        replacing(path) as part,
+        replacing(path, f'.{os.getpid()}') as part,
         part.open('w', encoding='utf-8', errors='surrogateescape') as file,
     ):
         file.write(text)

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -39,8 +40,9 @@ def stop_at_once() -> None:
 class StopRequest:
     """Context manager in which a signal requests a stop after the current step.
 
-    A second signal has its previous effect at once. In a multi-process run, a SIGTERM to any
-    process stops all of them after the same step.
+    If no step follows, `Interrupted` is raised at the end of the block. A second signal has its
+    previous effect at once. In a multi-process run, a SIGTERM to any process stops all of them
+    after the same step.
     """
 
     def __init__(self):
@@ -57,10 +59,12 @@ class StopRequest:
             }
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if error is None and self.number is not None:  # It came after the last step.
+            raise Interrupted(self.number, 'between checkpoints')
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -77,11 +77,18 @@ class Store:
             except FileNotFoundError:
                 return {}
         start = len(self._root) + 1
-        return {
+        versions = {
             name[start:]: _version(info)
             for name, info in found.items()
             if name[start:] and not name.endswith('/')  # Some tools write empty files as folders.
         }
+        for name in versions:  # As a path, it could lead out of the folder of the copy.
+            if not {'', '.', '..'}.isdisjoint(name.split('/')):
+                raise FileError(
+                    f'{self.url} has a file named {name!r}, which is no path on a disk: "//", "." '
+                    'and ".." are not allowed as parts of it; rename it in the store.'
+                )
+        return versions
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""

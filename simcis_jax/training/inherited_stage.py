@@ -14,10 +14,11 @@ from simcis_jax.data.category_list import read_categories
 from simcis_jax.errors import InputError
 from simcis_jax.port.architecture import count_classes
 from simcis_jax.runtime import parallel
+from simcis_jax.settings.validated import Settings, from_config
 from simcis_jax.training.checkpointing import StageCheckpoints, keep_only
 from simcis_jax.training.find_stage import find_stage
 from simcis_jax.training.stage_folder import StageFolder
-from simcis_jax.training.workdir import Workdir
+from simcis_jax.training.workdir import Workdir, recorded_config
 from simcis_jax.types import Categories
 
 # Maps a number of classes to random parameters and the memory before the first stage.
@@ -71,6 +72,28 @@ def finished_stage(
         checkpoints.check('params', params, 'model.* to the values of its run')
         checkpoints.check('memory', memory, 'method.* to the values of its run')
     return folder
+
+
+def check_network(source: StageFolder, settings: Settings, stages: Sequence[Stage]) -> None:
+    """Checks what the shapes of parameters do not show of the network that a stage trained.
+
+    Raises:
+        InputError: it computes something else than the network of this run.
+    """
+    recorded = recorded_config(source.root.parent)
+    if recorded is None:  # A converted model.
+        return
+    there, here = (
+        values.method.make_model(stages, values.model)
+        for values in (from_config(recorded), settings)
+    )
+    for name, owner in (('attention_order', 'model'), ('num_heads', 'model'), ('masks', 'method')):
+        old, new = getattr(there, name), getattr(here, name)
+        if old != new:
+            raise InputError(
+                f'training.init_from={source.root} was trained with a network whose {name} is '
+                f'{old!r}, this run has {new!r}; set {owner}.* as in its run.'
+            )
 
 
 def inherit(

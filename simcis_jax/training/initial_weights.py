@@ -66,17 +66,35 @@ def with_pretrained(params: Any, pretrained: Pretrained, categories: Categories)
     return params | pretrained.params | {'heads': heads}
 
 
-def save_as_stage(folder: StageFolder, pretrained: Pretrained, categories: Categories) -> None:
+def save_as_stage(
+    folder: StageFolder, pretrained: Pretrained, categories: Categories, shapes: Any
+) -> None:
     """Saves a pretrained model as the checkpoint of a stage.
 
+    Args:
+        folder: of the stage.
+        pretrained: the model.
+        categories: the classes of the run.
+        shapes: those of the parameters of the run's network.
+
     Raises:
-        InputError: the model has other classes than the run.
+        InputError: the model has other classes or layers than the run.
     """
     difference = head_difference(pretrained, categories)
     if difference:
         raise InputError(
             f'training.init_from={pretrained.path} has other classes than the data set '
             f'({difference}), so it cannot be evaluated there; give its own data set, or train it.'
+        )
+    found, needed = (
+        {path: x.shape for path, x in flatten_dict(params, sep='/').items()}
+        for params in (pretrained.params, shapes)
+    )
+    if found != needed:
+        path = min(path for path in {*found, *needed} if found.get(path) != needed.get(path))
+        raise InputError(
+            f'training.init_from={pretrained.path} has other layers than the network of this run '
+            f'({path}), so it cannot be evaluated there; choose method.name=finetune.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         checkpoints.save_weights(0, pretrained.params)

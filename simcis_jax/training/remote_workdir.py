@@ -11,6 +11,7 @@ import jax
 
 from simcis_jax.errors import FileError, InputError
 from simcis_jax.runtime import lease
+from simcis_jax.runtime.files import PART
 from simcis_jax.runtime.object_store import FolderCopy, is_url
 
 EVERY = 30.0  # Seconds between uploads.
@@ -63,7 +64,7 @@ def is_copied(name: str) -> bool:
     *folders, file = name.split('/')
     return (
         file not in ('lock', lease.NAME)
-        and not file.endswith('.part')
+        and not file.endswith(PART)
         and not any('.tmp' in folder or '-tmp' in folder for folder in folders)
     )
 

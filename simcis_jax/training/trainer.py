@@ -111,7 +111,10 @@ class Trainer:
         if self.pretrained is not None and not begun:
             stage = self.stages[-1]
             initial_weights.save_as_stage(
-                self.workdir.stage(stage.number), self.pretrained, self.categories
+                self.workdir.stage(stage.number),
+                self.pretrained,
+                self.categories,
+                jax.eval_shape(self.states.initialize)[0],
             )
             return self.write_results([self.evaluation.at_end(stage, self.states.finished(stage))])
         folders = [self.workdir.stage(stage.number) for stage in self.stages]
@@ -152,6 +155,7 @@ class Trainer:
             inherited = inherited_stage.finished_stage(
                 training.init_from, self.stages, self.categories, self.states.initialize
             )
+            inherited_stage.check_network(inherited, self.settings, self.stages)
         else:
             params, _ = jax.eval_shape(self.states.initialize)
             if training.init_backbone:

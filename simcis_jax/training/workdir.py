@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from simcis_jax.data.category_list import category_entries, conflict, read_categ
 from simcis_jax.errors import FileError, InputError, reading, writing
 from simcis_jax.evaluation.results_table import format_table
 from simcis_jax.runtime import lease
-from simcis_jax.runtime.files import write_atomically
+from simcis_jax.runtime.files import PART, write_atomically
 from simcis_jax.runtime.json_files import read_json
 from simcis_jax.settings.validated import with_defaults
 from simcis_jax.training.metrics_log import MetricsLog, read_metrics
@@ -36,9 +37,11 @@ from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
 # What a process that is killed before it has written the config may leave.
-BEFORE_CONFIG = ('lock', lease.NAME, 'config.json', 'config.json.part')
+BEFORE_CONFIG = re.compile(
+    rf'lock|{re.escape(lease.NAME)}|config\.json(\.\d+)?({re.escape(PART)})?'
+)
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
-# float rounding. docs/devices.md lists them.
+# float rounding, unless a method compares the images of a microbatch. docs/devices.md lists them.
 MAY_CHANGE = (
     'data.root',
     'data.num_workers',
@@ -91,7 +94,9 @@ class Workdir:
         path = self.root / 'config.json'
         if not path.exists() and self.root.exists():
             with reading(self.root):
-                others = [p.name for p in self.root.iterdir() if p.name not in BEFORE_CONFIG]
+                others = [
+                    p.name for p in self.root.iterdir() if not BEFORE_CONFIG.fullmatch(p.name)
+                ]
             if others:
                 raise InputError(
                     f'{self.root} is not empty and holds no config.json of a run; choose an empty '

@@ -135,3 +135,9 @@ def test_a_file_that_cannot_be_read_is_named():
     with pytest.raises(OSError) as error:
         decode.read_bytes(path)
     assert_one_line(error, '/proc/self/mem cannot be read')
+
+
+def test_a_path_that_no_disk_can_have_is_named():
+    with pytest.raises(OSError, match='cannot be read') as error:
+        decode.read_bytes('a' * 5000)
+    assert_one_line(error, 'aaa cannot be read')

@@ -191,6 +191,21 @@ def test_the_spread_over_class_orders_is_that_of_each_method():
     assert '| fine-tuning | 3 | 5.0 | 1.0 | 4.0 | 4.5 | 5.0 | 5.5 | 6.0 |' in text
 
 
+def test_the_spread_over_class_orders_is_not_that_over_seeds():
+    runs = plan(class_orders, 'shapes', '--seeds=0,1', '--variants=origin,order 1,order 2').runs
+    runs = [run for run in runs if not run.variant.label.startswith('fine-tuning')][:5]
+    scores = {0: 30.0, 1: 40.0}
+    results = {
+        run.folder: {
+            'stages': [{'pq': {'base': 1.0, 'novel': 1.0, 'all': scores[run.seed]}}] * 2,
+            'average': {'pq': 1.0},
+        }
+        for run in runs
+    }
+    # The last order has one seed yet.
+    assert class_orders.measured_orders(runs, results, 'pq', 'SimCIS') == [35.0, 35.0]
+
+
 def test_joint_training_sees_all_classes_for_as_many_steps():
     runs = plan(compare_methods, 'ade20k', '--settings=ade_cps_100_10', '--seeds=3').runs
     joint = next(run for run in runs if run.variant.joint)
@@ -221,6 +236,12 @@ def test_values_settings_and_variants_can_be_selected():
 def test_variants_are_selected_by_whole_words(module, words, labels):
     runs = plan(module, 'shapes', '--seeds=0', f'--variants={words}').runs
     assert [run.variant.label for run in runs] == labels
+
+
+def test_a_variant_needs_a_config_in_one_of_the_settings_only():
+    runs = plan(compare_methods, 'ade20k', '--seeds=0', '--variants=MiB').runs
+    assert [run.setting for run in runs] == [f'ade_cps_100_{b}' for b in (5, 10, 50)]
+    assert {run.variant.label for run in runs} == {'MiB'}
 
 
 @pytest.mark.parametrize('config', ['shapes_cps_8_2', 'configs/shapes_cps_8_2.py'])

@@ -96,6 +96,17 @@ def test_a_run_with_other_scoring_settings_is_not_reused(sweep_folder, changes, 
             sweep.finished(run)
 
 
+def test_scores_from_before_a_change_of_the_evaluation_are_not_reused(sweep_folder):
+    run = tiny_run(sweep_folder, **{'evaluation.overlap_threshold': 0.5})
+    path = run.folder / 'config.json'  # As the training command leaves it.
+    recorded = json.loads(path.read_text())
+    recorded['evaluation']['overlap_threshold'] = 0.5
+    path.write_text(json.dumps(recorded))
+    message = r'stage 1 was scored with evaluation.overlap_threshold=0.8 \(now: 0.5\)'
+    with pytest.raises(ValueError, match=message):
+        sweep.finished(run)
+
+
 def test_a_configured_init_from_takes_precedence(sweep_folder, started_configs):
     changes = {'training.init_from': 'converted/stage_1'}
     run = tiny_run(sweep_folder, Variant('', {'method.name': 'finetune'}), **changes)

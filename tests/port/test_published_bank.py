@@ -112,6 +112,7 @@ def test_a_malicious_bank_is_rejected(tmp_path):
         ({1: [[1.0]], 2: [[1.0, 2.0]]}, 'all of one dimension'),
         ({}, 'must hold queries'),
         ({1: [[float('nan')]]}, 'queries with inf or NaN'),
+        ({1: [[[1.0]]]}, 'is not a query bank'),
     ],
 )
 def test_a_bank_that_does_not_fit_the_model_is_an_error(tmp_path, queues, message):
@@ -122,6 +123,12 @@ def test_a_bank_that_does_not_fit_the_model_is_an_error(tmp_path, queues, messag
 def test_a_bank_without_a_number_of_slots_is_an_error(tmp_path):
     path = published(tmp_path, {1: [[1.0]]}, size=None)
     with pytest.raises(ValueError, match='queues without a maximum length'):
+        published_bank.read_bank(path, num_classes=3)
+
+
+def test_a_bank_of_absurd_size_is_an_error(tmp_path):
+    path = published(tmp_path, {1: [[1.0]]}, size=10**13)
+    with pytest.raises(ValueError, match='queues of 10000000000000 queries per class; at most 100'):
         published_bank.read_bank(path, num_classes=3)
 
 

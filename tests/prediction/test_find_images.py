@@ -73,3 +73,13 @@ def test_a_broken_link_is_an_image_without_a_result_and_hides_no_other(tmp_path)
     found = find_images([tmp_path], tmp_path / 'out')
     assert found == [tmp_path / 'a.png', tmp_path / 'b.png']
     assert find_images(found, tmp_path / 'out') == found
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    for name in ('photos/a.png', 'elsewhere/b.png'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / 'photos' / 'link').symlink_to(tmp_path / 'elsewhere')
+    (tmp_path / 'elsewhere' / 'cycle').symlink_to(tmp_path / 'photos')
+    found = find_images([tmp_path / 'photos'], tmp_path / 'out')
+    assert [path.name for path in found] == ['a.png', 'b.png']

@@ -46,6 +46,13 @@ def test_empty_files_that_stand_for_folders_are_no_files(fake_store):  # noqa: F
     assert os.listdir(copy.path) == []
 
 
+@pytest.mark.parametrize('name', ['../../a.txt', '/etc/a.txt', 'deep//a.txt', 'deep/./a.txt'])
+def test_a_name_that_leads_out_of_the_copy_is_refused(fake_store, name):  # noqa: F811
+    fake_store.files = {f'bucket/runs/a/{name}': (b'harm', 0)}
+    with pytest.raises(FileError, match='gs://bucket/runs/a has a file named .* rename it in the'):
+        FolderCopy(URL).fetch()
+
+
 def test_only_what_changed_is_transferred(fake_store):  # noqa: F811
     written = []
     fake_store.failing = staticmethod(written.append)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from random_params import random_params, save_stage_2
-from tiny import tiny_config
+from tiny import plain_config, tiny_config
 
 from simcis_jax import main
 from simcis_jax.continual.stages import make_stages
@@ -19,6 +19,7 @@ from simcis_jax.settings.validated import from_config
 from simcis_jax.training import inherited_stage
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_evaluation import StageEvaluation
+from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.training.trainer import Trainer
 from simcis_jax.training.workdir import Workdir
 from simcis_jax.types import Categories
@@ -265,6 +266,26 @@ def test_a_stage_that_does_not_fit_the_config_is_refused_and_leaves_no_folder(
     with pytest.raises(ValueError, match=message):
         main.run(config_from(converted[0], **changes), str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({}, "whose masks is 'softmax', this run has 'sigmoid'; set method"),
+        ({'model.num_heads': 4}, 'num_heads is 2, this run has 4; set model'),
+    ],
+)
+def test_a_stage_of_another_network_with_equal_shapes_is_refused(tmp_path, changes, message):
+    def settings(name, **changes):
+        return from_config(plain_config(name, **changes).to_dict())
+
+    (tmp_path / 'config.json').write_text(json.dumps(plain_config('comformer').to_dict()))
+    stages = settings('plop').protocol.stages(len(SHAPES))
+    with pytest.raises(ValueError, match=message):
+        inherited_stage.check_network(
+            StageFolder(tmp_path / 'stage_1'), settings('plop', **changes), stages
+        )
+    inherited_stage.check_network(StageFolder(tmp_path / 'stage_1'), settings('comformer'), stages)
 
 
 def test_a_stage_that_is_still_training_is_refused(converted, tmp_path):

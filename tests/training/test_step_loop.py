@@ -50,6 +50,51 @@ def test_a_signal_stops_a_resumed_evaluation_at_once(capsys):
     assert 'run the same command again to resume' in capsys.readouterr().err
 
 
+class Batches:
+    """Batches that nobody reads."""
+
+    def seek(self, step):
+        pass
+
+    def __next__(self):
+        return None
+
+
+class Checkpoints:
+    """A signal comes while the last checkpoint is saved."""
+
+    saved = ()
+
+    def save(self, step, state):
+        self.saved += (step,)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_stops_before_the_next_stage(capsys):
+    def update(state, batch):
+        return SimpleNamespace(step=state.step + 1), {'total': np.float32(0)}
+
+    checkpoints, before = Checkpoints(), signal.getsignal(signal.SIGTERM)
+    ignored = SimpleNamespace(
+        before=lambda *_: None, after=lambda *_: None, add=lambda *_: None, check=lambda: None
+    )
+    evaluation = SimpleNamespace(is_due=lambda step: False, seconds_to_come=lambda step: 0.0)
+    try:
+        with pytest.raises(SystemExit) as stopped, interruption.StopRequest() as stop:
+            state = run_steps(
+                StageSteps(1, num_steps=3, steps_after=0, update=update, finish=lambda x: x),
+                SimpleNamespace(step=0),
+                Batches(),
+                StepHooks(checkpoints, evaluation, None, ignored, ignored, stop),
+                TrainingSettings(),
+            )
+            assert state.step == 3
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 128 + signal.SIGTERM and checkpoints.saved == (3,)
+    assert 'run the same command again to resume' in capsys.readouterr().err
+
+
 class Hours:
     """Two evaluations, after steps 3 and 6, of one hour each."""
 
@@ -88,11 +133,3 @@ def test_the_time_of_the_run_includes_evaluations_to_come(capsys):
     lines = capsys.readouterr().out.splitlines()
     hours = [re.search(r'run left (\d):00:0', line) for line in lines]
     assert [found and found[1] for found in hours] == ['2'] * 2 + ['1'] * 3 + [None] * 3
-
-
-class Batches:
-    def seek(self, step):
-        pass
-
-    def __next__(self):
-        return None
