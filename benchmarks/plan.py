@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add('--classes', type=int, default=0, help='Number of classes; 0 = of the data set.')
     add('--programs', default='', help='Compile only those that match this regular expression.')
     add('--top', type=int, default=12, help='Number of operations to list.')
-    add('--hlo', type=command.path, default='', help='Folder to write the compiled HLO to.')
+    add('--hlo', type=command.path, help='Folder to write the compiled HLO to.')
     options, overrides = command.split_overrides(parser, arguments)
 
     def program() -> None:

@@ -7,7 +7,7 @@ backbone weights of torchvision or detectron2 from weights/. --config.data.root 
 Stage 1 trains for 160,000 steps, every later stage for 1,000 steps per class. The published runs
 used 4 GPUs; the batch of 8 is global, for any number of devices. If the share of a device does not
 fit into its memory, --config.training.microbatch_size=1 processes one image at a time, with the
-same results.
+same results (except with FuTCR).
 """
 
 from ml_collections import ConfigDict

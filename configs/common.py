@@ -27,7 +27,7 @@ def keep_half_believed(config: ConfigDict) -> ConfigDict:
 
 
 def small_model(config: ConfigDict) -> ConfigDict:
-    """Changes to a network of 0.9 M parameters that trains from scratch on a CPU."""
+    """Changes to a network of 1.3 M parameters that trains from scratch on a CPU."""
     config.model.update(
         backbone='small_stride4',
         num_queries=20,

@@ -52,6 +52,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         'origin': range(num_classes),
         'descending': range(num_classes - 1, -1, -1),
     } | published_orders()
+    given, is_named = order, isinstance(order, str) and order in named
     if isinstance(order, str):
         if order not in named and not re.fullmatch(r'[\d, ()]+', order):
             raise InputError(
@@ -60,11 +61,12 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         order = named.get(order) or [int(label) for label in re.findall(r'\d+', order)]
     order = tuple(order)
     if len(order) != num_classes or set(order) != set(range(num_classes)):
-        wrong = sorted(set(order) ^ set(range(num_classes)), key=str)[:5]
+        wrong = sorted(set(order) ^ set(range(num_classes)), key=str)
+        listed = f'{wrong[:5]}{" and others" if len(wrong) > 5 else ""}'
         raise InputError(
             f'protocol.order must be a permutation of the {num_classes} labels 0..'
-            f'{num_classes - 1}; it has {len(order)} entries; missing or unknown labels: '
-            f'{wrong or "none, but some are repeated"}.'
+            f'{num_classes - 1}; {repr(given) if is_named else "it"} has {len(order)} entries; '
+            f'missing or unknown labels: {listed if wrong else "none, but some are repeated"}.'
         )
     return tuple(int(label) for label in order)
 

@@ -46,7 +46,7 @@ def open_source(
         raise InputError(f'data.name={name!r} is unknown; it must be one of {SOURCES}.')
     if not root:
         raise InputError(
-            f'data.name={name!r} needs the folder of the data set: --config.data.root='
+            f'data.name={name!r} needs the folder of the data set: --config.data.root=FOLDER'
         )
     if name != 'prepared':
         check_local(root, 'data.root', 'a prepared data set may be in an object store, no other')

@@ -165,7 +165,10 @@ def _json_beside(folder: pathlib.Path) -> pathlib.Path:
 def _existing_folder(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     if not path.is_dir():
-        raise MissingFileError(f'The folder {path} does not exist; check the data set root.')
+        raise MissingFileError(
+            f'The folder {path} does not exist; check the folder of the data set and the names of '
+            'its splits.'
+        )
     return path
 
 

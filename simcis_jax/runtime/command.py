@@ -11,7 +11,8 @@ import re
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,8 @@ def path(text: str) -> str:
 
 def path_or_address(text: str) -> str:
     """Argument type for paths and for addresses in object stores."""
+    if not text:
+        raise argparse.ArgumentTypeError('a path is missing after the "="')
     return os.path.expanduser(text)
 
 
@@ -99,15 +102,14 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
         InputError: the file is not a config, or a key is unknown.
     """
     file = find_config(name)
-    try:
+    with _naming_config(file):
         make_config = runpy.run_path(str(file)).get('get_config')
-    except SyntaxError as error:
-        raise InputError(f'{file} is not a config: {error}.') from None
     if make_config is None:
         raise InputError(
             f'{file} is not a config: it does not define get_config(), as {CONFIGS}/common.py does.'
         )
-    config = make_config()
+    with _naming_config(file):
+        config = make_config()
     if not isinstance(config, ConfigDict):
         raise InputError(
             f'{file} is not a config: its get_config() returns a {type(config).__name__}, but must '
@@ -118,13 +120,27 @@ def read_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config.lock()
 
 
+@contextlib.contextmanager
+def _naming_config(file: Path) -> Iterator[None]:
+    """Turns any error in a config file into one line with the file and the line of the code."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # The file is code of the user.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f', line {x.lineno}' for x in frames if x.filename == str(file)]
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise InputError(f'{file}{"".join(lines[-1:])} is not a config: {reason}') from error
+
+
 def _override(config: ConfigDict, argument: str) -> None:
     """Applies `--config.GROUP.KEY=VALUE`; whether the value is allowed is checked with the rest.
 
     A value is written as in Python, text without quotes.
     """
     key, has_value, text = argument.removeprefix(CONFIG_FLAG).partition('=')
-    if not KEY.fullmatch(key):
+    if not KEY.fullmatch(key) and key not in config:
         raise InputError(f'{argument} must have the form --config.GROUP.KEY=VALUE.')
     old = config
     for name in key.split('.'):
@@ -201,6 +217,13 @@ def start(program: Callable[[], None], *, uses_devices: bool = True) -> None:
         program()
     except UserError as error:
         stop(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        stop(
+            f'{error.filename} cannot be used ({error.strerror}); check the path and your '
+            'permission.'
+        )
     except KeyboardInterrupt:
         print('\nCtrl-C: stopped', file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -10,7 +10,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from simcis_jax.data.class_names import first_difference
-from simcis_jax.errors import InputError, naming
+from simcis_jax.errors import InputError, MissingFileError, naming
 from simcis_jax.model.backbones import family_of
 from simcis_jax.port.architecture import backbone_name
 from simcis_jax.port.pretrained import Pretrained
@@ -124,6 +124,7 @@ def with_backbone(params: Any, path: str) -> Any:
 
     Raises:
         InputError: the file does not hold the backbone of this model.
+        MissingFileError: there is no such file.
         FileError: the file cannot be read.
     """
     folder = StageFolder(Path(path))
@@ -131,7 +132,13 @@ def with_backbone(params: Any, path: str) -> Any:
         with StageCheckpoints(folder.checkpoints) as checkpoints:
             read = checkpoints.read('params')
     else:
-        read = read_backbone(path)
+        try:
+            read = read_backbone(path)
+        except MissingFileError:
+            raise MissingFileError(
+                f'training.init_backbone={path} does not exist; give the ImageNet weights of the '
+                'backbone, or --config.training.init_backbone= to begin with random weights.'
+            ) from None
     family = family_of(params)
     backbone = read.get(family, {})
     expected, found = (

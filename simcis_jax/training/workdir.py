@@ -63,12 +63,20 @@ class Workdir:
         root: path of the folder.
         config: the config of the run.
         writes: True only for the main process; the others only read.
+
+    Raises:
+        InputError: the path is that of a file, or leads through one.
     """
 
     def __init__(self, root: str | Path, config: Mapping[str, Any], *, writes: bool = True):
         self.root, self.writes = Path(root), writes
         self._config = json.loads(json.dumps(config))  # Tuples become lists, as in the file.
         self._locks = contextlib.ExitStack()
+        nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not nearest.is_dir():
+            raise InputError(
+                f'--workdir={root} must be a folder, but {nearest} is a file; choose another path.'
+            )
 
     def __enter__(self) -> Workdir:
         return self

@@ -55,3 +55,11 @@ def test_a_backbone_of_another_network_is_an_error(monkeypatch, held, changes, w
     )
     with pytest.raises(ValueError, match=f'training.init_backbone=FILE.*{message}'):
         initial_weights.with_backbone(backbone_shapes(wanted), 'FILE')
+
+
+def test_missing_weights_of_a_backbone_are_named_with_the_way_out():
+    message = (
+        'training.init_backbone=no.pkl does not exist; .* or --config.training.init_backbone= '
+    )
+    with pytest.raises(OSError, match=message):
+        initial_weights.with_backbone({}, 'no.pkl')
