@@ -186,6 +186,7 @@ def test_an_order_of_labels_can_be_replaced_by_a_name(tmp_path):
     ('change', 'fault'),
     [
         ('data.size.x=3', "unknown config key 'data.size.x': there is no 'x'; known: none"),
+        ('method=simcis', 'sets a group of config keys; set those in it: .*method.name, '),
         ('method.plop=1', 'sets a group of config keys; set those in it: .*pod_weight, '),
         ('data.size', r'--config\.data\.size has no value; write --config\.data\.size=VALUE'),
     ],
