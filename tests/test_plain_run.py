@@ -129,7 +129,7 @@ def test_the_work_directory_of_an_evaluation_is_no_start_of_training(folder, tmp
 
 def test_a_method_with_other_layers_cannot_score_a_pretrained_model(folder, tmp_path):
     config = config_from(folder, **{'method.name': 'eclipse'})
-    with pytest.raises(ValueError, match='other layers than .* choose method.name=finetune'):
+    with pytest.raises(ValueError, match='other layers than .* choose a method.name that adds'):
         main.run(config, str(tmp_path / 'run'), mode='evaluate')
     assert not list((tmp_path / 'run').rglob('checkpoints'))
 

@@ -72,7 +72,9 @@ def read_bank(path: str | Path, num_classes: int) -> tuple[np.ndarray, np.ndarra
         arrays = {label: np.array(list(queue), np.float32) for label, queue in bank.items()}
         arrays = {label: array for label, array in arrays.items() if len(array)}
         sizes = {queue.maxlen for queue in bank.values()} | set(bank.factory.arguments)
-        hidden_dim = {size for array in arrays.values() for (_, size) in [array.shape]}
+        if any(array.ndim != 2 for array in arrays.values()):
+            raise ValueError('a query is a list of numbers')
+        hidden_dim = {array.shape[1] for array in arrays.values()}
     except (AttributeError, TypeError, ValueError, IndexError):
         raise InputError(
             f'{path} is not a query bank; give the fake_query.pkl that the published code wrote.'

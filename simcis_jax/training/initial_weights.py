@@ -94,7 +94,7 @@ def save_as_stage(
         path = min(path for path in {*found, *needed} if found.get(path) != needed.get(path))
         raise InputError(
             f'training.init_from={pretrained.path} has other layers than the network of this run '
-            f'({path}), so it cannot be evaluated there; choose method.name=finetune.'
+            f'({path}), so it cannot be evaluated there; choose a method.name that adds no layers.'
         )
     with StageCheckpoints(folder.checkpoints) as checkpoints:
         checkpoints.save_weights(0, pretrained.params)

@@ -111,10 +111,3 @@ def test_a_file_system_without_locks_gets_a_lease(tmp_path, monkeypatch):
         assert (tmp_path / lease.NAME).exists()
     assert not (tmp_path / lease.NAME).exists()
     claim(tmp_path, LEARNED)
-
-
-@pytest.mark.parametrize('name', ['a.txt', 'a.txt/run'])
-def test_a_file_is_no_work_directory(tmp_path, name):
-    (tmp_path / 'a.txt').touch()
-    with pytest.raises(ValueError, match='--workdir=.* must be a folder, but .*a.txt is a file'):
-        Workdir(tmp_path / name, {})
