@@ -10,6 +10,4 @@ from simcis_jax.configs import camvid_cps_published_6_1, common
 
 
 def get_config():
-    config = common.keep_half_believed(camvid_cps_published_6_1.get_config())
-    config.model.selection = 'local_maxima'  # Large regions fill the image.
-    return config
+    return common.keep_half_believed(camvid_cps_published_6_1.get_config())

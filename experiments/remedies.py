@@ -6,7 +6,6 @@
 Without a pseudo-label, segments of a past class are trained as background. The rows accept less
 confident pseudo-labels, merge queries that share the probability of one segment, or train what is
 in doubt as nothing at all. Without the stop gradient in a short first stage, the teacher is surer.
-Local maxima of the selection score, selected first, see different segments.
 """
 
 from __future__ import annotations
@@ -32,11 +31,6 @@ VARIANTS = (
         'the three, no stop gradient',
         HALF_BELIEVED | {'model.stop_gradient': False},
         name='all_remedies_no_stop_gradient',
-    ),
-    Variant(
-        'the three, local maxima first',
-        HALF_BELIEVED | {'model.selection': 'local_maxima'},
-        name='all_remedies_local_maxima',
     ),
     Variant('stop gradient from stage 2', LATE_STOP),
     Variant('all together', HALF_BELIEVED | LATE_STOP, name='all_four_remedies'),

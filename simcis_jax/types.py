@@ -113,7 +113,7 @@ class Selection:
     """
 
     token_logits: Array  # [B, N, C] class logits of the tokens at the N `scored_positions`.
-    positions: Array  # [B, Q] int32, the selected tokens, preferred ones first.
+    positions: Array  # [B, Q] int32, the selected tokens, best first.
     queries: Array  # [B, Q, D] features of the selected tokens, not detached.
 
 

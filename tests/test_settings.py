@@ -147,8 +147,6 @@ def test_the_lower_bound_is_allowed(key):
         ({'evaluation.max_side': 500}, 'short_side=640 must be at most evaluation.max_side=500.'),
         ({'model.boxes': False}, "model.boxes=False must be True with model.queries='selected'."),
         ({'model.head': 'softmax'}, "model.head='softmax' must be 'sigmoid' with model.queries"),
-        ({'model.selection': 'local_maxima', 'model.queries': 'learned', 'method.name': 'finetune'},
-         "model.selection='local_maxima' must be 'best' with model.queries='learned', which"),
         ({'model.stochastic_depth': 0.3}, "must be 0 with model.backbone='resnet50', which is no"),
         ({'evaluation.semantic_rule': 'soft_sum', 'evaluation.semantic_resize': 'labels'},
          "evaluation.semantic_resize='labels' must be 'logits' or 'scores' with evaluation.seman"),

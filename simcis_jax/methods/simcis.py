@@ -130,7 +130,7 @@ class SimCIS(PseudoLabel):
     def update_memory(
         self, memory: QueryBank, stored: tuple[Array, Array], finite: Array
     ) -> QueryBank:
-        """Stores the matched queries image by image, in the order of selection."""
+        """Stores the matched queries image by image, best selected first."""
         queries, labels = stored
         # Storing nothing keeps the memory; choosing between two memories would copy it.
         labels = jnp.where(finite, labels, -1)

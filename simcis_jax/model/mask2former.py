@@ -37,7 +37,6 @@ from simcis_jax.types import Predictions, Selection
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 QUERY_SOURCES = ('selected', 'learned')
-SELECTIONS = ('best', 'local_maxima')
 REPLAY_BOXES = ('selection', 'tokens')
 DTYPES = ('float32', 'bfloat16')
 
@@ -71,12 +70,6 @@ class Mask2Former(nn.Module):
         'selected',
         "Object queries: pixel features 'selected' by QPA, or 'learned' parameters.",
         choices=QUERY_SOURCES,
-    )
-    selection: str = declare(
-        'best',
-        "Which pixel features become queries: the 'best' ones, as published, or 'local_maxima' "
-        'first, so that fewer queries see the same segment.',
-        choices=SELECTIONS,
     )
     boxes: bool = declare(True, 'Queries have boxes, which every layer refines.')
     head: str = declare(
@@ -239,8 +232,7 @@ class Mask2Former(nn.Module):
         if self.queries == 'selected':
             shapes = tuple(x.shape[1:3] for x in maps)
             candidates = self.query_prealignment(jnp.concatenate(memory.tokens, axis=1), shapes)
-            distinct = shapes if self.selection == 'local_maxima' else None
-            positions = select_queries(candidates.class_logits, self.num_queries, seen, distinct)
+            positions = select_queries(candidates.class_logits, self.num_queries, seen)
             queries, places = self.query_prealignment.queries_at(candidates, positions)
         else:
             queries, places = self.learned_queries(batch_size)

@@ -7,8 +7,6 @@ score every encoder token; the best N become the queries, each with an initial b
 
 from __future__ import annotations
 
-import functools
-
 import flax.linen as nn
 import flax.struct
 import jax
@@ -48,44 +46,14 @@ def proposals(shapes: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarr
     return logits.astype(np.float32), valid
 
 
-def local_maxima(scores: Array, shapes: tuple[tuple[int, int], ...]) -> Array:
-    """Whether a token scores higher than its eight neighbours on its map: [B, S] bool.
-
-    Args:
-        scores: [B, S] of the tokens of all maps, one map after the other.
-        shapes: (h, w) of every map; S = sum of h * w.
-    """
-
-    def on_map(scores: Array, height: int, width: int) -> Array:
-        scores = scores.reshape(-1, height, width)
-        padded = jnp.pad(scores, ((0, 0), (1, 1), (1, 1)), constant_values=-jnp.inf)
-        neighbours = [
-            padded[:, y : y + height, x : x + width]
-            for y, x in np.ndindex(3, 3)
-            if (y, x) != (1, 1)
-        ]
-        return (scores > functools.reduce(jnp.maximum, neighbours)).reshape(len(scores), -1)
-
-    ends = np.cumsum([height * width for height, width in shapes])[:-1]
-    maps = zip(jnp.split(scores, ends, axis=1), shapes, strict=True)
-    return jnp.concatenate([on_map(x, *shape) for x, shape in maps], axis=1)
-
-
-def select_queries(
-    class_logits: Array,
-    num_queries: int,
-    seen: Array | None = None,
-    distinct: tuple[tuple[int, int], ...] | None = None,
-) -> Array:
-    """Selects Q tokens by their highest similarity to any prototype: [B, Q], preferred ones first.
+def select_queries(class_logits: Array, num_queries: int, seen: Array | None = None) -> Array:
+    """Selects the Q tokens with the highest similarity to any prototype: [B, Q], best first.
 
     Args:
         class_logits: [B, S, C] similarity of every token to every prototype.
         num_queries: Q.
         seen: [C] bool, classes whose prototypes select; None = all, as in the published code, where
             those of future classes select as well.
-        distinct: (h, w) of every map; local maxima come before all other tokens. None = they do
-            not, as published.
 
     Raises:
         InputError: there are fewer tokens than queries.
@@ -99,11 +67,7 @@ def select_queries(
         )
     if seen is not None:
         class_logits = jnp.where(seen, class_logits, -jnp.inf)
-    scores = class_logits.max(axis=-1)
-    if distinct is not None:
-        lowest, highest = scores.min(axis=1, keepdims=True), scores.max(axis=1, keepdims=True)
-        scores = jnp.where(local_maxima(scores, distinct), scores + (highest - lowest), scores)
-    return jax.lax.top_k(scores, num_queries)[1]
+    return jax.lax.top_k(class_logits.max(axis=-1), num_queries)[1]
 
 
 class QueryPrealignment(nn.Module):

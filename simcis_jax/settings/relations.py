@@ -83,12 +83,6 @@ def _needed_to_select(needed: bool | str) -> Callable[[bool | str, str], str | N
     return requirement
 
 
-def _something_to_select(selection: str, queries: str) -> str | None:
-    if queries != 'selected' and selection != 'best':
-        return f"'best' with model.queries={queries!r}, which are not selected"
-    return None
-
-
 def _no_prior_of_softmax(class_prior: float | None, head: str) -> str | None:
     if class_prior is not None and head == 'softmax':
         return "None with model.head='softmax', whose probabilities add up to 1"
@@ -125,7 +119,6 @@ RELATIONS = {
     ('model.hidden_dim',): _equal_norm_groups,
     ('model.boxes', 'model.queries'): _needed_to_select(True),
     ('model.head', 'model.queries'): _needed_to_select('sigmoid'),
-    ('model.selection', 'model.queries'): _something_to_select,
     ('model.class_prior', 'model.head'): _no_prior_of_softmax,
     ('model.stochastic_depth', 'model.backbone'): _depth_of_swin,
     ('evaluation.semantic_resize', 'evaluation.semantic_rule'): _part_of_the_rule,

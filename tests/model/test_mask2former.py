@@ -8,7 +8,6 @@ from random_params import random_params
 from traced import products
 
 from simcis_jax.model.mask2former import PIXEL_MEAN, PIXEL_STD, Mask2Former, normalize
-from simcis_jax.model.query_prealignment import select_queries
 
 SMALL = dict(
     num_classes=5,
@@ -89,18 +88,6 @@ def test_only_prototypes_of_seen_classes_select_queries(params):
     selection = replay(params, seen=[False, True, False, False, True])[0].selection
     scores = np.asarray(selection.token_logits)[..., [1, 4]].max(axis=-1)
     np.testing.assert_array_equal(selection.positions, np.argsort(-scores, axis=-1)[:, :6])
-
-
-def test_local_maxima_select_queries_if_chosen(params):
-    model = Mask2Former(**SMALL, selection='local_maxima')
-    every_token = jnp.broadcast_to(jnp.arange(NUM_TOKENS), (2, NUM_TOKENS))
-    selection = model.apply(params, image(), scored_positions=every_token).selection
-    best, distinct = (
-        select_queries(selection.token_logits, 6, distinct=shapes)
-        for shapes in (None, ((2, 3), (4, 6), (8, 12)))
-    )
-    np.testing.assert_array_equal(selection.positions, distinct)
-    assert not np.array_equal(best, distinct)
 
 
 def test_scored_tokens_have_the_logits_that_select(params):

@@ -9,7 +9,6 @@ from benchmarks import products
 from simcis_jax.model.prediction_heads import PredictionHeads
 from simcis_jax.model.query_prealignment import (
     QueryPrealignment,
-    local_maxima,
     proposals,
     select_queries,
 )
@@ -37,31 +36,6 @@ def test_prototypes_of_unseen_classes_do_not_select():
     logits = jnp.array([[[-3.0, 5.0], [1.0, 3.0], [2.0, 0.0], [-1.0, -5.0]]])
     seen = jnp.array([True, False])
     np.testing.assert_array_equal(select_queries(logits, 3, seen), [[2, 1, 3]])
-
-
-def test_local_maxima_are_higher_than_their_neighbours_on_the_same_map():
-    shapes = (1, 1), (2, 3), (5, 7)
-    rng = np.random.default_rng(0)
-    scores = rng.integers(0, 9, (4, sum(h * w for h, w in shapes))).astype(np.float32)  # With ties.
-    expected = []
-    for image in scores:
-        start = 0
-        for height, width in shapes:
-            plane = image[start : start + height * width].reshape(height, width)
-            start += height * width
-            for y, x in np.ndindex(height, width):
-                window = plane[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
-                expected.append((window >= plane[y, x]).sum() == 1)
-    found = local_maxima(jnp.asarray(scores), shapes)
-    np.testing.assert_array_equal(found, np.reshape(expected, scores.shape))
-
-
-def test_local_maxima_are_selected_first_and_each_part_best_first():
-    row = jnp.array([5.0, 9.0, 8.0, 7.0, 0.0, 2.0, 1.0, -3.0])
-    logits = jnp.stack([row, row - 100], axis=-1)[None]
-    np.testing.assert_array_equal(select_queries(logits, 4), [[1, 2, 3, 0]])
-    distinct = select_queries(logits, 4, distinct=((1, 8),))
-    np.testing.assert_array_equal(distinct, [[1, 5, 2, 3]])
 
 
 def test_more_queries_than_tokens_is_an_error():
