@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from simcis_jax.methods import Method, make_method
+from simcis_jax.settings.validated import with_defaults
 from simcis_jax.training.checkpointing import StageCheckpoints
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.training.workdir import MAY_CHANGE, config_difference, recorded_config
@@ -107,7 +108,7 @@ def adapt(stage: Path, config: Config, name: str) -> Path:
 
 def _is_usable_unchanged(source: Config, target: Config) -> bool:
     """Whether `target` would have the same scores and memory after stage 1 as `source`."""
-    evaluations = [json.loads(json.dumps(config['evaluation'])) for config in (source, target)]
+    evaluations = [with_defaults(config)['evaluation'] for config in (source, target)]
     same_scores = config_difference(*evaluations, may_change=('num_pictures',)) is None
     return same_scores and memory_size(target) in (0, memory_size(source))
 

@@ -96,9 +96,9 @@ def predict_files(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; images without a result are listed at the end."""
     parser = command.make_parser('simcis_jax.predict', 'Segments images.')
-    add_model_arguments(
-        parser,
-        THRESHOLDS | dict.fromkeys(('short_side', 'max_side', 'batch_size'), int),
+    add_model_arguments(parser, THRESHOLDS | dict.fromkeys(('short_side', 'max_side'), int))
+    parser.add_argument(
+        '--batch_size', type=int, help='Images computed at once; by default one for each device.'
     )
     parser.add_argument('--out', type=command.path, required=True, help='Folder for the results.')
     parser.add_argument(

@@ -52,7 +52,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         'origin': range(num_classes),
         'descending': range(num_classes - 1, -1, -1),
     } | published_orders()
-    given, is_named = order, isinstance(order, str) and order in named
+    subject = repr(order) if isinstance(order, str) and order in named else 'it'
     if isinstance(order, str):
         if order not in named and not re.fullmatch(r'[\d, ()]+', order):
             raise InputError(
@@ -65,7 +65,7 @@ def class_order(order: str | Sequence[int], num_classes: int) -> tuple[int, ...]
         listed = f'{wrong[:5]}{" and others" if len(wrong) > 5 else ""}'
         raise InputError(
             f'protocol.order must be a permutation of the {num_classes} labels 0..'
-            f'{num_classes - 1}; {repr(given) if is_named else "it"} has {len(order)} entries; '
+            f'{num_classes - 1}; {subject} has {len(order)} entries; '
             f'missing or unknown labels: {listed if wrong else "none, but some are repeated"}.'
         )
     return tuple(int(label) for label in order)

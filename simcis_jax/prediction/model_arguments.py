@@ -41,11 +41,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, evaluation: Mapping[str
         parser.add_argument(f'--{name}', type=command.path, required=required, help=words)
     for name, kind in evaluation.items():
         parser.add_argument(
-            f'--{name}',
-            type=kind,
-            help='Images computed at once; one for each device if it is not given.'
-            if name == 'batch_size'
-            else f'Replaces evaluation.{name} of the config.',
+            f'--{name}', type=kind, help=f'Replaces evaluation.{name} of the config.'
         )
 
 

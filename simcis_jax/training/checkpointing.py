@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shutil
 from collections.abc import Collection, Iterator
@@ -38,9 +39,11 @@ def _abstract(tree: Any) -> Any:
     )
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes_by_name(tree: Any, separator: str = '.') -> dict[str, tuple[int, ...]]:
+    """The shape of every array in nested dicts, by the keys that lead to it."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator='.'): x.shape for path, x in leaves}
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator=separator)
+    return {name(path): x.shape for path, x in leaves}
 
 
 def discard_damaged(folder: Path) -> list[str]:
@@ -141,7 +144,7 @@ class StageCheckpoints:
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
         """Shapes of the newest params or memory, by dotted names."""
-        return _shapes(self._metadata(item))
+        return shapes_by_name(self._metadata(item))
 
     def check(self, item: str, like: Any, way_out: str) -> None:
         """Checks that the newest params or memory have the shapes of `like`.
@@ -159,7 +162,7 @@ class StageCheckpoints:
         """
         if item == 'memory' and not (jax.tree.leaves(like) and self.has('memory')):
             return
-        stored, wanted = self.shapes(item), _shapes(like)
+        stored, wanted = self.shapes(item), shapes_by_name(like)
         different = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
         if different:
             name = different[0]

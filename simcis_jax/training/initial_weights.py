@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax.traverse_util import flatten_dict
 
 from simcis_jax.data.class_names import first_difference
 from simcis_jax.errors import InputError, MissingFileError, naming
@@ -15,7 +14,7 @@ from simcis_jax.model.backbones import family_of
 from simcis_jax.port.architecture import backbone_name
 from simcis_jax.port.pretrained import Pretrained
 from simcis_jax.port.state_dicts import read_backbone
-from simcis_jax.training.checkpointing import StageCheckpoints
+from simcis_jax.training.checkpointing import StageCheckpoints, shapes_by_name
 from simcis_jax.training.stage_folder import StageFolder
 from simcis_jax.types import Categories
 
@@ -86,10 +85,7 @@ def save_as_stage(
             f'training.init_from={pretrained.path} has other classes than the data set '
             f'({difference}), so it cannot be evaluated there; give its own data set, or train it.'
         )
-    found, needed = (
-        {path: x.shape for path, x in flatten_dict(params, sep='/').items()}
-        for params in (pretrained.params, shapes)
-    )
+    found, needed = shapes_by_name(pretrained.params, '/'), shapes_by_name(shapes, '/')
     if found != needed:
         path = min(path for path in {*found, *needed} if found.get(path) != needed.get(path))
         raise InputError(
@@ -141,10 +137,7 @@ def with_backbone(params: Any, path: str) -> Any:
             ) from None
     family = family_of(params)
     backbone = read.get(family, {})
-    expected, found = (
-        {key: x.shape for key, x in flatten_dict(tree, sep='/').items()}
-        for tree in (params[family], backbone)
-    )
+    expected, found = shapes_by_name(params[family], '/'), shapes_by_name(backbone, '/')
     if expected == found:
         return params | {family: backbone}
     name = backbone_name(params)

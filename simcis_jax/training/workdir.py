@@ -38,7 +38,7 @@ from simcis_jax.types import Categories
 
 # What a process that is killed before it has written the config may leave.
 BEFORE_CONFIG = re.compile(
-    rf'lock|{re.escape(lease.NAME)}|config\.json(\.\d+)?({re.escape(PART)})?'
+    rf'lock|{re.escape(lease.NAME)}|config\.json((\.\d+)?{re.escape(PART)})?'
 )
 # Config keys and groups that may change when a run is resumed: they do not change the model beyond
 # float rounding, unless a method compares the images of a microbatch. docs/devices.md lists them.

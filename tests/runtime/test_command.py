@@ -200,7 +200,10 @@ def test_an_argument_that_names_no_key_or_no_value_is_refused(change, fault):
     ('text', 'fault'),
     [
         ('def get_config():\n    return {}\n', r'mine\.py is not a config: .* returns a dict'),
-        ('# A list: 1 ± 2\n1 ± 2\n', r'mine\.py is not a config: .*invalid .*mine\.py, line 2'),
+        (
+            '# A list: 1 ± 2\n1 ± 2\n',
+            r'mine\.py is not a config: SyntaxError: invalid .*mine\.py, line 2',
+        ),
         (
             'def get_config():\n    return [].nothing\n',
             r"mine\.py, line 2 is not a config: AttributeError: 'list' object has no .* 'nothing'",

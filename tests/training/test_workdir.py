@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_before_writing_its_classes_resumes(tmp_path):
 
 
 def test_a_run_that_was_killed_while_it_wrote_its_config_is_continued(tmp_path):
-    for name in ('lock', 'config.json.12.part'):
+    for name in ('lock', 'config.json.part', 'config.json.12.part'):
         (tmp_path / name).write_text('{"data"')
     claim(tmp_path, LEARNED)
     assert json.loads((tmp_path / 'config.json').read_text()) == {}
